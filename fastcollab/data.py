@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_ratings', 'RandomSplitter', 'UserStratifiedSplitter', 'LeaveLastSplitter', 'TemporalSplitter',
            'ColdUserSplitter', 'ColdItemSplitter', 'FoldSplitter', 'GenreCategorify', 'RatingsEncoder',
-           'RatingsDataset', 'RatingsDL', 'CollabDataLoaders', 'encode_ratings']
+           'RatingsDataset', 'RatingsDL', 'CollabDataLoaders', 'encode_ratings', 'read_table']
 
 # %% ../nbs/04_data.ipynb #a87fdfa8
 import inspect, random, zipfile
@@ -16,10 +16,12 @@ from .datasets import rating_columns
 from .losses import RatingMSE
 
 # %% ../nbs/04_data.ipynb #5994b9c7
+def _plain(o): return repr(o.item() if hasattr(o, 'item') else o)   # 5 rather than np.int64(5)
+
 def _example(df, bad, col):
     "How many rows are `bad`, and the first of them"
     k = int(np.flatnonzero(bad)[0])
-    return f'{int(bad.sum()):,} of {len(df):,} rows, e.g. {df[col].iloc[k]!r} in row {k}'
+    return f'{int(bad.sum()):,} of {len(df):,} rows, e.g. {_plain(df[col].iloc[k])} in row {k}'
 
 def _check_column(df, col, what):
     "Ids have one type and are all there"
@@ -29,12 +31,13 @@ def _check_column(df, col, what):
     if kind in ('mixed','mixed-integer'):
         types = df[col].map(type)
         raise TypeError(f'{what} column {col!r} mixes types {sorted({o.__name__ for o in types.unique()})}: {types.value_counts().min():,} of {len(df):,} rows '
-            f'differ from the rest, e.g. {df[col][types!=types.mode()[0]].iloc[0]!r}; convert it with astype')
+            f'differ from the rest, e.g. {_plain(df[col][types!=types.mode()[0]].iloc[0])}; convert it with astype')
 
+# %% ../nbs/04_data.ipynb #1b4ba465
 def _check_ratings(df, col):
     "Ratings are finite numbers"
     if not pd.api.types.is_numeric_dtype(df[col]) or pd.api.types.is_complex_dtype(df[col]):
-        raise TypeError(f'rating column {col!r} holds {df[col].dtype}, e.g. {df[col].iloc[0]!r} in {len(df):,} rows; name another column or convert it with astype(float)')
+        raise TypeError(f'rating column {col!r} holds {df[col].dtype}, e.g. {_plain(df[col].iloc[0])} in {len(df):,} rows; name another column or convert it with astype(float)')
     y = df[col].to_numpy(np.float32, na_value=np.nan)
     bad = ~np.isfinite(y)
     if bad.any(): raise ValueError(f'rating column {col!r} is not a finite number in {_example(df, bad, col)}; drop these rows')
@@ -56,7 +59,7 @@ def check_ratings(
     if len(df)<2: raise ValueError(f'{len(df)} ratings: at least two are needed, one to train on and one to validate')
     for col,what in zip(names, ('user','item')): _check_column(df, col, what)
     for col,what in zip(names, ('user','item')):
-        if df[col].nunique()<2: raise ValueError(f'{what} column {col!r} holds a single {what}, {df[col].iloc[0]!r}, in {len(df):,} rows; is it the right column?')
+        if df[col].nunique()<2: raise ValueError(f'{what} column {col!r} holds a single {what}, {_plain(df[col].iloc[0])}, in {len(df):,} rows; is it the right column?')
     _check_ratings(df, names[2])
     return names
 
@@ -284,7 +287,7 @@ class RatingsEncoder:
         ids,known = pd.Index(ids),self.index[name]
         if isinstance(ids.dtype, pd.CategoricalDtype): ids = ids.astype(ids.categories.dtype)
         if len(ids) and len(known) and {_kind(ids),_kind(known)}=={'text','number'}:
-            raise TypeError(f'{name!r} is {_kind(ids)} here, e.g. {ids[0]!r}, and {_kind(known)} in training, e.g. {known[0]!r}; convert it with astype')
+            raise TypeError(f'{name!r} is {_kind(ids)} here, e.g. {_plain(ids[0])}, and {_kind(known)} in training, e.g. {_plain(known[0])}; convert it with astype')
         return (known.get_indexer(ids)+1).astype(np.int32)
 
     def decode_ids(self,
@@ -326,7 +329,8 @@ class RatingsDataset:
         return self
     def new_empty(self):
         "The same vocabularies without ratings, for export"
-        return type(self)(self.enc, *(None if o is None else o[:0] for o in (self.x, self.y, self.g)), self.sets)
+        # clones: a view would be saved with all the ratings behind it
+        return type(self)(self.enc, *(None if o is None else o[:0].clone() for o in (self.x, self.y, self.g)), self.sets)
 
     classes   = property(lambda self: self.enc.classes,     doc="Vocabulary of each column; row 0 is `#na#`")
     n_users   = property(lambda self: self.enc.n_users,     doc="Rows of a table of users, `#na#` included")
@@ -467,7 +471,7 @@ def _warn_duplicates(df, names, u, i):
     if not n: return
     k = key[1:][same][0]
     row = np.flatnonzero((u==k>>32) & (i==k&(2**32-1)))[0]
-    warn(f'{n:,} of {len(df):,} rows repeat an earlier pair of {names[0]!r} and {names[1]!r}, e.g. {df[names[0]].iloc[row]!r} and {df[names[1]].iloc[row]!r}; '
+    warn(f'{n:,} of {len(df):,} rows repeat an earlier pair of {names[0]!r} and {names[1]!r}, e.g. {_plain(df[names[0]].iloc[row])} and {_plain(df[names[1]].iloc[row])}; '
         'all of them are kept')
 
 def encode_ratings(
@@ -501,25 +505,35 @@ def _encode_genres(col, enc, dsets, splits):
     rows = torch.arange(len(train)-1, -1, -1)                      # backwards: the first rating of an item is written last
     enc.item_genres[train.x[rows,1].long()] = train.sets[train.g[rows].long()]
 
-# %% ../nbs/04_data.ipynb #d9d3deb4
-def _read(reader, file, kwargs, own):
-    "Read a file with the `kwargs` that are not in `own`, in words that say what is wrong with it"
-    try: return reader(file, **{k:v for k,v in kwargs.items() if k not in own})
+# %% ../nbs/04_data.ipynb #f0412590
+def read_table(
+    file, # CSV or Parquet file
+    reader:Callable|None=None, # `pd.read_csv` or `pd.read_parquet`; by the name of the file if None
+    **kwargs, # Passed to the reader
+)->pd.DataFrame: # ValueError if the file is damaged
+    "Read a table, or say what is wrong with the file"
+    reader = ifnone(reader, pd.read_parquet if Path(file).suffix in ('.parquet','.pq') else pd.read_csv)
+    try: return reader(file, **kwargs)
     except UnicodeDecodeError as e:
         raise ValueError(f'{file} is not UTF-8: byte {e.object[e.start]:#x} at position {e.start}; if it is an older file, try encoding="latin-1"') from e
     except (zipfile.BadZipFile, EOFError) as e: raise ValueError(f'{file} is not a whole zip file: {e}; get it again') from e
     except pd.errors.EmptyDataError as e: raise ValueError(f'{file} is empty') from e
     except pd.errors.ParserError as e: raise ValueError(f'{file} is not a table: {e}; check its separator (delimiter=)') from e
 
+def _split_kwargs(cls, kwargs, but=()):
+    "The arguments of `from_df`, except those in `but`, and the others"
+    own = {k:v for k,v in kwargs.items() if k in inspect.signature(cls.from_df).parameters and k not in but}
+    return own,{k:v for k,v in kwargs.items() if k not in own}
+
+# %% ../nbs/04_data.ipynb #57487bef
 @patch(cls_method=True)
 def from_csv(cls:CollabDataLoaders,
     csv, # File to read
     **kwargs, # Arguments of `from_df` and of `pd.read_csv`
 ): # `CollabDataLoaders`
     "Loaders from a CSV file"
-    own = inspect.signature(cls.from_df).parameters.keys() & kwargs.keys()
-    if 'genre_name' not in kwargs: own = own-{'sep'}
-    return cls.from_df(_read(pd.read_csv, csv, kwargs, own), **{k:kwargs[k] for k in own})
+    own,rest = _split_kwargs(cls, kwargs, () if 'genre_name' in kwargs else ('sep',))
+    return cls.from_df(read_table(csv, pd.read_csv, **rest), **own)
 
 @patch(cls_method=True)
 def from_parquet(cls:CollabDataLoaders,
@@ -527,16 +541,17 @@ def from_parquet(cls:CollabDataLoaders,
     **kwargs, # Arguments of `from_df` and of `pd.read_parquet`
 ): # `CollabDataLoaders`
     "Loaders from a Parquet file"
-    own = inspect.signature(cls.from_df).parameters.keys() & kwargs.keys()
-    return cls.from_df(_read(pd.read_parquet, file, kwargs, own), **{k:kwargs[k] for k in own})
+    own,rest = _split_kwargs(cls, kwargs)
+    return cls.from_df(read_table(file, pd.read_parquet, **rest), **own)
 
 # %% ../nbs/04_data.ipynb #3b253464
 def _warn_unknown(enc, df, x):
     "One warning for the unknown ids in the encoded `x`, an error if none is known"
     if not len(x): return
     cold = (x==0).numpy()   # (n,2)
-    if cold.all(): raise KeyError(f'none of the ids in {len(x):,} rows was seen in training, e.g. {tuple(df[o].iloc[0] for o in enc.id_names)!r}; check the columns')
-    parts = [f'{cold[:,k].mean():.1%} of the rows have a {what} not seen in training, e.g. {df[name].iloc[int(cold[:,k].argmax())]!r}'
+    ids = ' and '.join(_plain(df[o].iloc[0]) for o in enc.id_names)
+    if cold.all(): raise KeyError(f'none of the ids in {len(x):,} rows was seen in training, e.g. {ids}; check the columns')
+    parts = [f'{cold[:,k].mean():.1%} of the rows have a {what} not seen in training, e.g. {_plain(df[name].iloc[int(cold[:,k].argmax())])}'
         for k,(name,what) in enumerate(zip(enc.id_names, ('user','item'))) if cold[:,k].any()]
     if parts: warn('; '.join(parts)+': predicted as an average newcomer')
 

@@ -336,8 +336,8 @@ def _draw_pairs(n_users, n_items, n, rng):
 def synthetic_ratings(
     n_users:int=1000, # Users, ids 1 to `n_users`
     n_items:int=600, # Items, ids 1 to `n_items`
-    n_ratings:int=80_000, # Rows, at most `n_users*n_items`
-    n_factors:int=4, # Length of the true factors
+    n_ratings:int=150_000, # Rows, at most `n_users*n_items`
+    n_factors:int=3, # Length of the true factors
     noise:float=0.75, # Standard deviation of the noise, in stars
     seed:int=42, # Same seed, same frame
 )->pd.DataFrame: # `userId, movieId, rating, timestamp, title, genres`; `attrs['rmse']` of the true model, `attrs['truth']`

@@ -43,6 +43,9 @@ class RowMetric(Metric):
     @property
     def name(self): return self._name
 
-# %% ../nbs/02_metrics.ipynb #ec05112d
-rmse = RowMetric(lambda pred,targ: (pred-targ)**2, 'rmse', torch.sqrt)
-mae  = RowMetric(lambda pred,targ: (pred-targ).abs(), 'mae')
+# %% ../nbs/02_metrics.ipynb #9497b9a5
+def _squared(pred, targ): return (pred-targ)**2
+def _absolute(pred, targ): return (pred-targ).abs()
+
+rmse = RowMetric(_squared, 'rmse', torch.sqrt)
+mae  = RowMetric(_absolute, 'mae')

@@ -149,7 +149,7 @@ class CollabNN(CollabModel):
         act_cls:Callable|None=None, # Activation; ReLU if None
     ):
         self.n_users,self.n_items,self.y_range = n_users,n_items,y_range
-        u_sz,i_sz = (emb_size(n_users),emb_size(n_items)) if emb_szs is None else emb_szs
+        u_sz,i_sz = ifnone(emb_szs, self.default_emb_szs(n_users, n_items))
         layers = [n_factors] if layers is None else list(layers)
         ps = [ifnone(ps, 0.)]*len(layers) if not is_listy(ps) else ps
         if len(ps)!=len(layers): raise ValueError(f'{len(ps)} dropout rates in ps for {len(layers)} layers')
@@ -158,6 +158,8 @@ class CollabNN(CollabModel):
         hidden = [LinBnDrop(a, b, bn=use_bn, p=p, act=ifnone(act_cls, nn.ReLU(inplace=True)), lin_first=lin_first) for a,b,p in zip(sizes, layers, ps)]
         self.layers = nn.Sequential(*hidden, LinBnDrop(sizes[-1], 1, bn=bn_final))
 
+    @staticmethod
+    def default_emb_szs(n_users, n_items): return emb_size(n_users),emb_size(n_items)
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,1)
         h = torch.cat([self.u_weight(x[:,0]), self.i_weight(x[:,1])], 1)   # (bs,u_sz+i_sz)
         res = self.layers(self.emb_drop(h))                                # (bs,1)
