@@ -107,6 +107,11 @@ def _load(ratings):
     if not path.exists(): raise FileNotFoundError(f'{ratings} is neither a file nor one of {list(MOVIELENS_ZIPS)}')
     return read_table(path)
 
+def _check_numbers(**numbers):
+    "Numbers of which nothing can be made are refused before anything is read"
+    for k,v in numbers.items():
+        if not 0<v<float('inf'): raise ValueError(f'--{k.replace("_","-")} is {v}; it has to be more than 0')
+
 @call_parse
 def train(
     ratings:str, # CSV or Parquet file with a row per rating, or a MovieLens set such as ml-latest-small
@@ -127,7 +132,10 @@ def train(
     out:Path=None, # Folder to write the plots and the model to; nothing is written if not given
 ):
     "Train on a table of ratings and measure on the part held out"
+    _check_numbers(epochs=epochs, factors=factors, bs=bs, lr=lr)
+    if out is not None and Path(out).exists() and not Path(out).is_dir(): raise ValueError(f'--out {str(out)!r} is a file; name a folder')
     dls = CollabDataLoaders.from_df(_load(ratings), valid_pct, user, item, rating, seed=seed, bs=bs, val_bs=max(bs, 4096))
+    if not len(dls.valid_ds): raise ValueError(f'--valid-pct {valid_pct} leaves no validation ratings to measure on')
     y = dls.train_ds.y
     y_range = (ifnone(low, y.min().item()-.5), ifnone(high, y.max().item()+.5))
     set_seed(seed)

@@ -8,7 +8,8 @@ __all__ = ['check_ratings', 'RandomSplitter', 'UserStratifiedSplitter', 'LeaveLa
            'RatingsDataset', 'RatingsDL', 'CollabDataLoaders', 'encode_ratings', 'read_table']
 
 # %% ../nbs/04_data.ipynb #a87fdfa8
-import inspect, random, zipfile
+import inspect, random, zipfile, zlib
+from numbers import Integral
 
 from fastai.collab import CollabDataLoaders as FastaiCollabDataLoaders
 from fastai.tabular.all import *
@@ -27,11 +28,15 @@ def _check_column(df, col, what):
     "Ids have one type and are all there"
     bad = df[col].isna().to_numpy()
     if bad.any(): raise ValueError(f'{what} column {col!r} is missing in {_example(df, bad, col)}; drop these rows or fill them in')
-    kind = pd.api.types.infer_dtype(df[col]) if df[col].dtype==object else ''
-    if kind in ('mixed','mixed-integer'):
-        types = df[col].map(type)
-        raise TypeError(f'{what} column {col!r} mixes types {sorted({o.__name__ for o in types.unique()})}: {types.value_counts().min():,} of {len(df):,} rows '
-            f'differ from the rest, e.g. {_plain(df[col][types!=types.mode()[0]].iloc[0])}; convert it with astype')
+    values = pd.Series(df[col].cat.categories) if isinstance(df[col].dtype, pd.CategoricalDtype) else df[col]
+    if values.dtype!=object or pd.api.types.infer_dtype(values) not in ('mixed','mixed-integer'): return
+    types = df[col].astype(object).map(type)
+    if types.nunique()>1:
+        n,odd = types.value_counts().min(),_plain(df[col][types!=types.mode()[0]].iloc[0])
+        raise TypeError(f'{what} column {col!r} mixes types {sorted({o.__name__ for o in types})}: {n:,} of {len(df):,} rows differ from the rest, '
+            f'e.g. {odd}; convert it with astype')
+    try: hash(values.iloc[0])
+    except TypeError: raise TypeError(f'{what} column {col!r} holds {types.iloc[0].__name__}, e.g. {values.iloc[0]!r} in row 0 of {len(df):,} rows; an id is one value') from None
 
 # %% ../nbs/04_data.ipynb #1b4ba465
 def _check_ratings(df, col):
@@ -182,7 +187,9 @@ def FoldSplitter(
 # %% ../nbs/04_data.ipynb #b1167ef8
 def _as_rows(rows, n):
     rows = np.asarray(rows)
-    if rows.dtype==bool: rows = np.flatnonzero(rows)
+    if rows.dtype==bool:
+        if len(rows)!=n: raise ValueError(f'splits hold a mask of {len(rows):,} rows for a table of {n:,} rows')
+        rows = np.flatnonzero(rows)
     if not len(rows): return np.zeros(0, np.int64)
     if rows.ndim!=1 or not np.issubdtype(rows.dtype, np.integer): raise TypeError(f'splits have to be row numbers, not {rows.dtype} of shape {rows.shape}')
     if rows.min()<0 or rows.max()>=n: raise ValueError(f'splits name row {rows.max() if rows.max()>=n else rows.min()} of a table with {n:,} rows')
@@ -277,7 +284,7 @@ class RatingsEncoder:
         self.index[name] = pd.Index(values[seen]).sort_values()
         self.classes[name] = CategoryMap(L(self.index[name].tolist(), use_list=True), sort=False, add_na=True)
         rows = (self.index[name].get_indexer(values)+1).astype(np.int32)
-        np.take(rows, codes, out=codes)
+        np.take(rows, codes, out=codes, mode='clip')  # in place: other modes copy first
 
     def encode_ids(self,
         name:str, # Column of ids
@@ -314,7 +321,7 @@ class RatingsDataset:
 
     def __len__(self): return len(self.x)
     def rows(self,
-        idx:Tensor, # Which ratings, (bs,) int64
+        idx:Tensor, # Which ratings, (bs,) int32 or int64
     )->tuple: # x (bs,2) or (bs,2+G) int64, and y (bs,1) float32 if there are ratings
         "Copies of the ratings `idx`, as models take them"
         x = self.x.index_select(0, idx).long()
@@ -335,6 +342,7 @@ class RatingsDataset:
     classes   = property(lambda self: self.enc.classes,     doc="Vocabulary of each column; row 0 is `#na#`")
     n_users   = property(lambda self: self.enc.n_users,     doc="Rows of a table of users, `#na#` included")
     n_items   = property(lambda self: self.enc.n_items,     doc="Rows of a table of items, `#na#` included")
+    cat_names = property(lambda self: L(self.enc.id_names), doc="The columns of ids, as fastai calls them")
     user_name = property(lambda self: self.enc.user_name,   doc="Name of the user column")
     item_name = property(lambda self: self.enc.item_name,   doc="Name of the item column")
     rating_name = property(lambda self: self.enc.rating_name, doc="Name of the rating column")
@@ -363,7 +371,7 @@ class RatingsDL(TfmdDL):
         num_workers:int=0, # Has to be 0: everything is on the device already
         **kwargs
     ):
-        if bs is None or bs<1: raise ValueError(f'bs is {bs}; a batch has at least one rating')
+        if not isinstance(bs, Integral) or bs<1: raise ValueError(f'bs is {bs}; it is a whole number of ratings, at least one')
         if num_workers: raise ValueError(f'num_workers is {num_workers}; the ratings are on the device already, so there is nothing for workers to do')
         state = random.getstate()  # fastai's `DataLoader` draws from it, also for a loader that only predicts
         try: super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
@@ -380,10 +388,11 @@ class RatingsDL(TfmdDL):
     def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'seed':self.seed, **kwargs})
 
     def get_idxs(self):
-        "Row numbers in the order of the next epoch, (n,) int64"
+        "Row numbers in the order of the next epoch, (n,)"
         if not self.shuffle: return torch.arange(self.n)
         seed = torch.randint(2**62, ()).item() if self.seed is None else self.order_rng.getrandbits(62)
-        return torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))
+        dtype = torch.int32 if self.n<2**31 else torch.int64
+        return torch.randperm(self.n, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
     def __iter__(self):
         self.before_iter()
@@ -453,6 +462,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         "Encode, split and load a table of ratings"
         names = check_ratings(ratings, user_name, item_name, rating_name)
         if genre_name is not None: _col(ratings, genre_name, 0, 'genre')
+        if genre_name is None and sep!='|': raise ValueError(f'sep={sep!r} separates genres, but there is no genre_name')
         if splitter is not None and splits is not None: raise ValueError('splitter and splits both say how to split; give one of them')
         if splits is None: splits = ifnone(splitter, RandomSplitter(valid_pct, seed))(ratings)
         dsets = encode_ratings(ratings, RatingsEncoder(*names, genre_name, sep), _check_splits(splits, len(ratings)))
@@ -488,8 +498,8 @@ def encode_ratings(
         enc.fit_ids(name, codes, values, splits[0])
         for x,rows in zip(xs, splits): x[:,k] = torch.from_numpy(codes[rows])
         coded[k] = codes = None  # frees the column before the next one is built
-    y = torch.from_numpy(df[enc.rating_name].to_numpy(np.float32))[:,None]
-    dsets = [RatingsDataset(enc, x, y[torch.from_numpy(np.ascontiguousarray(rows))]) for x,rows in zip(xs, splits)]
+    y = df[enc.rating_name].to_numpy(np.float32)
+    dsets = [RatingsDataset(enc, x, torch.from_numpy(y[rows])[:,None]) for x,rows in zip(xs, splits)]
     if enc.genres is not None: _encode_genres(df[enc.genre_name], enc, dsets, splits)
     return dsets
 
@@ -514,11 +524,13 @@ def read_table(
     "Read a table, or say what is wrong with the file"
     reader = ifnone(reader, pd.read_parquet if Path(file).suffix in ('.parquet','.pq') else pd.read_csv)
     try: return reader(file, **kwargs)
+    except FileNotFoundError: raise
     except UnicodeDecodeError as e:
-        raise ValueError(f'{file} is not UTF-8: byte {e.object[e.start]:#x} at position {e.start}; if it is an older file, try encoding="latin-1"') from e
-    except (zipfile.BadZipFile, EOFError) as e: raise ValueError(f'{file} is not a whole zip file: {e}; get it again') from e
+        raise ValueError(f'{file} is not UTF-8: it holds the byte {e.object[e.start]:#x}; if it is an older file, try encoding="latin-1"') from e
     except pd.errors.EmptyDataError as e: raise ValueError(f'{file} is empty') from e
     except pd.errors.ParserError as e: raise ValueError(f'{file} is not a table: {e}; check its separator (delimiter=)') from e
+    except zipfile.BadZipFile as e: raise ValueError(f'{file} is not a whole zip file: {e}; get it again') from e
+    except (zlib.error, EOFError, OSError) as e: raise ValueError(f'{file} is damaged: {e}; get it again') from e
 
 def _split_kwargs(cls, kwargs, but=()):
     "The arguments of `from_df`, except those in `but`, and the others"
@@ -563,7 +575,7 @@ def encode(self:RatingsEncoder,
     for name,what in zip(self.id_names, ('user','item')): _col(df, name, 0, what)
     x = torch.from_numpy(np.stack([self.encode_ids(o, df[o]) for o in self.id_names], 1))   # (n,2)
     _warn_unknown(self, df, x)
-    y = torch.from_numpy(_check_ratings(df, self.rating_name))[:,None] if self.rating_name in df and len(df) else None
+    y = torch.tensor(_check_ratings(df, self.rating_name))[:,None] if self.rating_name in df and len(df) else None
     if self.genres is None: return RatingsDataset(self, x, y)
     if self.genre_name not in df: return RatingsDataset(self, x, y, x[:,1], self.item_genres)
     return RatingsDataset(self, x, y, *map(torch.from_numpy, self.genres.encode(df[self.genre_name])))

@@ -13,9 +13,10 @@ from math import erf
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import ifnone
+from fastcore.net import urlopen
 from fastcore.xtras import Path
 from fastdownload import FastDownload
-from fastdownload.core import download_url
+from fastprogress.fastprogress import progress_bar
 
 # %% ../nbs/00_datasets.ipynb #56d4b691
 MOVIELENS_URL = 'https://files.grouplens.org/datasets/movielens'
@@ -25,49 +26,64 @@ MOVIELENS_ZIPS = { # Size in bytes and md5 of each official zip, None where Grou
     'ml-25m' : (261_978_986, '6b51fb2759a8657d3bfcbfc42b592ada'), 'ml-32m': (238_950_008, 'd472be332d4daa821edc399621853b57'),
     'ml-latest-small': None, 'ml-latest': None}
 
-# %% ../nbs/00_datasets.ipynb #70e168c0
+# %% ../nbs/00_datasets.ipynb #e8a22e9a
+def _zip_fault(path, size=None, md5=None):
+    "What is wrong with the zip file `path`, or None"
+    if size is not None and path.stat().st_size!=size: return f'{path.stat().st_size:,} bytes where {size:,} were expected'
+    if md5 is not None:
+        got = hashlib.md5(usedforsecurity=False)
+        with open(path, 'rb') as f:
+            while block := f.read(2**20): got.update(block)
+        if got.hexdigest()!=md5: return f'md5 {got.hexdigest()} where {md5} was published'
+    try:
+        with zipfile.ZipFile(path) as z: member = z.testzip()
+    except Exception as e: return repr(e)   # damaged bytes raise whatever the decompressor stumbles over
+    if member: return f'its member {member} does not match its checksum'
+
 def verify_zip(
     path, # Zip file to look at
     size:int|None=None, # Its published size in bytes
     md5:str|None=None, # Its published md5
 )->Path: # `path`; ValueError if the file is not whole
     "Check `path` against its published `size` and `md5`, and its members against the checksums in the zip"
-    path,bad = Path(path),None
-    if size is not None and path.stat().st_size != size: bad = f'{path.stat().st_size:,} bytes where {size:,} were expected'
-    elif md5 is not None:
-        with open(path, 'rb') as f: got = hashlib.file_digest(f, 'md5').hexdigest() if hasattr(hashlib, 'file_digest') else _md5(f)
-        if got != md5: bad = f'md5 {got} where {md5} was published'
-    if bad is None:
-        try:
-            with zipfile.ZipFile(path) as z: member = z.testzip()
-            if member: bad = f'member {member} does not match its checksum'
-        except (zipfile.BadZipFile, OSError, EOFError) as e: bad = str(e)
-    if bad: raise ValueError(f'{path} is not a whole zip file: {bad}; delete it and get it again')
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f'{path} is not a file')
+    if fault := _zip_fault(path, size, md5): raise ValueError(f'{path} is not a whole zip file: {fault}; delete it and get it again')
     return path
 
-def _md5(f, bs=2**20):
-    "`hashlib.file_digest` for Python 3.10"
-    h = hashlib.md5()
-    while b := f.read(bs): h.update(b)
-    return h.hexdigest()
-
 # %% ../nbs/00_datasets.ipynb #a9f367fa
+def _fetch(url, path, bs=2**16):
+    "Save `url` as `path` with a progress bar; an error if fewer bytes came than were announced"
+    with urlopen(url, timeout=60) as r, open(path, 'wb') as f:
+        size,got = int(r.headers.get('Content-Length') or 0),0
+        bar = progress_bar([], total=size or 'noinfer')
+        bar.update(0)
+        while block := r.read(bs):
+            f.write(block)
+            got += len(block)
+            bar.update(got)
+    if got<size: raise OSError(f'the connection broke off after {got:,} of {size:,} bytes')
+
 def download_movielens(
     name:str, # One of `MOVIELENS_ZIPS`
 )->Path: # The zip file, whole
     "Download the official zip of `name` with a progress bar; later calls find it"
+    _check_name(name)
     arch = FastDownload(base='~/.fastcollab').arch_path()/f'{name}.zip'
     size,md5 = MOVIELENS_ZIPS[name] or (None,None)
     if arch.exists(): return verify_zip(arch, size, md5)
-    url,part = f'{MOVIELENS_URL}/{name}.zip', arch.with_name(f'{name}.{os.getpid()}.download')
+    arch.parent.mkdir(parents=True, exist_ok=True)
+    url,part = f'{MOVIELENS_URL}/{name}.zip', arch.with_name(f'{name}.{os.getpid()}.part')
     try:
-        download_url(url, part, timeout=60)
-        return Path(verify_zip(part, size, md5).replace(arch))
-    except ValueError as e: raise ValueError(f'the download of {url} failed its check: {e}') from e
+        _fetch(url, part)
+        if fault := _zip_fault(part, size, md5): raise ValueError(f'the download of {url} is not a whole zip file: {fault}; get it again')
+        return Path(part.replace(arch))
     except (OSError, HTTPException) as e:
-        raise ConnectionError(f'could not download {url}: {e}. Offline, put {name}.zip in a directory and name it in FASTCOLLAB_DATA') from e
-    finally:
-        for p in (part, part.with_name(part.name+'.part')): p.unlink(missing_ok=True)
+        raise ConnectionError(f'could not download {url}: {e}. Try again, or put {name}.zip in a directory and name it in FASTCOLLAB_DATA') from e
+    finally: part.unlink(missing_ok=True)
+
+def _check_name(name):
+    if name not in MOVIELENS_ZIPS: raise ValueError(f'no MovieLens set is called {name!r}; choose from {list(MOVIELENS_ZIPS)}')
 
 # %% ../nbs/00_datasets.ipynb #365e5e47
 class SetFiles:
@@ -90,20 +106,32 @@ class SetFiles:
         if name not in self: raise FileNotFoundError(f'{self.path} holds no {name}; it holds {sorted(self.paths)[:8]}')
         return self.zip.open(self.paths[name].as_posix()) if self.zip else open(self.paths[name], 'rb')
 
+    def read(self,
+        name:str, # File name without its folder
+        reader, # Function of the open file
+    ): # What `reader` returns
+        "What `reader` makes of `name`; ValueError with both names if the file is damaged"
+        try:
+            with self.open(name) as f: return reader(f)
+        except FileNotFoundError: raise
+        except Exception as e: raise ValueError(f'{name} in {self.path} is damaged: {e!r}; delete the file and get it again') from e
+
     def csv(self,
         name:str, # File name without its folder
         **kwargs, # Passed to `pd.read_csv`
     )->pd.DataFrame:
         "Read `name` as a table"
-        try:
-            with self.open(name) as f: return pd.read_csv(f, **kwargs)
-        except (zipfile.BadZipFile, EOFError) as e:
-            raise ValueError(f'{name} in {self.path} is damaged: {e}; delete the file and get it again') from e
+        return self.read(name, lambda f: pd.read_csv(f, **kwargs))
+
+# %% ../nbs/00_datasets.ipynb #c86e9007
+_folders = {'ml-10m':'ml-10M100K'}  # where the folder in the zip has another name than the zip
 
 def _find_set(name):
     "Files of the set `name`: from `FASTCOLLAB_DATA` if they are there, downloaded otherwise"
     if local := os.environ.get('FASTCOLLAB_DATA'):
-        for p in (Path(local)/f'{name}.zip', Path(local)/name):
+        root = Path(local).expanduser()
+        if not root.is_dir(): raise FileNotFoundError(f'FASTCOLLAB_DATA is {local!r}, which is no directory')
+        for p in (root/f'{name}.zip', root/name, root/_folders.get(name, name)):
             if p.exists(): return SetFiles(p)
     return SetFiles(download_movielens(name))
 
@@ -115,26 +143,30 @@ def _read_ratings(files, name=None):
     "The four columns of ratings of any MovieLens set"
     if name or 'u.data' in files: return files.csv(ifnone(name,'u.data'), sep='\t', names=_cols, dtype=_types)
     if 'ratings.dat' in files: return files.csv('ratings.dat', sep=':', header=None, names=_cols, usecols=[0,2,4,6], dtype=_types)
-    return files.csv('ratings.csv', dtype=_types)
+    if 'ratings.csv' in files: return files.csv('ratings.csv', dtype=_types)
+    raise FileNotFoundError(f'{files.path} holds no u.data, no ratings.dat and no ratings.csv; it holds {sorted(files.paths)[:8]}')
 
-# %% ../nbs/00_datasets.ipynb #22bc0e17
-def _read_lines(files, name, sep, encoding):
-    "Rows of a text file whose separator is longer than a character"
-    with files.open(name) as f: return [o.split(sep) for o in f.read().decode(encoding).splitlines() if o]
+# %% ../nbs/00_datasets.ipynb #64e1a44d
+def _decode(b):
+    "Text of bytes: the sets are UTF-8 from ml-10m on and latin-1 before"
+    try: return b.decode()
+    except UnicodeDecodeError: return b.decode('latin-1')
+
+def _read_lines(files, name, sep):
+    "Rows of a text file whose separator may be longer than a character"
+    return files.read(name, lambda f: [o.split(sep) for o in _decode(f.read()).splitlines() if o])
 
 def _read_movies(files):
     "`movieId, title, genres` of any MovieLens set"
     cols = ['movieId','title','genres']
     if 'u.item' in files:
-        names = [o[0] for o in _read_lines(files, 'u.genre', '|', 'latin-1')]
+        names = [o[0] for o in _read_lines(files, 'u.genre', '|')]
         df = files.csv('u.item', sep='|', header=None, encoding='latin-1')
         flags = df.iloc[:, 5:].to_numpy(bool)   # (n_movies,19)
         genres = ['|'.join(np.array(names)[f]) for f in flags]
         return pd.DataFrame(dict(movieId=df[0], title=df[1], genres=genres))
-    if 'movies.dat' in files:
-        enc = 'latin-1' if 'users.dat' in files else 'utf-8'  # ml-1m is latin-1, ml-10m is UTF-8
-        return pd.DataFrame(_read_lines(files, 'movies.dat', '::', enc), columns=cols).astype({'movieId':np.int64})
-    return files.csv('movies.csv')[cols]
+    if 'movies.dat' in files: return pd.DataFrame(_read_lines(files, 'movies.dat', '::'), columns=cols).astype({'movieId':np.int64})
+    return files.csv('movies.csv', keep_default_na=False)[cols]   # a movie may be called None
 
 # %% ../nbs/00_datasets.ipynb #e121ea08
 _occupations = ('other|academic/educator|artist|clerical/admin|college/grad student|customer service|doctor/health care|'
@@ -146,7 +178,7 @@ def _read_users(files):
     cols = ['userId','age','gender','occupation','zip']
     if 'u.user' in files: return files.csv('u.user', sep='|', names=cols, dtype={'zip':str})
     if 'users.dat' not in files: return None
-    df = pd.DataFrame(_read_lines(files, 'users.dat', '::', 'latin-1'), columns=['userId','gender','age','occupation','zip'])
+    df = pd.DataFrame(_read_lines(files, 'users.dat', '::'), columns=['userId','gender','age','occupation','zip'])
     df = df.astype({'userId':np.int64, 'age':np.int64})
     df['occupation'] = [_occupations[int(o)] for o in df.occupation]
     return df[cols]
@@ -154,6 +186,7 @@ def _read_users(files):
 # %% ../nbs/00_datasets.ipynb #7e51f382
 def _join(ratings, table, key):
     "Add the columns of `table` to `ratings` by `key`; text becomes categories"
+    table = table.drop_duplicates(key)
     idx = pd.Index(table[key]).get_indexer(ratings[key])   # (n_ratings,), -1 where missing
     for c in table.columns.drop(key):
         col = table[c]
@@ -161,7 +194,7 @@ def _join(ratings, table, key):
             codes,cats = pd.factorize(col)
             codes = np.append(codes, -1)[idx]              # -1 picks the last: missing stays missing
             ratings[c] = pd.Categorical.from_codes(codes, categories=cats)
-        else: ratings[c] = col.to_numpy()[idx] if (idx>=0).all() else col.reindex(idx).to_numpy()
+        else: ratings[c] = col.to_numpy()[idx] if (idx>=0).all() else np.append(col.to_numpy(float), np.nan)[idx]
     return ratings
 
 def _tidy(files, ratings):
@@ -174,7 +207,7 @@ def movielens(
     name:str='ml-latest-small', # ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, ml-latest-small or ml-latest
 )->pd.DataFrame: # `userId, movieId, rating, timestamp, title, genres`, + `age, gender, occupation, zip` where known
     "The MovieLens set `name`, found under `FASTCOLLAB_DATA` or downloaded (https://doi.org/10.1145/2827872)"
-    if name not in MOVIELENS_ZIPS: raise ValueError(f'no MovieLens set is called {name!r}; choose from {list(MOVIELENS_ZIPS)}')
+    _check_name(name)
     files = _find_set(name)
     return _tidy(files, _read_ratings(files))
 
@@ -194,18 +227,19 @@ def movielens_fold(
 # %% ../nbs/00_datasets.ipynb #ab1c34e1
 def _number(buf, ends, width):
     "Unsigned decimal numbers of `width` digits that end before the positions `ends` of `buf`, and where a character is no digit"
-    res,bad = np.zeros(len(ends), np.int64), np.zeros(len(ends), bool)
-    for k in range(int(width.max(initial=0))):
+    res,bad = np.zeros(len(ends), np.int64), width>10
+    for k in range(min(10, int(width.max(initial=0)))):
         on = k<width
         dig = buf[ends[on]-1-k].astype(np.int64) - 48
         res[on] += dig*10**k
         bad[on] |= (dig<0)|(dig>9)
-    return res,bad
+    return res, bad|(res>=2**31)   # ids are kept as int32
 
 def _seconds(year, month, day):
-    "Seconds since 1970 of a date"
+    "Seconds since 1970 of a date, and where there is no such date"
     months = ((year-1970)*12 + month-1).astype('datetime64[M]')
-    return (months.astype('datetime64[D]').astype(np.int64) + day-1)*86400
+    first,after = (o.astype('datetime64[D]').astype(np.int64) for o in (months,months+1))
+    return (first+day-1)*86400, (month<1)|(month>12)|(day<1)|(day>after-first)
 
 # %% ../nbs/00_datasets.ipynb #dbcc3eea
 def _netflix_block(buf, movie):
@@ -224,8 +258,9 @@ def _netflix_block(buf, movie):
     parts = [_number(buf, e-off, np.full(len(e), n)) for off,n in ((11,1),(6,4),(3,2),(0,2))]   # stars, year, month, day
     marks = (buf[e-13]==44) & (buf[e-11]==44) & (buf[e-6]==45) & (buf[e-3]==45)
     stars,year,month,day = [o[0] for o in parts]
-    bad[rows] |= wrong | ~marks | np.any([o[1] for o in parts], axis=0) | (month<1) | (month>12) | (day<1) | (day>31) | (opened[rows]<0)
-    cols = (user.astype(np.int32), opened[rows].astype(np.int32), stars.astype(np.float32), _seconds(year, month, day))
+    seconds,no_date = _seconds(year, month, day)
+    bad[rows] |= wrong | ~marks | np.any([o[1] for o in parts], axis=0) | no_date | (stars<1) | (stars>5) | (opened[rows]<0)
+    cols = (user.astype(np.int32), opened[rows].astype(np.int32), stars.astype(np.float32), seconds)
     return cols, int(opened[-1]) if len(opened) else movie, np.flatnonzero(bad)[:1], starts, ends
 
 # %% ../nbs/00_datasets.ipynb #0b60cbe9
@@ -262,9 +297,11 @@ def netflix_prize(
     "Ratings of the Netflix Prize from their original text files"
     path = Path(path)
     root = path if path.is_dir() else path.parent
-    files = [path] if path.is_file() else sorted({p for o in ('combined_data_*.txt','mv_*.txt') for p in [*path.glob(o), *path.glob(f'training_set/{o}')]})
+    found = [sorted(p for d in ('','training_set/') for p in path.glob(d+o)) for o in ('combined_data_*.txt','mv_*.txt')] if not path.is_file() else [[path]]
+    files = [o for o in found if o]
     if not files: raise FileNotFoundError(f'{path} holds no combined_data_*.txt and no mv_*.txt')
-    blocks = [o for f in files for o in _netflix_file(f, bs)]
+    if len(files)>1: raise ValueError(f'{path} holds both {files[0][0].name} and {files[1][0].name}, which are the same ratings twice; name one kind')
+    blocks = [o for f in files[0] for o in _netflix_file(f, bs)]
     if not sum(len(o[0]) for o in blocks): raise ValueError(f'{path} holds no rating')
     df = pd.DataFrame({c:np.concatenate([o[i] for o in blocks]) for i,c in enumerate(_cols)}, copy=False)
     del blocks
@@ -277,6 +314,7 @@ class Truth(dict):
     # pandas deep-copies, compares and serialises `attrs` all the time: tables stay out of that when they are attributes
     def __deepcopy__(self, memo): return self
     def __eq__(self, other): return self is other
+    def __ne__(self, other): return self is not other
     def __hash__(self): return id(self)
     def scores(self,
         df:pd.DataFrame, # Frame with columns `userId, movieId`
@@ -318,11 +356,11 @@ def _draw_pairs(n_users, n_items, n, rng):
     activity,popularity = np.exp(rng.normal(0, 1., n_users)),np.exp(rng.normal(0, 1.3, n_items))   # log-normal: heavy-tailed
     if 4*n > n_users*n_items:  # a dense table: weighted sampling without replacement by exponential races
         race = rng.exponential(size=(n_users,n_items))/(activity[:,None]*popularity)
-        race[np.arange(n_users), race.argmin(1)] = 0
+        race[np.arange(n_users), race.argmin(1)] = race[race.argmin(0), np.arange(n_items)] = 0
         return np.sort(np.argpartition(race.ravel(), n-1)[:n])
     def pick(w, size): return np.searchsorted(np.cumsum(w)/w.sum(), rng.random(size), side='right').clip(max=len(w)-1)
     cover = np.concatenate([np.arange(n_users)*n_items + pick(popularity, n_users), pick(activity, n_items)*n_items + np.arange(n_items)])
-    cells = _distinct(cover)[:n]
+    cells = _distinct(cover if n>=len(cover) else rng.permutation(cover)[:n])
     while len(cells)<n:
         k = min(int((n-len(cells))*1.2)+16, 2**22)  # bounds the memory
         new = _distinct(pick(activity, k)*n_items + pick(popularity, k))
@@ -356,15 +394,23 @@ def synthetic_ratings(
     truth.item_factors = (items*(.5/n_factors**.5)**.5).astype(np.float32)
     truth.user_bias,truth.item_bias = rng.normal(0, .4, n_users).astype(np.float32), rng.normal(0, .5, n_items).astype(np.float32)
     cells = _draw_pairs(n_users, n_items, n_ratings, rng)
-    df = pd.DataFrame(dict(userId=cells//n_items, movieId=cells%n_items)) + 1
-    del cells
-    stars = rng.normal(0, noise, n_ratings)   # worked on in place: with 20 million rows every temporary counts
+    users = cells//n_items                    # from here on in place: with 20 million rows every temporary counts
+    cells %= n_items
+    users += 1
+    cells += 1
+    df = pd.DataFrame(dict(userId=users, movieId=cells), copy=False)
+    stars = rng.normal(0, noise, n_ratings)
     stars += truth.scores(df)
     stars *= 2
-    df['rating'] = stars.round(out=stars).clip(1, 10, out=stars)/2
+    stars.round(out=stars).clip(1, 10, out=stars)
+    stars /= 2
+    df['rating'] = stars
+    del stars
     start = rng.integers(820_000_000, 1_530_000_000, n_users)              # 1996 to 2018, as in MovieLens
-    df['timestamp'] = start[df.userId.to_numpy()-1]
-    df['timestamp'] += rng.exponential(30*86400, n_ratings).astype(np.int64)
+    seconds = np.append(0, start)[users]
+    for o in range(0, n_ratings, 2**20): seconds[o:o+2**20] += rng.exponential(30*86400, len(seconds[o:o+2**20])).astype(np.int64)
+    df['timestamp'] = seconds
+    del users,cells,seconds
     names = [np.array(_genres)[h] for h in has]
     df = _join(df, pd.DataFrame(dict(movieId=np.arange(n_items)+1, title=_titles(n_items, rng), genres=['|'.join(o) for o in names])), 'movieId')
     error = truth.expected(df)
@@ -381,8 +427,9 @@ def rating_columns(
 )->tuple: # Names of the three columns; KeyError if one is not there
     "Which columns of `df` hold users, items and ratings; by default the first three, as in fastai"
     if len(df.columns)<3 and None in (user_name,item_name,rating_name):
-        raise KeyError(f'a table of ratings has at least three columns (user, item, rating); this one has {list(df.columns)}')
-    names = tuple(ifnone(o, df.columns[k]) for k,o in enumerate((user_name,item_name,rating_name)))
+        hint = '; if it was read from a file, check the separator (delimiter=)' if len(df.columns)==1 else ''
+        raise KeyError(f'a table of ratings has at least three columns (user, item, rating); this one has {list(df.columns)}{hint}')
+    names = tuple(df.columns[k] if o is None else o for k,o in enumerate((user_name,item_name,rating_name)))
     missing = [o for o in names if o not in df.columns]
     if missing: raise KeyError(f'no column {missing[0]!r}; the columns are {list(df.columns)}')
     return names
@@ -421,7 +468,7 @@ def plot_ratings(
     axs[0].bar(counts.index, counts, width=.8*step, color='0.5')
     axs[0].set(xlabel='rating', ylabel='number of ratings')
     for ax,name,what in zip(axs[1:], (user,item), ('user','item')):
-        n = np.sort(df[name].value_counts())[::-1]
+        n = np.sort(df[name].value_counts().loc[lambda s: s>0])[::-1]
         ax.loglog(np.arange(1, len(n)+1), n, color='k')
         ax.set(xlabel=f'{what}, by rank', ylabel=f'ratings of the {what}')
     return axs

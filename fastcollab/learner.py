@@ -60,6 +60,7 @@ def predict(self:CollabLearner,
     is_row = isinstance(user, (pd.Series,dict)) if item is None else all(pd.api.types.is_scalar(o) for o in (user,item))
     if item is not None: user = pd.DataFrame({self.dls.user_name:user, self.dls.item_name:item}, index=[0] if is_row else None)
     elif not is_row and not isinstance(user, pd.DataFrame): raise TypeError(f'predict takes (user, item) or a DataFrame, not {type(user).__name__} alone')
+    if isinstance(user, pd.DataFrame): user = user.drop(columns=self.dls.rating_name, errors='ignore')   # known or not, ratings are not needed
     preds = self._predict_dl(self.dls.test_dl(user, bs=2**13))
     return float(preds[0]) if is_row else preds
 
@@ -121,13 +122,13 @@ def collab_learner(
     if not isinstance(dls, CollabDataLoaders): raise TypeError(f'dls is {type(dls).__module__}.{type(dls).__name__}; build it with fastcollab.data.CollabDataLoaders')
     if arch is not None and use_nn: raise ValueError('use_nn and arch both name the model; give one of them')
     if isinstance(arch, nn.Module):
-        given = [k for k,v in dict(emb_szs=emb_szs, layers=layers, config=config, y_range=y_range).items() if v is not None]
+        given = [k for k,v in dict(emb_szs=emb_szs, layers=layers, config=config, y_range=y_range).items() if v is not None] + ['n_factors']*(n_factors!=50)
         if given: raise ValueError(f'arch is a model already, so {given} would have no effect; give them to the model')
         model = arch
     else:
         if arch is None: arch = CollabNN if use_nn else DotProductBias
         if not hasattr(arch, 'from_dls'): raise TypeError(f'arch is {arch!r}; it has to be a class with from_dls(dls, ...), or a model')
-        args = dict(emb_szs=emb_szs and _emb_szs(dls, emb_szs), layers=layers, y_range=y_range)
+        args = dict(emb_szs=None if emb_szs is None or emb_szs=={} else _emb_szs(dls, emb_szs), layers=layers, y_range=y_range)
         model = arch.from_dls(dls, n_factors=n_factors, **{**(config or {}), **{k:v for k,v in args.items() if v is not None}})
     if getattr(model, 'y_range', None) is not None: _check_range(dls, model.y_range)
     cbs = L(kwargs.pop('cbs', None)) + ([IdDropout(unk_p)] if unk_p else [])

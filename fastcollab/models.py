@@ -72,7 +72,7 @@ def scores(self:CollabModel,
     with reading(self):
         for o in range(0, len(u), step):
             x = torch.cartesian_prod(u[o:o+step], i)                       # (step*m,2)
-            res[o:o+step] = torch.cat([self(b) for b in x.split(bs)]).view(-1, len(i))
+            res[o:o+step] = torch.cat([self(b) for b in x.split(bs)]).view(len(res[o:o+step]), len(i))
     return res
 
 # %% ../nbs/05_models.ipynb #6de33592

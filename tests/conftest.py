@@ -5,17 +5,19 @@ from pathlib import Path
 import matplotlib, pytest, torch
 
 matplotlib.use('agg')
+torch.set_num_threads(1)   # the batches here are small: threads that wait for each other cost more than they help
 from fastcollab.all import CollabDataLoaders, synthetic_ratings
 
 DATA = os.environ.get('FASTCOLLAB_DATA')
 
-def pytest_collection_modifyitems(items):
-    "Without `FASTCOLLAB_DATA` or a GPU the tests that need them are skipped, and the summary says so"
+def pytest_collection_modifyitems(config, items):
+    "Tests on real data are skipped without `FASTCOLLAB_DATA`, and the summary says so; those for a GPU are deselected without one"
     no_data = pytest.mark.skip(reason='FASTCOLLAB_DATA is not set: tests on real data are left out')
-    no_cuda = pytest.mark.skip(reason='no CUDA device')
     for item in items:
         if item.get_closest_marker('data') and not DATA: item.add_marker(no_data)
-        if item.get_closest_marker('cuda') and not torch.cuda.is_available(): item.add_marker(no_cuda)
+    no_gpu = [o for o in items if o.get_closest_marker('cuda') and not torch.cuda.is_available()]
+    config.hook.pytest_deselected(items=no_gpu)
+    items[:] = [o for o in items if o not in no_gpu]
 
 @pytest.fixture(scope='session')
 def data_dir():

@@ -1,0 +1,91 @@
+"The repository itself: floors, mirrors, what is generated, and what must not be in it"
+import ast, configparser, json, re, sys
+from pathlib import Path
+
+import pytest
+
+try: import tomllib
+except ImportError: import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, data=1, models=1, optimizer=1, fused=2, callback=2, recommender=3, learner=4, interpret=5,
+    distributed=5, serve=5, cli=6, all=6)
+MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if not o.stem.startswith('_'))
+NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+
+def imports(path):
+    "Names of all modules that the file imports, anywhere in it"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import): yield from (o.name for o in node.names)
+        elif isinstance(node, ast.ImportFrom): yield ('fastcollab.' if node.level else '')+(node.module or '')   # nbdev writes `.data` for `fastcollab.data`
+
+@pytest.mark.parametrize('name', MODULES)
+def test_imports_only_from_lower_floors(name):
+    assert name in FLOORS, f'{name} has no floor; add it to FLOORS and to the design'
+    for o in imports(ROOT/f'fastcollab/{name}.py'):
+        if not o.startswith('fastcollab.'): continue
+        other = o.split('.')[1]
+        assert FLOORS[other]<FLOORS[name], f'{name} (floor {FLOORS[name]}) imports {other} (floor {FLOORS[other]})'
+
+def test_settings_ini_mirrors_pyproject():
+    proj = tomllib.loads((ROOT/'pyproject.toml').read_text())
+    cfg,(p,nb) = configparser.ConfigParser(),(proj['project'],proj['tool']['nbdev'])
+    cfg.read(ROOT/'settings.ini')
+    s = cfg['DEFAULT']
+    version = re.search('__version__ = "(.*)"', (ROOT/'fastcollab/__init__.py').read_text())[1]
+    dev = [o for o in p['optional-dependencies']['dev'] if ';' not in o]
+    assert dict(s) == dict(lib_name=p['name'], repo=p['name'], version=version, description=p['description'], keywords=' '.join(p['keywords']),
+        author=p['authors'][0]['name'], license='apache2', min_python=p['requires-python'].lstrip('>='), lib_path=nb['lib_path'], nbs_path=nb['nbs_path'],
+        requirements=' '.join(p['dependencies']), dev_requirements=' '.join(dev), console_scripts='='.join(*p['scripts'].items()))
+
+def test_dependencies_are_what_is_imported():
+    "Every third-party import is declared; pyarrow is what pandas reads Parquet with, numba is for the kernels to come"
+    proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
+    declared = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']}
+    used = {o.split('.')[0] for m in MODULES for o in imports(ROOT/f'fastcollab/{m}.py')} - set(sys.stdlib_module_names) - {'fastcollab'}
+    assert used <= declared
+    assert declared-used <= {'pyarrow','numba','torch'}   # torch comes through fastai.torch_basics
+
+def test_constraints_cover_the_dependencies():
+    names = {re.split('[=;]', o)[0] for o in (ROOT/'constraints.txt').read_text().splitlines() if o and o[0] not in '# '}
+    proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
+    needed = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']+proj['optional-dependencies']['dev']} - {'tomli'}
+    assert needed <= names
+    assert 'torch==2.13.0' in (ROOT/'constraints.txt').read_text()
+
+def test_readme_is_its_notebook():
+    sys.path.insert(0, str(ROOT/'tools'))
+    from readme import readme
+    assert (ROOT/'README.md').read_text() == readme(ROOT/'nbs/index.ipynb')
+    assert len(readme(ROOT/'nbs/index.ipynb').splitlines()) <= 150
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
+def test_notebook_outputs(path):
+    "Outputs are results: no errors, no warnings, no paths of somebody's machine"
+    for cell in json.loads(path.read_text())['cells']:
+        for o in cell.get('outputs', []):
+            text = json.dumps(o)
+            assert o['output_type'] != 'error', f'cell {cell["id"]} shows an error'
+            assert not re.search(r'Warning:|site-packages|/(home|root|tmp|work|Users)/', text), f'cell {cell["id"]}: {text[:200]}'
+            assert o.get('name') != 'stderr', f'cell {cell["id"]} writes to stderr'
+
+def test_cell_ids_are_unique():
+    ids = [c['id'] for p in NOTEBOOKS for c in json.loads(p.read_text())['cells']]
+    assert len(ids) == len(set(ids))
+
+def test_no_data_in_the_repository():
+    "The licences of the data sets forbid shipping them"
+    kinds,apart = {'.zip','.data','.dat','.base','.test','.parquet','.csv','.pkl','.pth'},{'.venv','demo','.git','models','build','.hypothesis'}
+    files = [o.relative_to(ROOT) for o in ROOT.rglob('*') if o.suffix in kinds and o.is_file()]
+    assert [o for o in files if not apart & set(o.parts)] == []
+
+@pytest.mark.parametrize('name', [m for m in MODULES if m != 'all'])
+def test_public_things_are_documented(name):
+    "Every public function, class and method has a docstring of one line; every public argument of a function a docment"
+    src = (ROOT/f'fastcollab/{name}.py').read_text()
+    for node in ast.walk(ast.parse(src)):
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_'): continue
+        if isinstance(node, ast.ClassDef): assert ast.get_docstring(node), f'{name}.{node.name} has no docstring'
+    for node in ast.parse(src).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith('_') and not node.decorator_list:
+            assert ast.get_docstring(node) and '\n' not in ast.get_docstring(node), f'{name}.{node.name} wants a docstring of one line'
