@@ -5,6 +5,7 @@ from fastcollab.datasets import *
 from fastcollab.layers import *
 from fastcollab.metrics import *
 from fastcollab.losses import *
+from fastcollab.splits import *
 from fastcollab.data import *
 from fastcollab.models import *
 from fastcollab.callback import *

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOVIELENS_URL', 'MOVIELENS_ZIPS', 'verify_zip', 'download_movielens', 'SetFiles', 'movielens', 'movielens_fold',
-           'netflix_prize', 'Truth', 'synthetic_ratings', 'rating_columns', 'describe_ratings', 'plot_ratings']
+           'netflix_prize', 'Truth', 'synthetic_ratings', 'rating_columns', 'pick_column', 'describe_ratings',
+           'plot_ratings']
 
 # %% ../nbs/00_datasets.ipynb #d90af95a
 import hashlib, os, zipfile
@@ -433,6 +434,18 @@ def rating_columns(
     missing = [o for o in names if o not in df.columns]
     if missing: raise KeyError(f'no column {missing[0]!r}; the columns are {list(df.columns)}')
     return names
+
+# %% ../nbs/00_datasets.ipynb #922af192
+def pick_column(
+    df:pd.DataFrame, # Any table
+    name:str|None, # Name of a column, None for the `k`-th
+    k:int, # Number of the column to take if there is no name
+    what:str, # What the column is for, in the words of an error
+)->pd.Series: # KeyError if it is not there
+    "A column of `df` by its name or its place"
+    if name is None: name = df.columns[k]
+    if name not in df.columns: raise KeyError(f'no {what} column {name!r}; the columns are {list(df.columns)}')
+    return df[name]
 
 # %% ../nbs/00_datasets.ipynb #9893f2be
 def describe_ratings(

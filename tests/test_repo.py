@@ -8,7 +8,8 @@ try: import tomllib
 except ImportError: import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, data=1, models=1, optimizer=1, fused=2, callback=2, recommender=3, learner=4, interpret=5,
+# a module between two floors stands between their numbers
+FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, splits=.5, data=1, models=1, optimizer=1, fused=2, callback=2, recommender=3, learner=4, interpret=5,
     distributed=5, serve=5, cli=6, all=6)
 MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if not o.stem.startswith('_'))
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
@@ -58,6 +59,12 @@ def test_readme_is_its_notebook():
     from readme import readme
     assert (ROOT/'README.md').read_text() == readme(ROOT/'nbs/index.ipynb')
     assert len(readme(ROOT/'nbs/index.ipynb').splitlines()) <= 150
+
+def test_figures_of_the_readme_were_printed():
+    "Every number with decimals under `Figures` stands in the output of the benchmark"
+    text,printed = (ROOT/'README.md').read_text(),(ROOT/'benchmarks/results/foundation.txt').read_text()
+    figures = re.findall(r'\d+\.\d+', text[text.index('## Figures'):text.index('## Where to go next')])
+    assert len(figures)>=7 and [o for o in figures if o not in printed] == []
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
 def test_notebook_outputs(path):
