@@ -122,7 +122,8 @@ def collab_learner(
     if not isinstance(dls, CollabDataLoaders): raise TypeError(f'dls is {type(dls).__module__}.{type(dls).__name__}; build it with fastcollab.data.CollabDataLoaders')
     if arch is not None and use_nn: raise ValueError('use_nn and arch both name the model; give one of them')
     if isinstance(arch, nn.Module):
-        given = [k for k,v in dict(emb_szs=emb_szs, layers=layers, config=config, y_range=y_range).items() if v is not None] + ['n_factors']*(n_factors!=50)
+        default = dict(n_factors=50, emb_szs=None, layers=None, config=None, y_range=None)
+        given = [k for k,v in dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range).items() if v!=default[k]]
         if given: raise ValueError(f'arch is a model already, so {given} would have no effect; give them to the model')
         model = arch
     else:

@@ -188,12 +188,14 @@ class BiasBaseline(CollabModel):
         y:Tensor, # Its ratings, (n,1)
     ): # self
         "Set mean and biases from ratings"
-        u,i = x.long().T
-        def damped(idx, err, n): return err.new_zeros(n).index_add_(0, idx, err) / (self.damping + torch.bincount(idx, minlength=n)).clamp(min=1e-9)
-        err = y[:,0].double() - (mean := y.double().mean())
+        (u,i),y = x.cpu().long().T,y.cpu().double()      # sums of many ratings want float64, which not every device has
+        def damped(idx, err, n):
+            count = self.damping + torch.bincount(idx, minlength=n)
+            return err.new_zeros(n).index_add_(0, idx, err) / count.clamp(min=1e-9)   # 0/0 without ratings and damping
+        err = y[:,0] - (mean := y.mean())
         i_bias = damped(i, err, self.n_items)
         u_bias = damped(u, err-i_bias[i], self.n_users)
-        for p,v in zip((self.mean,self.i_bias,self.u_bias), (mean,i_bias,u_bias)): p.data = v.reshape(p.shape).float()
+        for p,v in zip((self.mean,self.i_bias,self.u_bias), (mean,i_bias,u_bias)): p.data = v.reshape(p.shape).to(p.device, torch.float32)
         return self
 
     @classmethod
