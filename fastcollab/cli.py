@@ -43,7 +43,8 @@ def _plot_items(learn, n=200, figsize=(11,8)):
     counts[0] = 0
     rows = counts.topk(min(n, enc.n_items-1)).indices
     vecs = learn.model.item_vectors().cpu()[rows]
-    xy = (vecs-vecs.mean(0)) @ torch.pca_lowrank(vecs, q=min(6, *vecs.shape), niter=8)[2][:,:2]     # (n,2)
+    xy = (vecs-vecs.mean(0)) @ torch.pca_lowrank(vecs, q=min(6, *vecs.shape), niter=8)[2][:,:2]
+    xy = F.pad(xy, (0, 2-xy.shape[1]))     # (n,2), also where the vectors have length 1
     fig,ax = plt.subplots(figsize=figsize, layout='constrained')
     ax.scatter(*xy.T, s=8, color='0.6')
     ax.set(xlabel='first component', ylabel='second component', title=f'The {len(rows)} most rated items')
@@ -63,17 +64,16 @@ def _write(learn, table, out):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out/'history.csv')
-    learn.recorder.plot_loss(ax=plt.subplots(figsize=(7,4), layout='constrained')[1])
-    plt.savefig(out/'loss.png', dpi=120)
-    files = ['history.csv','loss.png','learner.pkl']
-    if hasattr(learn.model, 'item_vectors'):
-        _plot_items(learn).figure.savefig(out/'items.png', dpi=120)
-        files.insert(2, 'items.png')
-    plt.close('all')
+    figs = dict(loss=plt.subplots(figsize=(7,4), layout='constrained')[0])
+    learn.recorder.plot_loss(ax=figs['loss'].axes[0])
+    if hasattr(learn.model, 'item_vectors'): figs['items'] = _plot_items(learn).figure
+    for name,fig in figs.items():
+        fig.savefig(out/f'{name}.png', dpi=120)
+        plt.close(fig)
     old,learn.path = learn.path,out
     try: learn.export('learner.pkl')
     finally: learn.path = old
-    print(f'\nwritten to {out}: {", ".join(files)}')
+    print(f'\nwritten to {out}: {", ".join(["history.csv", *(f"{o}.png" for o in figs), "learner.pkl"])}')
 
 # %% ../nbs/14_cli.ipynb #473205ac
 @call_parse

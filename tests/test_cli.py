@@ -42,6 +42,9 @@ def test_nothing_is_written_without_out(csv, monkeypatch, capsys, tmp_path):
     run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 4)
     assert sorted(o.name for o in tmp_path.iterdir()) == ['r.csv','r.parquet']
 
+def test_vectors_of_length_one(csv, monkeypatch, capsys):
+    assert 'items.png' in run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 1, '--out', 'out')
+
 def test_help(monkeypatch, capsys):
     for args in ([], ['--help']): assert all(o in run(monkeypatch, capsys, *args) for o in ('demo','train'))
     with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, 'train', '--help')
