@@ -1,7 +1,8 @@
 """The figures of the foundation: `FASTCOLLAB_DATA=DIR python benchmarks/foundation.py` prints them, some 20 minutes on 2 cores
 
 What it prints goes to benchmarks/results/foundation.txt too. DIR holds ml-latest-small.zip, ml-100k.zip and netflix/. Settings that are
-not given by the question were chosen on a random tenth of the training part; each test part is scored once."""
+not given by the question were chosen on a part of the training part: a random tenth, and for u1 35 % of the ratings of half of the users, as its
+test part is made. The tests of u1 and of unseen items were seen with earlier settings too (u1: 0.9205 and 0.9220; unseen, random: 0.9924)."""
 import os, platform, re, resource, subprocess, sys, tempfile, time, warnings
 from datetime import date
 from pathlib import Path
