@@ -6,7 +6,9 @@ from fastcollab.layers import *
 from fastcollab.metrics import *
 from fastcollab.losses import *
 from fastcollab.splits import *
+from fastcollab.features import *
 from fastcollab.data import *
 from fastcollab.models import *
+from fastcollab.feature_models import *
 from fastcollab.callback import *
 from fastcollab.learner import *

@@ -10,6 +10,7 @@ from fastai.collab import *
 from fastai.tabular.all import *
 from .callback import *
 from .data import *
+from .feature_models import *
 from .losses import *
 from .metrics import *
 from .models import *
@@ -104,11 +105,13 @@ def _check_range(dls, y_range):
     if out.any(): warn(f'{int(out.sum()):,} of {len(y):,} ratings are outside y_range={tuple(y_range)}, e.g. {y[out][0].item():g}, and cannot be predicted; widen it')
 
 # %% ../nbs/10_learner.ipynb #9342773c
+_archs = [[DotProductBias,CollabNN], [GenreDotProductBias,GenreCollabNN]]   # without and with features, without and with a neural net
+
 @delegates(Learner.__init__, but=['model'])
 def collab_learner(
     dls:CollabDataLoaders, # Ratings
     n_factors:int=50, # Length of the vectors, or width of the hidden layer with `use_nn`
-    use_nn:bool=False, # `CollabNN` instead of `DotProductBias`
+    use_nn:bool=False, # A neural net (`CollabNN`, `GenreCollabNN`) instead of a dot product (`DotProductBias`, `GenreDotProductBias`)
     emb_szs:list|dict|None=None, # Lengths of the user and item vectors of a neural net; by the embedding-size rule if None
     layers:list|None=None, # Widths of the hidden layers of a neural net
     config:dict|None=None, # Further arguments of the model; it is not written to
@@ -116,6 +119,7 @@ def collab_learner(
     loss_func:Callable|None=None, # `RatingMSE` if None
     arch=None, # Another model: a class with `from_dls`, or a model
     unk_p:float=0.1, # Share of ids that `IdDropout` replaces by the unknown one; 0 turns it off
+    center:bool=False, # Predict deviations from the mean of the training ratings?
     **kwargs
 )->CollabLearner:
     "A `Learner` for ratings: fastai's `collab_learner`, with any model, and ready for ids that it has not seen"
@@ -127,11 +131,14 @@ def collab_learner(
         if given: raise ValueError(f'arch is a model already, so {given} would have no effect; give them to the model')
         model = arch
     else:
-        if arch is None: arch = CollabNN if use_nn else DotProductBias
+        if arch is None: arch = _archs[bool(dls.features)][use_nn]
         if not hasattr(arch, 'from_dls'): raise TypeError(f'arch is {arch!r}; it has to be a class with from_dls(dls, ...), or a model')
         args = dict(emb_szs=None if emb_szs is None or emb_szs=={} else _emb_szs(dls, emb_szs), layers=layers, y_range=y_range)
         model = arch.from_dls(dls, n_factors=n_factors, **{**(config or {}), **{k:v for k,v in args.items() if v is not None}})
     if getattr(model, 'y_range', None) is not None: _check_range(dls, model.y_range)
+    if center:
+        if not isinstance(model, CollabModel): raise TypeError(f'center=True needs a CollabModel, not {type(model).__name__}; add the mean in its forward instead')
+        model.center(dls.train_ds.y.double().mean().item())
     cbs = L(kwargs.pop('cbs', None)) + ([IdDropout(unk_p)] if unk_p else [])
     return CollabLearner(dls, model, loss_func=ifnone(loss_func, RatingMSE()), cbs=cbs, **kwargs)
 
