@@ -12,3 +12,6 @@ from fastcollab.models import *
 from fastcollab.feature_models import *
 from fastcollab.callback import *
 from fastcollab.learner import *
+from fastcollab.metadata import *
+from fastcollab.feedback import *
+from fastcollab.interpret import *

@@ -13,6 +13,9 @@ from fastai.tabular.all import *
 from .callback import *
 from .data import *
 from .datasets import *
+from .feature_models import *
+from .feedback import *
+from .interpret import *
 from .learner import *
 from .models import *
 from fastcore.script import call_parse, parse_cli
@@ -28,35 +31,12 @@ def _fit(learn, epochs, lr, wd):
 
 def _top_items(learn, user, k):
     "The `k` items with the highest predictions among those that `user` has not rated in training"
-    enc,x = learn.dls.train_ds.enc,learn.dls.train_ds.x
-    u = int(enc.encode_ids(enc.user_name, [user])[0])
-    scores = learn.model.scores(tensor([u]))[0].cpu()
-    scores[x[x[:,0]==u,1].long().cpu()] = scores[0] = -torch.inf     # seen, and the unknown item
-    top = scores.topk(min(k, int(scores.isfinite().sum())))
-    return pd.DataFrame({enc.item_name:enc.decode_ids(enc.item_name, top.indices), 'predicted':top.values.numpy()}, index=range(1, len(top.values)+1))
-
-# %% ../nbs/14_cli.ipynb #f22cab26
-def _plot_items(learn, n=200, figsize=(11,8)):
-    "The `n` most rated items by the first two principal components of their vectors, labelled where there is room"
     enc = learn.dls.train_ds.enc
-    counts = torch.bincount(learn.dls.train_ds.x[:,1].long(), minlength=enc.n_items).cpu()
-    counts[0] = 0
-    rows = counts.topk(min(n, enc.n_items-1)).indices
-    vecs = learn.model.item_vectors().cpu()[rows]
-    xy = (vecs-vecs.mean(0)) @ torch.pca_lowrank(vecs, q=min(6, *vecs.shape), niter=8)[2][:,:2]
-    xy = F.pad(xy, (0, 2-xy.shape[1]))     # (n,2), also where the vectors have length 1
-    fig,ax = plt.subplots(figsize=figsize, layout='constrained')
-    ax.scatter(*xy.T, s=8, color='0.6')
-    ax.set(xlabel='first component', ylabel='second component', title=f'The {len(rows)} most rated items')
-    fig.canvas.draw()                 # settles the layout, which the extent of a text depends on
-    fig.set_layout_engine('none')
-    taken,draw = [],fig.canvas.get_renderer()
-    for (x,y),title in zip(xy.tolist(), enc.decode_ids(enc.item_name, rows)):
-        text = ax.annotate(str(title), (x,y), xytext=(3,3), textcoords='offset points', fontsize=7)
-        box = text.get_window_extent(draw).padded(2)
-        if any(box.overlaps(o) for o in taken) or box.x1>ax.bbox.x1 or box.y1>ax.bbox.y1: text.remove()
-        else: taken.append(box)
-    return ax
+    u = torch.from_numpy(enc.encode_ids(enc.user_name, [user])).long()
+    items = top_rows(learn, u, k)
+    items = items[items>0]
+    preds = learn.model.scores(u, items)[0].cpu().numpy()
+    return pd.DataFrame({enc.item_name:enc.decode_ids(enc.item_name, items), 'predicted':preds}, index=range(1, len(items)+1))
 
 # %% ../nbs/14_cli.ipynb #e681c3d8
 def _write(learn, table, out):
@@ -66,7 +46,7 @@ def _write(learn, table, out):
     table.to_csv(out/'history.csv')
     figs = dict(loss=plt.subplots(figsize=(7,4), layout='constrained')[0])
     learn.recorder.plot_loss(ax=figs['loss'].axes[0])
-    if hasattr(learn.model, 'item_vectors'): figs['items'] = _plot_items(learn).figure
+    if hasattr(learn.model, 'item_vectors'): figs['items'] = CollabInterpretation(learn).plot_factors(n=200, top=200, figsize=(11,8)).figure
     for name,fig in figs.items():
         fig.savefig(out/f'{name}.png', dpi=120)
         plt.close(fig)
@@ -98,7 +78,7 @@ def demo(
     _write(learn, table, out)
 
 # %% ../nbs/14_cli.ipynb #fd4252cf
-ARCHS = dict(DotProduct=DotProduct, DotProductBias=DotProductBias, CollabNN=CollabNN)
+ARCHS = {o.__name__:o for o in (DotProduct, DotProductBias, CollabNN, GenreDotProductBias, GenreCollabNN)}
 
 def _load(ratings):
     "A frame from a MovieLens name, a Parquet file or a CSV file"
@@ -119,11 +99,12 @@ def train(
     lr:float=5e-3, # Highest learning rate of the one-cycle schedule
     wd:float=0.1, # Weight decay
     factors:int=50, # Length of the vectors, or width of the hidden layer of CollabNN
-    arch:Annotated[str, dict(choices=list(ARCHS))]='DotProductBias', # Model
+    arch:Annotated[str, dict(choices=list(ARCHS))]=None, # Model; DotProductBias, or GenreDotProductBias if there are genres, if not given
     bs:int=64, # Ratings per batch
     user:str=None, # User column, the first if not given
     item:str=None, # Item column, the second if not given
     rating:str=None, # Rating column, the third if not given
+    genres:str=None, # Column with the set of genres of each item, separated by |
     low:float=None, # Lowest prediction, half a star below the lowest rating if not given
     high:float=None, # Highest prediction, half a star above the highest rating if not given
     unk_p:float=0.1, # Share of ids replaced by the unknown one
@@ -134,13 +115,13 @@ def train(
     "Train on a table of ratings and measure on the part held out"
     _check_numbers(epochs=epochs, factors=factors, bs=bs, lr=lr)
     if out is not None and Path(out).exists() and not Path(out).is_dir(): raise ValueError(f'--out {str(out)!r} is a file; name a folder')
-    dls = CollabDataLoaders.from_df(_load(ratings), valid_pct, user, item, rating, seed=seed, bs=bs, val_bs=max(bs, 4096))
+    dls = CollabDataLoaders.from_df(_load(ratings), valid_pct, user, item, rating, genres, seed=seed, bs=bs, val_bs=max(bs, 4096))
     if not len(dls.valid_ds): raise ValueError(f'--valid-pct {valid_pct} leaves no validation ratings to measure on')
     y = dls.train_ds.y
     y_range = (ifnone(low, y.min().item()-.5), ifnone(high, y.max().item()+.5))
     set_seed(seed)
-    learn = collab_learner(dls, n_factors=factors, arch=ARCHS[arch], y_range=y_range, unk_p=unk_p, cbs=ValidRMSE())
-    print(f'{arch} on {len(y):,} ratings of {dls.n_users-1:,} users for {dls.n_items-1:,} items, validated on {len(dls.valid_ds):,}\n')
+    learn = collab_learner(dls, n_factors=factors, arch=ARCHS.get(arch), y_range=y_range, unk_p=unk_p, cbs=ValidRMSE())
+    print(f'{type(learn.model).__name__} on {len(y):,} ratings of {dls.n_users-1:,} users for {dls.n_items-1:,} items, validated on {len(dls.valid_ds):,}\n')
     table = _fit(learn, epochs, lr, wd)
     print(table.round(4).to_string())
     if out is not None: _write(learn, table, out)
