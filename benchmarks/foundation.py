@@ -3,34 +3,13 @@
 What it prints goes to benchmarks/results/foundation.txt too. DIR holds ml-latest-small.zip, ml-100k.zip and netflix/. Settings that are
 not given by the question were chosen on a part of the training part: a random tenth, and for u1 35 % of the ratings of half of the users, as its
 test part is made. The tests of u1 and of unseen items were seen with earlier settings too (u1: 0.9205 and 0.9220; unseen, random: 0.9924)."""
-import os, platform, re, resource, subprocess, sys, tempfile, time, warnings
-from datetime import date
+import os, re, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 
-import fastai, fastai.collab
+import fastai.collab
 
+from common import SEEDS, quiet_fit, report, row, say, timed
 from fastcollab.all import *
-from fastcollab import __version__
-
-SEEDS = (0,1,2)
-LINES = []
-
-def say(text=''):
-    "Print a line and keep it for the file"
-    print(text, flush=True)
-    LINES.append(str(text))
-
-def machine():
-    "What this ran on"
-    cpu = next((o.split(':')[1].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name')), platform.processor()) \
-        if Path('/proc/cpuinfo').exists() else platform.processor()
-    return (f'{date.today()}, {cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, '
-        f'fastai {fastai.__version__}, pandas {pd.__version__}, fastcollab {__version__}, one thread')
-
-def quiet_fit(learn, epochs, lr, wd):
-    "The last line of the table of a fit: train loss, valid loss, metrics"
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr, wd=wd)
-    return learn.recorder.values[-1]
 
 def mean_rmse(dls, epochs, lr, wd, metric=2, **kwargs):
     "Mean over the seeds of a column of the fit table (2 all rows, 3 warm, 4 cold), and the seconds of a fit"
@@ -39,8 +18,6 @@ def mean_rmse(dls, epochs, lr, wd, metric=2, **kwargs):
         set_seed(seed)
         res.append(quiet_fit(collab_learner(dls, cbs=ValidRMSE(), **kwargs), epochs, lr, wd))
     return np.array(res)[:,metric].mean(0), (time.perf_counter()-start)/len(SEEDS)
-
-def row(what, value, asked='', secs=None): say(f'{what:<66} {value:<22} {asked:<26}' + (f'{secs:6.1f} s a fit' if secs else ''))
 
 def fastai_rmse(df):
     "fastai.collab as shipped, on the same rows"
@@ -105,11 +82,11 @@ def loading():
     "Speed of encoding, batches and the Netflix parser"
     df = synthetic_ratings(6040, 3706, 1_000_209)
     say('\nLoading: 1,000,209 synthetic ratings of 6,040 users for 3,706 items')
-    secs = [_timed(lambda: CollabDataLoaders.from_df(df, seed=42))[1] for _ in range(3)]
+    secs = [timed(lambda: CollabDataLoaders.from_df(df, seed=42))[1] for _ in range(3)]
     row('CollabDataLoaders.from_df, median of 3', f'{np.median(secs):.2f} s', '< 1 s')
     ours,theirs = CollabDataLoaders.from_df(df, seed=42),fastai.collab.CollabDataLoaders.from_df(df, seed=42)
     for dl in (ours,theirs): dl.one_batch()
-    n,t = zip(*(_timed(lambda d=d: sum(1 for _ in d.train)) for d in (ours,theirs)))
+    n,t = zip(*(timed(lambda d=d: sum(1 for _ in d.train)) for d in (ours,theirs)))
     row(f'one pass at bs=64, {n[0]:,} batches: ours, fastai, ratio', f'{t[0]:.2f} s, {t[1]:.1f} s, {t[1]/t[0]:.0f}x', '>= 20x')
     out = subprocess.run([sys.executable, __file__, 'memory'], capture_output=True, text=True, check=True).stdout.strip()
     row('20 million ratings: peak of the process / frame', out, '< 2.5')
@@ -117,12 +94,8 @@ def loading():
     lines = (Path(data)/'netflix/combined_data_4.slice.txt').read_text().rstrip('\n')+'\n'
     with tempfile.TemporaryDirectory() as d:
         Path(d, 'combined_data_1.txt').write_text(lines*(10_000_000//lines.count('\n')+1))
-        df,secs = _timed(lambda: netflix_prize(d))
+        df,secs = timed(lambda: netflix_prize(d))
     row(f'netflix_prize, {len(df):,} ratings', f'{secs:.1f} s', '< 15 s for 10 million lines')
-
-def _timed(f):
-    start = time.perf_counter()
-    return f(),time.perf_counter()-start
 
 def memory():
     "In a process of its own: make 20 million ratings, load them, pass over them once"
@@ -137,11 +110,4 @@ def memory():
 
 if __name__=='__main__':
     if sys.argv[1:]==['memory']: memory()
-    else:
-        warnings.simplefilter('ignore')
-        torch.set_num_threads(1)
-        say(f'benchmarks/foundation.py: {machine()}\nmeans over training seeds {SEEDS}; the last column is the time of a fit, validation included')
-        for part in (small, u1, synthetic, newcomers, loading): part()
-        out = Path(__file__).parent/'results/foundation.txt'
-        out.parent.mkdir(exist_ok=True)
-        out.write_text('\n'.join(LINES)+'\n')
+    else: report(__file__, [small, u1, synthetic, newcomers, loading])

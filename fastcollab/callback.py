@@ -62,11 +62,14 @@ class BiasInterpretation(Callback):
         if not self.run: return
         if not callable(getattr(self.model, 'item_bias', None)):
             raise ValueError(f'{type(self.model).__name__} has no item_bias(), so there is no bias to interpret; DotProductBias has one')
-        self.tables,enc = [],self.dls.train_ds.enc
+        self.trained,enc = False,self.dls.train_ds.enc
         self.items = np.array(enc.classes[enc.item_name], dtype=object)
         self.counts = torch.bincount(self.dls.train_ds.x[:,1].long(), minlength=enc.n_items).cpu().numpy()
 
+    def before_train(self):
+        if not self.trained: self.trained,self.tables = True,[]   # not in `before_fit`, an event of `validate` too
     def after_epoch(self):
+        if not self.trained: return
         bias = self.model.item_bias().cpu().numpy()[1:]                # row 0 is no item
         order = np.argsort(-bias, kind='stable')+1
         n = min(self.n, len(order)//2)
@@ -84,7 +87,7 @@ class BiasInterpretation(Callback):
 # %% ../nbs/08_callback.ipynb #c81ae9e2
 class GravityRegularizer(Callback):
     "Add `l2` times the mean squared row of each table, and `gravity` times the mean square of all scores, to the loss"
-    run_valid = False
+    order,run_valid = 15,False   # after MixedPrecision has unscaled the gradients
     def __init__(self,
         l2:float=0.1, # Weight of the squares of the parameters: of each table, their sum over its number of rows
         gravity:float=0.1, # Weight of the mean square of the scores of all users for all items
@@ -95,10 +98,11 @@ class GravityRegularizer(Callback):
         if not callable(getattr(self.model, 'factors', None)):
             raise ValueError(f'{type(self.model).__name__} has no factors(), so its scores are no matrix product; DotProduct and its kin have them')
     def after_loss(self):
-        res = self.learn.loss_grad
-        if self.l2: res = res + self.l2*sum(torch.linalg.vector_norm(p)**2/len(p) for p in self.model.parameters() if p.requires_grad)
-        if self.gravity: res = res + self.gravity*gravity(*self.model.factors())
-        self.learn.loss_grad = res
+        if self.gravity: self.learn.loss_grad = self.learn.loss_grad + self.gravity*gravity(*self.model.factors())
+    def before_step(self):
+        if not self.l2: return
+        for p in self.model.parameters():   # the gradient of the squares is the table itself: added in place it takes no memory
+            if p.grad is not None: p.grad.add_(p.detach(), alpha=2*self.l2/len(p))
 
 # %% ../nbs/08_callback.ipynb #707a7eaa
 class _StepScheduler(ParamScheduler):

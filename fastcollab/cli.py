@@ -7,6 +7,7 @@ __all__ = ['ARCHS', 'demo', 'train', 'main']
 
 # %% ../nbs/14_cli.ipynb #03e9a8f2
 import sys
+from contextlib import nullcontext
 from typing import Annotated
 
 from fastai.tabular.all import *

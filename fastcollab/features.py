@@ -104,7 +104,7 @@ class Feature:
         known:np.ndarray, # Which ids training has seen, (n_ids,) bool
     )->np.ndarray: # Category rows of each id, (n_ids,width) int32
         "Learn the categories from the ids of the training part, and encode all ids"
-        values = pd.factorize(_hashable(col))[0]
+        values = _number_values(col)
         odd = values!=values[first][codes]
         if odd.any():
             warn(f'column {self.name!r} changes between rows of '+_some(len(np.unique(codes[odd])), len(ids), self.what, ids[codes[odd][0]])+'; the first training row of each counts')
@@ -124,4 +124,7 @@ class Feature:
             +f' with {left[out[0]][0]!r}; these values count for nothing')
         return table
 
-def _hashable(col): return col.map(lambda o: tuple(o) if is_listy(o) or isinstance(o, (set,np.ndarray)) else o) if col.dtype==object else col
+def _number_values(col):
+    "Number of each value among the distinct ones, -1 where missing, (n,)"
+    try: return pd.factorize(col)[0]
+    except TypeError: return pd.factorize(col.map(lambda o: tuple(o) if is_listy(o) or isinstance(o, (set,np.ndarray)) else o))[0]   # lists have no hash

@@ -6,6 +6,8 @@
 __all__ = ['top_rows', 'RepresentationBias', 'simulate_feedback', 'plot_feedback']
 
 # %% ../nbs/10b_feedback.ipynb #ee36d43a
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 from fastai.tabular.all import *
 from .callback import *
@@ -65,8 +67,10 @@ class RepresentationBias(Callback):
     ):
         if bad := [o for o in limits or {} if o not in self.limits]: raise KeyError(f'no limit is called {bad[0]!r}; choose from {list(self.limits)}')
         self.k,self.n_users,self.by,self.seed,self.history,self.limits = k,n_users,by,seed,[],{**self.limits, **(limits or {})}
-    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
+    def before_fit(self): self.trained,self.run = False,not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
+    def before_train(self): self.trained = True
     def after_fit(self):
+        if not self.trained: return    # `validate` has this event too
         users = torch.randperm(self.dls.n_users-1, generator=torch.Generator().manual_seed(self.seed))[:self.n_users]+1
         numbers,listed = _concentration(self.learn, users, self.k)
         genres = self._genre_shares(listed)
@@ -140,8 +144,9 @@ def simulate_feedback(
         if r==rounds: return pd.DataFrame(rows).rename_axis('round')
         n = torch.bincount(train.x[:,0].cpu().long(), minlength=enc.n_users)[1:].numpy()
         come = torch.from_numpy(rng.choice(len(n), max(1, round(visits*len(n))), replace=False, p=n/n.sum()))+1
-        x,y = _accepted(enc, truth, come, top_rows(learn, come, k), like, rng)
-        rows[-1].update(shown=len(come)*k, liked=len(x))
+        shown = top_rows(learn, come, k)
+        x,y = _accepted(enc, truth, come, shown, like, rng)
+        rows[-1].update(shown=int((shown>0).sum()), liked=len(x))
         train.x,train.y = (torch.cat([a, b.to(a)]) for a,b in ((train.x,x),(train.y,y)))
         learn.dls.train.n = len(train)
 
@@ -172,7 +177,7 @@ def plot_feedback(
     "How concentration grows from round to round, a line per run"
     _,axs = plt.subplots(1, len(cols), figsize=figsize, layout='constrained', squeeze=False)
     for ax,col in zip(axs[0], cols):
-        for style,(name,df) in zip(('-','--',':','-.'), runs.items()): ax.plot(df.index, df[col], style, color='k', label=str(name))
+        for style,(name,df) in zip(cycle(('-','--',':','-.')), runs.items()): ax.plot(df.index, df[col], style, color='k', label=str(name))
         ax.set(xlabel='round', title=col)
     axs[0,0].legend()
     return axs[0]

@@ -64,11 +64,13 @@ def bias(self:CollabInterpretation,
     what:str='items', # 'items', 'users', or the name of a feature
     n:int|None=5, # Rows to show, all if None
     largest:bool=True, # The most liked first, or the least liked?
+    min_ratings:int=0, # Leave out what has fewer ratings in training
 )->pd.DataFrame: # `what, bias, ratings`; ratings are those in training
     "The largest or the smallest biases"
-    b = self._get(what, 'bias').numpy()
-    rows = np.argsort(-b if largest else b, kind='stable')[:n]
-    return pd.DataFrame({what:self._names(what)[rows], 'bias':b[rows], 'ratings':self._counts(what)[rows]})
+    b,counts = self._get(what, 'bias').numpy(),self._counts(what)
+    rows = np.argsort(-b if largest else b, kind='stable')
+    rows = rows[counts[rows]>=min_ratings][:n]
+    return pd.DataFrame({what:self._names(what)[rows], 'bias':b[rows], 'ratings':counts[rows]})
 
 # %% ../nbs/11_interpret.ipynb #24f1a935
 @patch
@@ -76,13 +78,14 @@ def similar(self:CollabInterpretation,
     name, # An item, or whatever `what` says
     n:int=5, # Rows to show
     what:str='items', # 'items', 'users', or the name of a feature
+    min_ratings:int=0, # Leave out what has fewer ratings in training
 )->pd.DataFrame: # `what, cosine, ratings`, the most similar first
     "What has a vector in the direction of that of `name`"
     row,v = self._rows(what, [name])[0],F.normalize(self._get(what, 'vectors'), dim=1)
-    cos = (v@v[row]).numpy()
+    cos,counts = (v@v[row]).numpy(),self._counts(what)
     rows = np.argsort(-cos, kind='stable')
-    rows = rows[rows!=row][:n]
-    return pd.DataFrame({what:self._names(what)[rows], 'cosine':cos[rows], 'ratings':self._counts(what)[rows]})
+    rows = rows[(rows!=row) & (counts[rows]>=min_ratings)][:n]
+    return pd.DataFrame({what:self._names(what)[rows], 'cosine':cos[rows], 'ratings':counts[rows]})
 
 @patch
 def similarity(self:CollabInterpretation,
@@ -98,10 +101,10 @@ def similarity(self:CollabInterpretation,
 def _place_labels(ax, xy, names):
     "Write the names beside their points, in this order, where there is room"
     ax.figure.canvas.draw()                 # settles the layout, which the extent of a text depends on
-    ax.figure.set_layout_engine('none')
     taken,draw = [],ax.figure.canvas.get_renderer()
     for (x,y),name in zip(xy, names):
         text = ax.annotate(str(name), (x,y), xytext=(3,3), textcoords='offset points', fontsize=7)
+        text.set_in_layout(False)           # or the layout would be settled anew, around the labels
         box = text.get_window_extent(draw).padded(2)
         if any(box.overlaps(o) for o in taken) or box.x1>ax.bbox.x1 or box.y1>ax.bbox.y1: text.remove()
         else: taken.append(box)

@@ -6,6 +6,8 @@
 __all__ = ['MetadataEmbedding']
 
 # %% ../nbs/10a_metadata.ipynb #29fef867
+from contextlib import nullcontext
+
 from fastai.tabular.all import *
 from .learner import *
 from .models import *
@@ -47,7 +49,9 @@ class MetadataEmbedding:
         if missing := [o for o in self.cat_names+self.cont_names if o not in df]: raise KeyError(f'no column {missing[0]!r} in the metadata; the columns are {list(df.columns)}')
         for o in self.cont_names:
             if not pd.api.types.is_numeric_dtype(df[o]): raise TypeError(f'metadata column {o!r} holds {df[o].dtype}, e.g. {df[o].iloc[0]!r}; convert it, or name it in cat_names')
-            if (bad := df[o].isna()).any(): raise ValueError(f'metadata column {o!r} is missing in {bad.sum():,} of {len(df):,} rows, e.g. row {int(bad.argmax())}; fill it in')
+            bad = ~np.isfinite(df[o].to_numpy(float, na_value=np.nan))
+            if bad.any(): raise ValueError(f'metadata column {o!r} is missing or not finite in {bad.sum():,} of {len(df):,} rows, e.g. row {int(bad.argmax())}; fill it in')
+    def _answers(self, df): return df[self.cat_names+self.cont_names].astype(dict.fromkeys(self.cont_names, float)).reset_index(drop=True)
 
     def _factors(self): return [o.detach().cpu() for o in self.model.factors()]
     def _learner(self, meta, rows, x, layers, bs):
@@ -58,17 +62,17 @@ class MetadataEmbedding:
         weight = torch.bincount(x[:,self.side].long().cpu(), minlength=len(table))[rows].sqrt()
         targ = torch.cat([dev/self.scale, (weight/weight.mean())[:,None]], 1).numpy()
         y_names = [f'_factor{k}' for k in range(targ.shape[1])]
-        df = pd.concat([meta[self.cat_names+self.cont_names].reset_index(drop=True), pd.DataFrame(targ, columns=y_names)], axis=1)
-        with self._quiet():
+        df = pd.concat([self._answers(meta), pd.DataFrame(targ, columns=y_names)], axis=1)
+        with self._quiet(self.seed):
             dls = TabularDataLoaders.from_df(df, procs=[Categorify,Normalize], cat_names=self.cat_names, cont_names=self.cont_names, y_names=y_names,
-                y_block=RegressionBlock(n_out=len(y_names)), valid_idx=[], bs=min(bs, len(df)))
+                y_block=RegressionBlock(n_out=len(y_names)), valid_idx=[], bs=min(bs, len(df)), dl_type=TabDataLoader)   # the default draws with replacement
             learn = tabular_learner(dls, layers=ifnone(layers, [50]), n_out=dev.shape[1], loss_func=_WeightedMSE())
-        nn.init.zeros_(learn.model.layers[-1][0].weight)   # starts at the average newcomer
+        for p in learn.model.layers[-1].parameters(): nn.init.zeros_(p)   # starts at the average newcomer
         return learn
     @contextmanager
-    def _quiet(self):
-        "With the seed, and without PyTorch's warning that fastai reads the arrays of pandas without a copy"
-        with warnings.catch_warnings(), nullcontext() if self.seed is None else no_random(self.seed):
+    def _quiet(self, seed=None):
+        "With a seed if there is one, and without PyTorch's warning that fastai reads the arrays of pandas without a copy"
+        with warnings.catch_warnings(), nullcontext() if seed is None else no_random(seed):
             warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
             yield
 
@@ -80,7 +84,7 @@ def fit(self:MetadataEmbedding,
     wd:float=1., # Weight decay
 ): # self
     "Train the tabular model"
-    with self._quiet(), self.learn.no_bar(), self.learn.no_logging(): self.learn.fit_one_cycle(n_epoch, lr, wd=wd)
+    with self._quiet(self.seed), self.learn.no_bar(), self.learn.no_logging(): self.learn.fit_one_cycle(n_epoch, lr, wd=wd)
     return self
 
 @patch
@@ -91,8 +95,8 @@ def factors(self:MetadataEmbedding,
     self._check(meta)
     row = self._factors()[self.side][0]
     if not len(meta): return row.new_zeros(0, len(row))
-    dl = self.learn.dls.test_dl(meta[self.cat_names+self.cont_names], bs=2**12)
-    with self._quiet(), reading(self.learn.model) as model: res = torch.cat([model(*b[:2]).cpu() for b in dl])
+    with self._quiet(0), reading(self.learn.model) as model:   # fastai's loaders draw from the random states, also to predict
+        res = torch.cat([model(*b[:2]).cpu() for b in self.learn.dls.test_dl(self._answers(meta), bs=2**12)])
     return row + res*self.scale
 
 @patch

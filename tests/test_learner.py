@@ -206,3 +206,12 @@ def test_cuda_fit(ratings):
     learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5), cbs=[ValidRMSE(), BiasInterpretation()]), 3, 2e-2)
     assert next(learn.model.parameters()).is_cuda and learn.recorder.values[-1][2] < baseline_rmse(dls)['global mean']
     assert learn.predict(ratings[:3]).shape == (3,)
+
+def test_validating_is_no_fit_for_the_bias_tables(dls):
+    "`validate` has the events of a fit; the tables of the last fit stay"
+    learn = collab_learner(dls, n_factors=3, cbs=BiasInterpretation(2))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 5e-3)
+        before = learn.bias_interpretation.table()
+        learn.validate()
+    assert len(learn.bias_interpretation.tables)==2 and learn.bias_interpretation.table().equals(before)

@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range, tensor
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding, ParamEmbedding, baseline_rmse, collab_learner,
-    create_params, emb_size, rmse)
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding, GenreCollabNN, GenreDotProductBias, LinearCollab,
+    ParamEmbedding, baseline_rmse, collab_learner, create_params, emb_size, rmse)
 
 class Own(Module):
     "A user's model without any base class, `(bs,)` out"
@@ -18,15 +18,38 @@ class Own(Module):
     def from_dls(cls, dls, **kwargs): return cls(dls.n_users, dls.n_items, **kwargs)
 
 MAKERS = dict(DotProduct=DotProduct, DotProductBias=DotProductBias, CollabNN=CollabNN,
-    DotProduct_param=partial(DotProduct, emb=ParamEmbedding), DotProductBias_param=partial(DotProductBias, emb=ParamEmbedding), Own=Own)
+    DotProduct_param=partial(DotProduct, emb=ParamEmbedding), DotProductBias_param=partial(DotProductBias, emb=ParamEmbedding), LinearCollab=LinearCollab,
+    GenreDotProductBias_add=GenreDotProductBias, GenreDotProductBias_mul=partial(GenreDotProductBias, how='mul', emb=ParamEmbedding),
+    GenreCollabNN=GenreCollabNN, Own=Own)
 OURS = [k for k in MAKERS if k!='Own']
+FEATURED = [k for k in MAKERS if k.startswith('Genre')]
+
+def parts(name):
+    "Class and further arguments"
+    maker = MAKERS[name]
+    return (maker.func,maker.keywords) if isinstance(maker, partial) else (maker,{})
+
+def loaders(df, featured, seed=42):
+    "Loaders of the movies by title; with `featured`, their genres, and decades of users"
+    cols = dict(genre_name='genres', user_cols='decade') if featured else {}
+    return CollabDataLoaders.from_df(df.assign(decade=df.userId//10*10), item_name='title', seed=seed, bs=64, **cols)
+
+def columns(dls, x):
+    "`x` (n,2) of known ids with the columns of their features behind"
+    tables = dls.train_ds.tables
+    return torch.cat([x, *(tables[k][x[:,k]] for k in (1,0) if tables[k] is not None)], 1)
 
 def make(name, dls, **kwargs):
     "A model of `name` for `dls`"
-    maker = MAKERS[name]
-    cls,extra = (maker.func,maker.keywords) if isinstance(maker, partial) else (maker,{})
+    cls,extra = parts(name)
     set_seed(0)
     return cls.from_dls(dls, **{**extra, **kwargs})
+
+@pytest.fixture
+def dls(request, ratings):
+    "Loaders with features of items and users for the models that need them, and without for the others"
+    params = request.node.callspec.params if hasattr(request.node, 'callspec') else {}
+    return loaders(ratings, featured=params.get('name', params.get('ours')) in FEATURED)
 
 @pytest.fixture
 def x(dls): return dls.one_batch()[0]
@@ -37,16 +60,18 @@ def name(request): return request.param
 @pytest.fixture(params=OURS)
 def ours(request): return request.param
 
-def checkerboard():
-    "Users like items of their own parity (5) and dislike the others (1); a tenth is held out"
+def checkerboard(featured):
+    "Users like items of their own parity (5) and dislike the others (1); a tenth is held out; features say nothing of it"
     pairs = pd.DataFrame([(f'u{u}',f'i{i}',5. if u%2==i%2 else 1.) for u in range(40) for i in range(30)], columns=['user','item','rating'])
-    return CollabDataLoaders.from_df(pairs, valid_pct=.1, seed=1, bs=32)
+    pairs = pairs.assign(kind=[f'{int(o[1:])//10}' for o in pairs['item']], team=[f'all|{int(o[1:])//10}' for o in pairs.user])
+    return CollabDataLoaders.from_df(pairs, valid_pct=.1, seed=1, **(dict(item_cols='kind', user_cols='team', bs=64) if featured else dict(bs=32)))
 
+@pytest.mark.parametrize('name', [k for k in MAKERS if k!='LinearCollab'])   # an additive model cannot
 @pytest.mark.parametrize('y_range', [(0.,6.), None])
 def test_learns_a_checkerboard(name, y_range):
     "The right answer is known, and is found on pairs that were held out"
-    if name=='CollabNN' and y_range is None: y_range = (-1.,7.)   # an exclusive or from tiny embeddings: an unbounded net stays at the mean
-    dls = checkerboard()
+    if name.endswith('CollabNN') and y_range is None: y_range = (-1.,7.)   # an exclusive or from tiny embeddings: an unbounded net stays at the mean
+    dls = checkerboard(name in FEATURED)
     learn = collab_learner(dls, arch=make(name, dls, n_factors=16, y_range=y_range), unk_p=0)
     set_seed(0)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(25, 1e-2)
@@ -68,6 +93,7 @@ def test_shapes(ours, dls, x):
     for n in (0,1,2,64): assert model(x[:n]).shape == (n,1)
     assert ((model(x)>0) & (model(x)<5.5)).all()
 
+@pytest.mark.parametrize('ours', [k for k in OURS if k not in FEATURED])
 def test_genre_columns_are_ignored(ours, dls, x):
     model = make(ours, dls).eval()
     assert torch.equal(model(x), model(torch.cat([x, torch.ones(len(x), 3, dtype=torch.int64)], 1)))
@@ -75,7 +101,7 @@ def test_genre_columns_are_ignored(ours, dls, x):
 def test_unknown_row(name, dls):
     "Row 0 is a row like any other: it predicts, and it gets a gradient"
     model = make(name, dls)
-    model(tensor([[0,0]])).sum().backward()
+    model(columns(dls, tensor([[0,0]]))).sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum()>0 for p in model.parameters())
 
 def test_reads_do_not_write(ours, dls, x):
@@ -103,13 +129,14 @@ def test_mixed_modes_are_kept(dls):
 def test_scores_are_predictions(ours, dls):
     model = make(ours, dls, y_range=(0,5.5)).eval()
     u,i = tensor([3,0,7]),tensor([0,5,2,9])
-    want = model(torch.cartesian_prod(u, i)).view(3, 4)
+    want = model(columns(dls, torch.cartesian_prod(u, i))).view(3, 4)
     assert torch.allclose(model.scores(u, i), want, atol=1e-6)
     assert torch.allclose(model.scores(u)[:,i], want, atol=1e-6)
     assert model.scores(u, tensor([], dtype=torch.int64)).shape == (3,0)
 
-def test_scores_in_pieces(dls):
-    model = make('CollabNN', dls).eval()
+@pytest.mark.parametrize('ours', ['CollabNN','LinearCollab','GenreCollabNN'])
+def test_scores_in_pieces(ours, dls):
+    model = make(ours, dls).eval()
     assert torch.allclose(model.scores(tensor([3,4,5]), bs=7), model.scores(tensor([3,4,5])), atol=1e-6)
 
 def test_save_load_round_trip(name, dls, x, tmp_path):
@@ -124,9 +151,10 @@ def test_save_load_round_trip(name, dls, x, tmp_path):
 def test_same_seed_same_model(ours, dls, x):
     runs = []
     for _ in range(2):
-        loaders = CollabDataLoaders.from_df(dls.train_ds.items, seed=3)
+        again = loaders(dls.train_ds.items, ours in FEATURED, seed=3)
         set_seed(5)
-        learn = collab_learner(loaders, arch=MAKERS[ours].func if isinstance(MAKERS[ours], partial) else MAKERS[ours])
+        cls,extra = parts(ours)
+        learn = collab_learner(again, arch=cls, config=extra)
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-2)
         runs.append(learn.model.state_dict())
     assert all(torch.equal(a, b) for a,b in zip(*(o.values() for o in runs)))
@@ -135,12 +163,12 @@ def test_both_embeddings_learn_the_same(dls):
     "`ParamEmbedding` and `Embedding` from the same weights give the same weights"
     res = []
     for emb in (Embedding, ParamEmbedding):
-        loaders = CollabDataLoaders.from_df(dls.train_ds.items, seed=3, bs=64)
-        model = DotProductBias.from_dls(loaders, n_factors=4, emb=emb)
+        again = CollabDataLoaders.from_df(dls.train_ds.items, seed=3, bs=64)
+        model = DotProductBias.from_dls(again, n_factors=4, emb=emb)
         g = torch.Generator().manual_seed(1)
         for p in model.parameters(): p.data = torch.randn(p.shape, generator=g)*.1
         set_seed(2)
-        learn = collab_learner(loaders, arch=model)
+        learn = collab_learner(again, arch=model)
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
         res.append(list(model.parameters()))
     assert all(torch.allclose(a, b, atol=1e-6) for a,b in zip(*res))

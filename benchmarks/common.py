@@ -1,0 +1,47 @@
+"What the benchmarks share: seeds, quiet fits, lines that are printed and kept, and the machine that they ran on"
+import os, platform, time, warnings
+from datetime import date
+from pathlib import Path
+
+import fastai
+
+from fastcollab.all import *
+from fastcollab import __version__
+
+SEEDS = (0,1,2)
+LINES = []
+
+def say(text=''):
+    "Print a line and keep it for the file"
+    print(text, flush=True)
+    LINES.append(str(text))
+
+def row(what, value, asked='', secs=None): say(f'{what:<66} {value:<22} {asked:<26}' + (f'{secs:6.1f} s a fit' if secs else ''))
+
+def machine():
+    "What this ran on"
+    cpu = next((o.split(':')[1].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name')), platform.processor()) \
+        if Path('/proc/cpuinfo').exists() else platform.processor()
+    return (f'{date.today()}, {cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, '
+        f'fastai {fastai.__version__}, pandas {pd.__version__}, fastcollab {__version__}, one thread')
+
+def quiet_fit(learn, epochs, lr, wd):
+    "The last line of the table of a fit: train loss, valid loss, metrics"
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr, wd=wd)
+    return learn.recorder.values[-1]
+
+def timed(f):
+    "What `f` returns, and the seconds it took"
+    start = time.perf_counter()
+    return f(),time.perf_counter()-start
+
+def report(file, parts):
+    "Run the functions `parts` on one thread and write what they say to results/, under the name of `file`"
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    file = Path(file)
+    say(f'benchmarks/{file.name}: {machine()}\nmeans over training seeds {SEEDS}; the last column is the time of a fit, validation included')
+    for part in parts: part()
+    out = file.parent/'results'/f'{file.stem}.txt'
+    out.parent.mkdir(exist_ok=True)
+    out.write_text('\n'.join(LINES)+'\n')
