@@ -408,6 +408,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'fastcollab/models.py'),
                                    'fastcollab.models.LinearCollab': ('models.html#linearcollab', 'fastcollab/models.py'),
                                    'fastcollab.models.LinearCollab.__init__': ('models.html#linearcollab.__init__', 'fastcollab/models.py'),
+                                   'fastcollab.models._take': ('models.html#_take', 'fastcollab/models.py'),
                                    'fastcollab.models.reading': ('models.html#reading', 'fastcollab/models.py')},
             'fastcollab.splits': { 'fastcollab.splits.ColdItemSplitter': ('splits.html#colditemsplitter', 'fastcollab/splits.py'),
                                    'fastcollab.splits.ColdUserSplitter': ('splits.html#coldusersplitter', 'fastcollab/splits.py'),

@@ -69,12 +69,13 @@ class GenreDotProductBias(FeatureModel, DotProductBias):
         vec,bias = (self.u_weight,self.u_bias) if k==0 else (self.i_weight,self.i_bias)
         v,b,f = vec(rows),bias(rows),sum(self.f_weight[k](g))
         return v + (v*f if self.how=='mul' else f), b + sum(self.f_bias[k](g))
-    def _known(self, k, rows=slice(None)):
+    def _known(self, k, rows=None):
         "`_side` of known ids, with the features that they have"
         table = (self.u_table,self.i_table)[k]
-        return self._side(k, torch.arange(len(table), device=table.device)[rows], table[rows].long())
+        rows = torch.arange(len(table), device=table.device) if rows is None else rows
+        return self._side(k, rows, table[rows].long())
 
-    def factors(self, u=slice(None), i=slice(None))->tuple: # U (n,k+2), M (m,k+2): features and biases included
+    def factors(self, u=None, i=None)->tuple: # U (n,k+2), M (m,k+2): features and biases included
         (p,bu),(q,bi) = self._known(0, u),self._known(1, i)
         return torch.cat([p, bu, torch.ones_like(bu)], 1), torch.cat([q, torch.ones_like(bi), bi], 1)
     def user_vectors(self)->Tensor: # (n_users,n_factors)

@@ -97,6 +97,8 @@ def scores(self:CollabModel,
     return res
 
 # %% ../nbs/05_models.ipynb #6de33592
+def _take(table, rows): return table if rows is None else table[rows]   # a slice of all rows would copy the gradient of the table
+
 class DotProduct(CollabModel):
     "Dot product of a user's and an item's vector"
     def __init__(self,
@@ -126,14 +128,14 @@ class DotProduct(CollabModel):
         "Predictions of items for users, as one matrix product"
         device = self.u_weight.weight.device
         with torch.no_grad():
-            U,M = self.factors(u.to(device), slice(None) if i is None else i.to(device))
+            U,M = self.factors(u.to(device), None if i is None else i.to(device))
             return self._out(U @ M.T)
     def factors(self,
-        u=slice(None), # Rows of users
-        i=slice(None), # Rows of items
+        u:Tensor|None=None, # Rows of users, (n,) int64; all if None
+        i:Tensor|None=None, # Rows of items, (m,) int64; all if None
     )->tuple: # U (n,k), M (m,k), with gradients
         "Two matrices whose product `U @ M.T` is the scores, before `mean` and `y_range`"
-        return self.u_weight.weight[u], self.i_weight.weight[i]
+        return _take(self.u_weight.weight, u),_take(self.i_weight.weight, i)
 
 # %% ../nbs/05_models.ipynb #f5ad7005
 class DotProductBias(DotProduct):
@@ -149,8 +151,8 @@ class DotProductBias(DotProduct):
         self.u_bias,self.i_bias = emb(n_users, 1),emb(n_items, 1)
 
     def _score(self, u, i): return super()._score(u, i) + self.u_bias(u) + self.i_bias(i)      # (bs,1): a batch of one stays (1,1)
-    def factors(self, u=slice(None), i=slice(None))->tuple: # U (n,k+2), M (m,k+2): biases are two more columns
-        (U,M),bu,bi = super().factors(u, i),self.u_bias.weight[u],self.i_bias.weight[i]
+    def factors(self, u=None, i=None)->tuple: # U (n,k+2), M (m,k+2): biases are two more columns
+        (U,M),bu,bi = super().factors(u, i),_take(self.u_bias.weight, u),_take(self.i_bias.weight, i)
         return torch.cat([U, bu, torch.ones_like(bu)], 1), torch.cat([M, torch.ones_like(bi), bi], 1)
     def user_bias(self)->Tensor: # (n_users,)
         "A copy of the biases of all users"

@@ -286,7 +286,8 @@ def test_frame_is_not_written_to():
 def test_export(use_nn, tmp_path):
     "A loaded learner has the features of all known ids, takes those of unknown ones, and holds no rating and no id that training did not see"
     dls = load(splits=ColdItemSplitter(.25, seed=2)(FULL), path=tmp_path)
-    learn = quiet(collab_learner(dls, n_factors=4, use_nn=use_nn, y_range=(0,5.5)), 1, 1e-2)
+    set_seed(0)
+    learn = quiet(collab_learner(dls, n_factors=20, use_nn=use_nn, y_range=(0,5.5)), 2, 3e-2)
     learn.export('m.pkl')
     loaded = load_learner(tmp_path/'m.pkl')
     new = FULL[:30].assign(userId=FULL.userId[:30].mask(np.arange(30)<5, 901), movieId=FULL.movieId[:30].mask(np.arange(30)%7==3, 902))
@@ -316,6 +317,7 @@ def test_id_dropout_keeps_the_features():
         def __init__(self, key, order): self.key,self.order = key,order
         def before_batch(self):
             if self.training: seen[self.key].append((self.x, self.x.clone()))
+    set_seed(0)
     learn = collab_learner(load(), n_factors=4, unk_p=0, cbs=[Look('before', 4), IdDropout(.4), Look('after', 6)])
     quiet(learn, 1)
     a,b = (torch.cat([o for _,o in seen[k]]) for k in seen)

@@ -72,6 +72,20 @@ def test_bias(learn, interp, what, largest):
     pd.testing.assert_frame_equal(interp.bias(what, 3, largest), df[:3])
     assert len(interp.bias(what, 10_000))==len(names)
 
+def test_what_is_rated_rarely_can_be_left_out(learn, interp):
+    "Rows with fewer than `min_ratings` ratings are left out before the first `n` are taken"
+    for what in ('items','genres'):
+        every = interp.bias(what, None)
+        limit = int(every.ratings.sort_values().iloc[len(every)//2])
+        want = every[every.ratings>=limit].reset_index(drop=True)
+        assert limit in set(every.ratings) and 0<len(want)<len(every)
+        pd.testing.assert_frame_equal(interp.bias(what, None, min_ratings=limit), want)
+        pd.testing.assert_frame_equal(interp.bias(what, 3, min_ratings=limit), want[:3])
+        rare = every[what].iloc[every.ratings.argmin()]
+        alike = interp.similar(rare, None, what)
+        pd.testing.assert_frame_equal(interp.similar(rare, 3, what, limit), alike[alike.ratings>=limit][:3].reset_index(drop=True))
+        assert not len(interp.bias(what, min_ratings=10**6)) and not len(interp.similar(rare, what=what, min_ratings=10**6))
+
 def test_bias_by_default_is_that_of_five_items(learn, interp):
     pd.testing.assert_frame_equal(interp.bias(), interp.bias('items', 5, True))
     assert np.allclose(interp.bias().bias, learn.model.bias(interp.bias()['items']))
@@ -244,7 +258,7 @@ def test_six_marks_can_be_told_apart(learn, interp):
     looks = [(o.get_paths()[0].vertices.tobytes(),len(o.get_facecolors())) for o in ax.collections[1:]]
     assert len(set(looks))==6 and [o.get_text().rsplit(' ', 1)[0] for o in ax.get_legend().get_texts()]==names
 
-@pytest.mark.parametrize('top,figsize', [(60,(9,7)),(60,(3,2)),(8,(9,7))])
+@pytest.mark.parametrize('top,figsize', [(60,(7,5)),(60,(3,2)),(8,(7,5))])
 def test_labels(learn, interp, top, figsize):
     "Labels are of the most rated items, beside their points, within the axes and clear of each other; one that is left out has no room"
     ax = interp.plot_factors(top=top, figsize=figsize)

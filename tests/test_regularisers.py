@@ -452,6 +452,7 @@ def test_early_stopping_on_validation_loss(ratings):
     assert not any(isinstance(o, EarlyStoppingCallback) for o in learn.cbs)
 
 def test_early_stopping_lets_a_good_fit_go_on(ratings):
+    set_seed(0)
     learn = quiet(collab_learner(load(ratings, bs=500), n_factors=2, y_range=(0,5.5)), 4, 1e-3, cbs=EarlyStoppingCallback(monitor='valid_loss', patience=1))
     losses = [o[1] for o in learn.recorder.values]
     assert len(losses)==4 and losses==sorted(losses, reverse=True)
