@@ -1,5 +1,5 @@
 "What the benchmarks share: seeds, quiet fits, lines that are printed and kept, and the machine that they ran on"
-import os, platform, time, warnings
+import os, platform, sys, time, warnings
 from datetime import date
 from pathlib import Path
 
@@ -36,12 +36,13 @@ def timed(f):
     return f(),time.perf_counter()-start
 
 def report(file, parts):
-    "Run the functions `parts` on one thread and write what they say to results/, under the name of `file`"
+    "Run the functions `parts`, or those of them that the command line names, on one thread, and write what they say to results/"
+    named = [o for o in parts if o.__name__ in sys.argv[1:]]
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     file = Path(file)
     say(f'benchmarks/{file.name}: {machine()}\nmeans over training seeds {SEEDS}; the last column is the time of a fit, validation included')
-    for part in parts: part()
-    out = file.parent/'results'/f'{file.stem}.txt'
+    for part in named or parts: part()
+    out = file.parent/'results'/f'{"-".join([file.stem, *(o.__name__ for o in named)])}.txt'
     out.parent.mkdir(exist_ok=True)
     out.write_text('\n'.join(LINES)+'\n')
