@@ -21,7 +21,7 @@ def top_rows(
     u:Tensor, # Rows of users, (n,) int64
     k:int=10, # Items per user
     bs:int=2**24, # Scores held at a time
-)->Tensor: # Rows of items, best first, (n,k) int64; 0 where a user has rated all others
+)->Tensor: # Rows of items, best first, (n,k) int64, or fewer columns if there are fewer items; 0 where a user has rated all others
     "The `k` items with the highest predictions for each user, without those that the user rated in training"
     if not hasattr(learn.model, 'scores'): raise TypeError(f'{type(learn.model).__name__} has no scores(); a CollabModel has')
     if k<1: raise ValueError(f'k is {k}; a list has at least one item')
@@ -35,7 +35,7 @@ def top_rows(
         scores[:,0] = -torch.inf                                             # no item
         top = scores.topk(k)
         res.append(torch.where(top.values.isinf(), 0, top.indices))
-    return torch.cat(res) if res else torch.zeros(0, k, dtype=torch.int64)
+    return torch.cat(res)
 
 # %% ../nbs/10b_feedback.ipynb #ddeb9eff
 def _shares(counts, pcts=(1,5,10)):
@@ -46,8 +46,8 @@ def _shares(counts, pcts=(1,5,10)):
 def _concentration(learn, u, k):
     "Numbers that describe lists of `k` for the users `u`, and how often each item is in them"
     x,n_items = learn.dls.train_ds.x.cpu().long(),learn.dls.n_items
-    rated = torch.bincount(x[:,1], minlength=n_items)[1:]
-    listed = torch.bincount(top_rows(learn, u, k).flatten(), minlength=n_items)[1:]
+    rated = torch.bincount(x[:,1], minlength=n_items)[1:].double()
+    listed = torch.bincount(top_rows(learn, u, k).flatten(), minlength=n_items)[1:].double()
     lift = (rated*listed).sum()/listed.sum() / ((rated*rated).sum()/rated.sum())
     return {**_shares(torch.bincount(x[:,0], minlength=learn.dls.n_users)[1:]), 'gini of ratings':gini(rated).item(), 'gini of lists':gini(listed).item(),
         'coverage':(listed>0).double().mean().item(), 'popularity lift':lift.item()}, listed
@@ -65,9 +65,14 @@ class RepresentationBias(Callback):
         seed:int=0, # Seed of the sample
         limits:dict|None=None, # Limits other than those of the class, by the same names
     ):
+        if k<1: raise ValueError(f'k is {k}; a list has at least one item')
         if bad := [o for o in limits or {} if o not in self.limits]: raise KeyError(f'no limit is called {bad[0]!r}; choose from {list(self.limits)}')
         self.k,self.n_users,self.by,self.seed,self.history,self.limits = k,n_users,by,seed,[],{**self.limits, **(limits or {})}
-    def before_fit(self): self.trained,self.run = False,not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
+    def before_fit(self):
+        self.trained,self.run = False,not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
+        if not hasattr(self.model, 'scores'): raise TypeError(f'{type(self.model).__name__} has no scores(); a CollabModel has')
+        names = [f.name for f in self.dls.train_ds.enc.features if f.side==1]
+        if self.by is not None and self.by not in names: raise ValueError(f'by is {self.by!r}, but the features of the items are {names}')
     def before_train(self): self.trained = True
     def after_fit(self):
         if not self.trained: return    # `validate` has this event too
@@ -81,9 +86,8 @@ class RepresentationBias(Callback):
         "Share of each category among the ratings and among the recommended items"
         enc = self.dls.train_ds.enc
         feats = [f for f in enc.features if f.side==1]
-        if not feats and self.by is None: return None
+        if not feats: return None
         names = [f.name for f in feats]
-        if self.by is not None and self.by not in names: raise ValueError(f'by is {self.by!r}, but the features of the items are {names}')
         k = 0 if self.by is None else names.index(self.by)
         g = enc.tables[1].long().split([f.width for f in feats], 1)[k][1:]               # (n_items,width)
         rated = torch.bincount(self.dls.train_ds.x[:,1].cpu().long(), minlength=enc.n_items)[1:]
@@ -103,16 +107,22 @@ class RepresentationBias(Callback):
         over = common[common.ratio>self.limits['genre ratio']]
         return res+[f'{nm} is recommended {o.ratio:.1f} times as often as it is rated (limit {self.limits["genre ratio"]:g})' for nm,o in over.iterrows()]
 
-    def report(self)->pd.Series: # Shares of ratings, Gini, coverage, popularity lift
-        "The numbers after the last fit"
-        return self._last()[0].copy()
-    def genres(self)->pd.DataFrame: # Indexed by category: `rated`, `recommended` (shares of items that have it), `ratio`
-        "Shares of the categories in the data and in the recommendations after the last fit"
-        if (res := self._last()[1]) is None: raise ValueError('the loaders have no features of items; name them in from_df(..., genre_name=)')
-        return res.copy()
-    def _last(self):
-        if not self.history: raise ValueError('nothing to report yet: fit the learner first')
-        return self.history[-1]
+# %% ../nbs/10b_feedback.ipynb #483c6dee
+@patch
+def _last(self:RepresentationBias):
+    if not self.history: raise ValueError('nothing to report yet: fit the learner first')
+    return self.history[-1]
+
+@patch
+def report(self:RepresentationBias)->pd.Series: # Shares of ratings, Gini, coverage, popularity lift
+    "The numbers after the last fit"
+    return self._last()[0].copy()
+
+@patch
+def genres(self:RepresentationBias)->pd.DataFrame: # Indexed by category: `rated`, `recommended` (shares of items that have it), `ratio`
+    "Shares of the categories in the data and in the recommendations after the last fit"
+    if (res := self._last()[1]) is None: raise ValueError('the loaders have no features of items; name them in from_df(..., genre_name=)')
+    return res.copy()
 
 # %% ../nbs/10b_feedback.ipynb #95219ad7
 def simulate_feedback(

@@ -37,7 +37,7 @@ class CollabInterpretation:
         "The biases or vectors (`value`) of all rows but `#na#`, on the CPU"
         kind = self._kind(what)
         attr = f'feature_{value}' if isinstance(kind, str) else f'{("user","item")[kind]}_{value}'
-        if not hasattr(self.model, attr): raise TypeError(f'{type(self.model).__name__} has no {attr}()')
+        if not callable(getattr(self.model, attr, None)): raise TypeError(f'{type(self.model).__name__} has no {attr}()')
         return (getattr(self.model, attr)(kind) if isinstance(kind, str) else getattr(self.model, attr)()).cpu()[1:]
     def _counts(self, what):
         "Ratings in training of all rows but `#na#`, (n,)"
@@ -52,7 +52,8 @@ class CollabInterpretation:
         return f.side, self.enc.tables[f.side].long().split([o.width for o in same], 1)[same.index(f)]
     def _rows(self, what, names):
         "Row numbers among all but `#na#`, (n,)"
-        found = pd.Index(self._names(what)).get_indexer(list(names))
+        names = [names] if isinstance(names, str) else list(names)
+        found = pd.Index(self._names(what)).get_indexer(names)
         if (found<0).any():
             bad = [o for o,k in zip(names, found) if k<0]
             raise KeyError(f'{len(bad)} of {len(found)} {what} not seen in training, e.g. {bad[:3]}')
@@ -134,6 +135,7 @@ def plot_factors(self:CollabInterpretation,
 ): # The axes
     "The items by their vectors, in 2 or 3 dimensions"
     if method not in ('pca','tsne') or dims not in (2,3): raise ValueError(f"method is {method!r} and dims is {dims!r}; choose 'pca' or 'tsne', and 2 or 3")
+    if ax is not None and (ax.name=='3d')!=(dims==3): raise ValueError(f'dims is {dims}, but the axes are not; three-dimensional ones are made with projection="3d"')
     if by is None and mark is not None: raise ValueError('mark names categories of a feature; name the feature in by')
     rows = np.argsort(-self._counts('items'), kind='stable')[:n]
     v = self._get('items', 'vectors')[rows].double().numpy()
@@ -155,7 +157,7 @@ def _marked(self:CollabInterpretation, by, mark, rows):
     "Which of the items `rows` have each of the categories `mark`, as a dict of (n,) bool"
     if by is None: return {}
     if self._kind(by) in (0,1) or self._columns(by)[0]==0: raise ValueError(f'{by!r} is no feature of the items')
-    cats = list(self._names(by)[np.argsort(-self._counts(by), kind='stable')[:2]] if mark is None else mark)
+    cats = list(self._names(by)[np.argsort(-self._counts(by), kind='stable')[:2]] if mark is None else [mark] if isinstance(mark, str) else mark)
     if len(cats)>len(_marks): raise ValueError(f'{len(cats)} categories in mark; at most {len(_marks)} can be told apart')
     g = self._columns(by)[1][rows+1].numpy()
     return {c:(g==k+1).any(1) for c,k in zip(cats, self._rows(by, cats))}

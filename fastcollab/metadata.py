@@ -42,6 +42,7 @@ class MetadataEmbedding:
         self._check(meta)
         rows = self.enc.encode_ids(self.name, meta[self.name])
         if not (rows>0).any(): raise KeyError(f'none of the {len(meta):,} ids of the metadata was seen in training, e.g. {meta[self.name].iloc[0]!r}')
+        if bs<2 or (rows>0).sum()<2: raise ValueError(f'{(rows>0).sum()} known ids in the metadata and bs={bs}; batch norm needs at least two of them in a batch')
         self.learn = self._learner(meta[rows>0], tensor(rows[rows>0]).long(), learn.dls.train_ds.x, layers, bs)
 
     def _check(self, df):

@@ -467,3 +467,14 @@ def test_plot_of_other_columns(runs):
     assert list(axs[0].figure.get_size_inches())==[4,2]
 
 def test_plot_of_many_runs(runs): assert len(plot_feedback({k:runs['tempered'] for k in range(6)})[0].lines)==6
+
+def test_what_cannot_be_reported_is_said_before_the_fit(dls):
+    "A wrong `by`, a model without scores and an empty list are errors at once, not after the last epoch"
+    with pytest.raises(ValueError, match='k is 0'): RepresentationBias(0)
+    class NoScores(Module):
+        def __init__(self): self.w = create_params(1)
+        def forward(self, x): return self.w.expand(len(x))
+    for learn,kind,match in ((collab_learner(dls, n_factors=2, cbs=RepresentationBias(by='mood')), ValueError, "by is 'mood'"),
+        (collab_learner(dls, arch=NoScores(), cbs=RepresentationBias()), TypeError, 'NoScores has no scores')):
+        with pytest.raises(kind, match=match): quiet(learn, 1)
+        assert not getattr(learn.recorder, 'losses', [])

@@ -363,3 +363,10 @@ def test_cuda(dls):
     got = CollabInterpretation(learn).bias(n=None),CollabInterpretation(learn).similarity()
     for a,b in zip(got, want): pd.testing.assert_frame_equal(a, b, atol=1e-5)
     assert CollabInterpretation(learn).plot_factors().texts and next(learn.model.parameters()).is_cuda
+
+def test_one_name_and_axes_of_another_kind(interp):
+    "A single name is no list of letters, and flat axes are no place for three dimensions"
+    assert list(interp.similarity('Comedy', 'genres').columns)==['Comedy']
+    assert interp.plot_factors(by='genres', mark='Comedy').get_legend().get_texts()[0].get_text().startswith('Comedy (')
+    for dims,projection in ((3,None),(2,'3d')):
+        with pytest.raises(ValueError, match=f'dims is {dims}, but the axes are not'): interp.plot_factors(dims=dims, ax=plt.figure().add_subplot(projection=projection))

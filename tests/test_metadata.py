@@ -305,3 +305,7 @@ def test_errors_of_asking(fitted, asked, name):
     if name in ('no item','items of another type'): assert len(fitted.factors(change(asked.copy())))==len(asked)
     else:
         with pytest.raises(kind, match=match): fitted.factors(change(asked.copy()))
+
+@pytest.mark.parametrize('n,bs', [(1,64),(9,1),(9,0)])
+def test_batch_norm_needs_two(world, n, bs):
+    with pytest.raises(ValueError, match=f'{n} known ids in the metadata and bs={bs}'): MetadataEmbedding(world.learn, world.users[:n], bs=bs)
