@@ -15,22 +15,29 @@ from .metrics import *
 # %% ../nbs/08_callback.ipynb #9ef8e3fd
 class PredColumn(Callback):
     "Predictions of shape `(bs,)` become `(bs,1)`, the shape of the ratings"
-    order = -20
+    order,in_loop = -20,True   # the loops of `fused` do this themselves
     def after_pred(self):
         if self.pred.ndim<2 and self.pred.numel()==len(self.x): self.learn.pred = self.pred.reshape(-1, 1)
 
 # %% ../nbs/08_callback.ipynb #739da08a
 class IdDropout(Callback):
     "Replace a share `p` of user ids and of item ids by `#na#` (row 0) in training, so that row learns an average newcomer"
-    order,run_valid = 5,False
+    order,run_valid,in_loop = 5,False,True
     def __init__(self,
         p:float=0.1, # Share of the user ids and, independently, of the item ids, in [0,1)
     ):
         if not 0<=p<1: raise ValueError(f'p is {p}; it is a share of the ids, at least 0 and less than 1')
         self.p = p
+    def restart(self, seed, device):
+        "Begin the draws of an epoch; they follow from its order, so that a fit that is taken up again draws them again"
+        self.rng = torch.Generator(device).manual_seed(seed)
+    def unknown(self, n):
+        "Which of the next n user ids and item ids to replace, (n,2) bool"
+        return torch.rand(n, 2, device=self.rng.device, generator=self.rng)<self.p
     def before_batch(self):
         x = self.x
-        ids = x[:,:2].masked_fill(torch.rand(len(x), 2, device=x.device)<self.p, 0)   # a copy: the batch may be cached
+        if self.iter==0: self.restart(getattr(self.dl, 'epoch_seed', torch.initial_seed()), x.device)
+        ids = x[:,:2].masked_fill(self.unknown(len(x)), 0)   # a copy: the batch may be cached
         self.learn.xb = (ids if x.shape[1]==2 else torch.cat([ids, x[:,2:]], 1), *self.xb[1:])
 
 # %% ../nbs/08_callback.ipynb #48ef4439

@@ -222,14 +222,21 @@ class RatingsDL(TfmdDL):
     def get_idxs(self):
         "Row numbers in the order of the next epoch, (n,)"
         if not self.shuffle: return torch.arange(self.n)
-        seed = torch.randint(2**62, ()).item() if self.seed is None else self.order_rng.getrandbits(62)
-        g,dtype = torch.Generator().manual_seed(seed),torch.int32 if self.n<2**31 else torch.int64
+        self.epoch_seed = torch.randint(2**62, ()).item() if self.seed is None else self.order_rng.getrandbits(62)
+        g,dtype = torch.Generator().manual_seed(self.epoch_seed),torch.int32 if self.n<2**31 else torch.int64
         order = torch.randperm(self.n, generator=g, dtype=dtype)
         if self.user_weight is None: return order
         u = self.dataset.x[:,0].cpu().long()
         ends = torch.cumsum(torch.bincount(u).double().rsqrt()[u], 0)                   # (n,) of the share of each rating
         draws = (torch.arange(self.n)+torch.rand(1, generator=g))*(ends[-1]/self.n)     # systematic: each as often as expected, but for rounding
         return torch.searchsorted(ends, draws).clamp(max=self.n-1)[order.long()].to(dtype)
+
+    def skip_epochs(self,
+        n:int, # Epochs
+    ):
+        "Go on as if `n` more epochs had been drawn; without a `seed` that is up to torch's random state"
+        if self.seed is not None:
+            for _ in range(n): self.order_rng.getrandbits(62)
 
     def __iter__(self):
         self.before_iter()

@@ -27,13 +27,13 @@ class ParamEmbedding(Module):
         nf:int, # Length of a row
         std:float=0.01, # Standard deviation of the initial values
     ):
-        self.num_embeddings,self.embedding_dim = ni,nf
+        self.num_embeddings,self.embedding_dim,self.sparse = ni,nf,False
         self.weight = create_params(ni, nf, std=std)
     def forward(self,
         x:Tensor, # Row numbers, any shape, int64
     )->Tensor: # Rows, `x.shape + (nf,)`
         "Look up the rows `x`"
-        return self.weight[x]
+        return F.embedding(x, self.weight, sparse=self.sparse)   # with a gradient of these rows alone, if an optimizer asks for it
     def extra_repr(self): return f'{self.num_embeddings}, {self.embedding_dim}'
 
 # %% ../nbs/01_layers.ipynb #b7c7a55d

@@ -7,13 +7,16 @@ __all__ = ['CollabLearner', 'collab_learner', 'baseline_rmse']
 
 # %% ../nbs/10_learner.ipynb #45192099
 from fastai.collab import *
+from fastai.learner import SkipToEpoch
 from fastai.tabular.all import *
 from .callback import *
 from .data import *
 from .feature_models import *
+from .fused import *
 from .losses import *
 from .metrics import *
 from .models import *
+from .optimizer import *
 
 # %% ../nbs/10_learner.ipynb #f5c074bd
 @contextmanager
@@ -27,14 +30,19 @@ def _as_found(learn):
         for m,mode in modes: m.training = mode
         for k,v in history.items(): setattr(rec, k, v)
 
+_gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())   # who has these may read whole tables
+
 class CollabLearner(Learner):
     "A `Learner` that is asked in raw ids, and that is not changed by being asked"
     @delegates(Learner.__init__)
     def __init__(self,
         dls, # `CollabDataLoaders`
         model:nn.Module, # Maps x (bs,2+) to (bs,) or (bs,1)
+        fused:str|bool='auto', # Train in the compiled loop of `fused`? 'auto': if it can; True: an error if it cannot
         **kwargs
     ):
+        if fused not in ('auto',True,False): raise ValueError(f"fused is {fused!r}; choose 'auto', True or False")
+        self.fused,self._loop = fused,None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
 
@@ -43,6 +51,44 @@ class CollabLearner(Learner):
         with _as_found(self): return super().get_preds(ds_idx, dl, **kwargs)
     def validate(self, ds_idx=1, dl=None, cbs=None):
         with _as_found(self): return super().validate(ds_idx, dl, cbs)
+
+    @property
+    def fused_reason(self)->str: # Empty if it does
+        "Why training does not run in the compiled loop"
+        return why_not_fused(self)
+
+# %% ../nbs/10_learner.ipynb #b76df963
+_gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())
+
+@patch
+def _do_fit(self:CollabLearner):
+    self._loop = loop_for(self)
+    for cb in self.cbs.filter(lambda o: isinstance(o, SkipToEpoch)): self.dls.train.skip_epochs(cb._skip_to)
+    lazy = isinstance(self.opt, LazyAdam) and not isinstance(self._loop, FusedLoop) and not needs_batches(self, _gradient_events)
+    if lazy: self.opt.attach(self.model)
+    try: Learner._do_fit(self)
+    finally:
+        self._loop = None
+        if lazy: self.opt.detach()
+
+@patch
+def all_batches(self:CollabLearner):
+    "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
+    if not self.training:
+        fused = self.fused and type(self.dl) is RatingsDL and not self.dl.after_batch.fs and not why_not_predict(self)
+        return predict_batches(self) if fused else Learner.all_batches(self)
+    if self._loop: return self._loop.train()
+    self.n_iter,lazy = len(self.dl),isinstance(self.opt, LazyAdam)
+    if lazy: self.opt.plan(**hypers_ahead(self, self.n_iter))
+    try: Learner.all_batches(self)
+    finally:
+        if lazy: self.opt.flush()
+
+@patch
+def _do_grad_opt(self:CollabLearner):
+    if self.loss.device.type=='cpu' and not math.isfinite(self.loss.item()):   # on other devices, it would be waited for at each step
+        raise CancelFitException() if hasattr(self, 'lr_finder') else diverged(self, self.iter, self.loss)
+    Learner._do_grad_opt(self)
 
 # %% ../nbs/10_learner.ipynb #307b340d
 @patch
@@ -81,6 +127,7 @@ def summary(self:CollabLearner)->str: # A table of all parameters, and what trai
     res = [f'{type(self.model).__name__} (Input shape: {" x ".join(map(str, xb.shape))})', '='*76, line('Layer (type)', 'Shape', 'Param #', 'Trainable'), '='*76,
         *rows, '_'*76, '', f'Total params: {total:,}', f'Total trainable params: {train:,}', f'Total non-trainable params: {total-train:,}', '',
         f'Optimizer used: {self.opt_func}', f'Loss function: {self.loss_func}', '']
+    res += [f'Training: in batches or a torch loop, because {self.fused_reason}' if self.fused_reason else 'Training: fused, in a compiled loop', '']
     if self.opt is not None: res += ['Model unfrozen' if self.opt.frozen_idx==0 else f'Model frozen up to parameter group #{self.opt.frozen_idx}', '']
     return PrettyString('\n'.join([*res, 'Callbacks:', *(f'  - {cb}' for cb in self.cbs.sorted('order'))]))
 
@@ -117,6 +164,7 @@ def collab_learner(
     config:dict|None=None, # Further arguments of the model; it is not written to
     y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings are; None for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
+    opt_func:Callable=LazyAdam, # Optimizer
     arch=None, # Another model: a class with `from_dls`, or a model
     unk_p:float=0.1, # Share of ids that `IdDropout` replaces by the unknown one; 0 turns it off
     center:bool=False, # Predict deviations from the mean of the training ratings?
@@ -140,7 +188,7 @@ def collab_learner(
         if not isinstance(model, CollabModel): raise TypeError(f'center=True needs a CollabModel, not {type(model).__name__}; add the mean in its forward instead')
         model.center(dls.train_ds.y.double().mean().item())
     cbs = L(kwargs.pop('cbs', None)) + ([IdDropout(unk_p)] if unk_p else [])
-    return CollabLearner(dls, model, loss_func=ifnone(loss_func, RatingMSE()), cbs=cbs, **kwargs)
+    return CollabLearner(dls, model, loss_func=ifnone(loss_func, RatingMSE()), opt_func=opt_func, cbs=cbs, **kwargs)
 
 # %% ../nbs/10_learner.ipynb #7464572b
 def baseline_rmse(
