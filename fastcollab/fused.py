@@ -8,16 +8,15 @@ __all__ = ['is_schedule', 'hypers_ahead', 'needs_batches', 'why_not_loop', 'why_
 
 # %% ../nbs/07_fused.ipynb #df8802de
 import inspect, sys, threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from fastai.basics import *
-from fastai.callback.core import TrainEvalCallback
+from fastai.callback.core import GatherPredsCallback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, sched_cos, sched_exp, sched_lin, sched_no
 from fastai.learner import CastToTensor
 from .data import RatingsDL
 from .feature_models import *
-from .layers import ParamEmbedding
 from .losses import RatingMSE
 from .models import *
 from .optimizer import *
@@ -81,10 +80,14 @@ _family = (DotProduct,DotProductBias,GenreDotProductBias)
 def why_not_predict(learn)->str: # Empty if there is no reason
     "Why predictions of the model of `learn` do not come from the compiled loop"
     m = learn.model
+    if any(cb.run and cb.run_valid and hasattr(type(cb), 'before_batch') and type(cb) not in (CastToTensor,GatherPredsCallback) for cb in learn.cbs):
+        return 'a callback acts before each batch of the validation'
     if type(m) not in _family: return f'{type(m).__name__} is not one of {[o.__name__ for o in _family]}'
     if getattr(m, 'how', 'add')!='add': return "features multiply vectors (how='mul')"
     if 'forward' in vars(m) or any(o._forward_hooks or o._forward_pre_hooks for o in m.modules()): return 'the model has hooks, or a forward of its own'
-    if bad := [type(o).__name__ for o in (m.u_weight,m.i_weight) if not isinstance(o, (nn.Embedding,ParamEmbedding)) or getattr(o, 'max_norm', None)]: return f'{bad[0]} is not a plain table'
+    tables = [getattr(m, o) for o in ('u_weight','i_weight','u_bias','i_bias') if hasattr(m, o)]
+    def odd(o): return type(o) not in plain_tables or getattr(o, 'scale_grad_by_freq', False) or any(getattr(o, k, None) is not None for k in ('max_norm','padding_idx'))
+    if bad := [f'{type(o).__name__} is not a plain table' for o in tables if odd(o)]: return bad[0]
     if bad := {(str(p.device),str(p.dtype)) for p in m.parameters()}-{('cpu','torch.float32')}: return f'parameters are {" ".join(first(bad))}, not cpu torch.float32'
     return '' if compiled() else 'the compiled loops cannot be used'
 
@@ -114,31 +117,36 @@ class TorchLoop:
     def __init__(self, learn): self.learn,self.on_cpu = learn,next(learn.model.parameters()).device.type=='cpu'
     def open(self, hypers, n): self.learn.opt.plan(**hypers)
     def close(self): self.learn.opt.flush()
+    def end(self): pass
 
     def train(self):
         "All batches of an epoch"
         learn,dl = self.learn,self.learn.dl
         learn.n_iter = n = len(dl)
         dl.before_iter()
-        order,per,self.ds = torch.as_tensor(dl.get_idxs()),max(1, self.piece//dl.bs),dl.dataset
-        if dl.drop_last: order = order[:n*dl.bs]
-        drop,hypers = first(cb for cb in learn.cbs if hasattr(cb, 'unknown')),hypers_ahead(learn, n)
+        per,self.ds,drop,hypers = max(1, self.piece//dl.bs),dl.dataset,first(cb for cb in learn.cbs if hasattr(cb, 'unknown')),hypers_ahead(learn, n)
         self.open(hypers, n)
         try:
+            order = torch.as_tensor(dl.get_idxs())
+            if dl.drop_last: order = order[:n*dl.bs]
             for s in range(0, n, per):
                 idx = order[s*dl.bs:(s+per)*dl.bs].to(self.ds.x.device)
                 if drop is not None and s==0: drop.restart(dl.epoch_seed, idx.device)
                 self.steps(s, idx, None if drop is None else drop.unknown(len(idx)), {k:v[s:s+per] for k,v in hypers.items()})
-        finally: self.close()
+        finally:
+            order = idx = None   # before the moments come back
+            self.close()
         dl.after_iter()
 
     def steps(self, s, idx, unknown, hypers):
         "One step for each `bs` of the ratings `idx`, and what the learner keeps of them"
-        learn,losses,step = self.learn,[],[dict(zip(hypers, o)) for o in zip(*(v.tolist() for v in hypers.values()))]
+        learn,losses,groups = self.learn,[],self.learn.opt.hypers
+        ahead = {name: (v if v.ndim>1 else v[:,None].repeat(len(groups), 1)).tolist() for name,v in hypers.items()}   # set_hyper would take as long as Adam
         x,y = self.ds.rows(idx)
         if unknown is not None: x[:,:2].masked_fill_(unknown, 0)
         for k,(xb,yb) in enumerate(zip(x.split(learn.dl.bs), y.split(learn.dl.bs))):
-            for name,v in step[k].items() if step else (): learn.opt.set_hyper(name, v)
+            for name,v in ahead.items():
+                for h,o in zip(groups, v[k]): h[name] = o
             pred = learn.model(xb)
             loss = learn.loss_func(pred.reshape(-1, 1) if pred.numel()==len(yb) else pred, yb)
             if self.on_cpu and not math.isfinite(loss.item()): raise diverged(learn, s+k, loss)
@@ -193,10 +201,11 @@ def warm_up():
     note = threading.Timer(1.5, lambda: print('fastcollab is compiling its loops, once; about 10 seconds', file=sys.stderr))
     kernel,one = compiled(),np.zeros((1,8))
     no_features = _ints(1, 0),_zeros(1, 0),_zeros(0, 24),_ints(0),_ints(1),_ints(1, 1),_zeros(1, 8),_zeros(0, 8)
-    side = kernel.Side(_zeros(1, 24), *(_ints(1) for _ in range(9)), _zeros(1, 8), _zeros(1, 5), 0, *no_features)
+    side = kernel.Side(_zeros(1, 24), _ints(1), _ints(1, 2), *(_ints(1) for _ in range(7)), _zeros(1, 8), _zeros(1, 5), 0, *no_features)
     note.start()
     kernel.train(side, side, _ints(0), _ints(0), _zeros(0), 1, 0, one, one[0], (0.,0.,0.), np.zeros(32, np.int64), _zeros(1), np.zeros(16), _zeros(1, 8),
         np.zeros(0), 0, 1)
+    kernel.take(_ints(0, 2), _zeros(0, 1), _ints(0), _no_unknown, 0, 0, _ints(0), _ints(0), _zeros(0))
     kernel.pack(*[_zeros(0, 1)]*3, 0., 0, side.rows)
     kernel.unpack(side.rows, side.last, 1, one, one[0], 0, *[_zeros(0, 1)]*3)
     kernel.predict(side.rows, side.rows, _ints(0), _ints(0), (0.,0.,0.), _zeros(0))
@@ -223,6 +232,7 @@ class FusedLoop(TorchLoop):
         self.sides,self.packed = [self._side(m, k) for k in (0,1)],[]
         for k,side in enumerate(self.sides): self._parts(m, k, side)
         self.sync,self.err = np.zeros(32, np.int64),_zeros(bs+16*self.threads)
+        self.pool = ThreadPoolExecutor(self.threads-1) if self.threads>1 else None
         self.part,self.g = np.zeros(16*self.threads),_zeros(self.threads, -(-self.width//16)*16+16)
 
     def _side(self, m, k):
@@ -231,10 +241,11 @@ class FusedLoop(TorchLoop):
         idx,wgt,nf = _feature_rows(m, k, specs) if specs else (_ints(n, 0),_zeros(n, 0),0)
         keys = n if not specs else 2*n
         cap,places = min(self.bs, keys),self.bs+16*T
-        return self.kernel.Side(rows=_zeros(n, 3*W), last=_ints(n), stamp=_ints(keys), slot=_ints(keys), ends=_ints(2*T), keys=_ints(cap*T), head=_ints(cap*T),
-            prev=_ints(places), at=_ints(places), rating=_ints(places), now=_zeros(cap*T, W), scale=_zeros(cap*T, 5), one=self.k+1-k if self.biased else -1,
-            f_idx=idx, f_wgt=wgt, f_rows=_zeros(nf, 3*W), f_last=_ints(nf), f_stamp=_ints(nf+1), f_keys=_ints(T, nf+1), f_grad=_zeros(nf+1, W),
-            grad=_zeros(cap*T if nf else 0, W))
+        ids = dict(rows=_zeros(n, 3*W), last=_ints(n), seen=_ints(keys, 2))
+        slots = dict(ends=_ints(2*T), keys=_ints(cap*T), head=_ints(cap*T), now=_zeros(cap*T, W), scale=_zeros(cap*T, 5), one=self.k+1-k if self.biased else -1)
+        ratings = {o:_ints(places) for o in ('prev','at','rating')}
+        features = dict(f_idx=idx, f_wgt=wgt, f_rows=_zeros(nf, 3*W), f_last=_ints(nf), f_stamp=_ints(nf+1), f_keys=_ints(T, nf+1), f_grad=_zeros(nf+1, W))
+        return self.kernel.Side(**ids, **slots, **ratings, **features, place=_ints(self.bs if nf else 0), grad=_zeros(cap*T if nf else 0, W))
 
     def _parts(self, m, k, side):
         "Which columns of which rows each parameter has"
@@ -261,13 +272,17 @@ def _feature_rows(m, k, specs):
         at,col = at+s.n,col+s.width
     return idx,wgt,at
 
+def _check_rows(ds, tables):
+    "No row number of a whole epoch is outside of the tables; the compiled loops do not look again"
+    for col,n,what in zip(ds.x.T, map(len, tables), ('user','item')):
+        if len(col) and not 0<=int(col.min())<=int(col.max())<n:
+            raise IndexError(f'{what} rows run from {int(col.min())} to {int(col.max())}, but the model has {n}; make the model for these loaders')
+
 @patch
 def open(self:FusedLoop, hypers, n):
     "Check the rows of the ratings, plan the epoch, and pack"
-    ds,(users,items) = self.learn.dl.dataset,self.sides
-    for col,side,what in zip(ds.x.T, self.sides, ('user','item')):
-        if len(col) and not 0<=int(col.min())<=int(col.max())<len(side.rows):
-            raise IndexError(f'{what} rows run from {int(col.min())} to {int(col.max())}, but the model has {len(side.rows)}; make the model for these loaders')
+    ds = self.learn.dl.dataset
+    _check_rows(ds, [o.rows for o in self.sides])
     if not ds.y.isfinite().all(): raise ValueError(f'{int((~ds.y.isfinite()).sum())} of {len(ds.y):,} ratings are not finite numbers; drop them')
     h = self.learn.opt.hypers[0]
     self.ahead = {k:hypers.get(k, np.full(n, float(h[k]))) for k in ('lr','mom','wd')}
@@ -282,31 +297,35 @@ def _pack(self:FusedLoop):
     self.start,self.at = state[self.packed[0][0]].get('step', 0),0
     self.plan = StepTables(*(self.ahead[k][self.done:] for k in ('lr','mom','wd')), h['sqr_mom'], h['eps'], self.start)
     for side in self.sides:
-        for o in (side.last,side.stamp,side.f_last,side.f_stamp): o[:] = 0
-    for p,rows,last,col in self.packed: self.kernel.pack(*self._moments(p), self.plan.tab[0,5], col, rows)
+        for o in (side.last,side.seen,side.f_last,side.f_stamp): o[:] = 0
+    for p,rows,last,col in self.packed:
+        self.kernel.pack(*(o.detach().numpy() for o in (p,*self._moments(p))), self.plan.tab[0,5], col, rows)
+        for k in ('grad_avg','sqr_avg'): state[p].pop(k, None)   # the memory is wanted for the rows; `close` brings them back
 
 @patch
 def _moments(self:FusedLoop, p):
+    "Both moments of `p`, zeros if there are none"
     state = self.learn.opt.state[p]
-    for k in ('grad_avg','sqr_avg'): state.setdefault(k, torch.zeros_like(p))
-    return [o.detach().numpy() for o in (p,state['grad_avg'],state['sqr_avg'])]
+    return [state[k] if k in state else torch.zeros_like(p) for k in ('grad_avg','sqr_avg')]
 
 @patch
 def close(self:FusedLoop):
-    "All parameters and moments as they are after the last step"
+    "All parameters and moments as they are after the last step, that of an interrupted chunk included"
+    self.at = max(int(o.last.max()) for o in self.sides)
     for p,rows,last,col in self.packed:
-        self.kernel.unpack(rows, last, self.at+1, self.plan.tab, self.plan.half, col, *self._moments(p))
-        self.learn.opt.state[p]['step'] = self.start+self.at
+        m,v = self._moments(p)
+        self.kernel.unpack(rows, last, self.at+1, self.plan.tab, self.plan.half, col, *(o.detach().numpy() for o in (p,m,v)))
+        self.learn.opt.state[p].update(grad_avg=m, sqr_avg=v, step=self.start+self.at)
 
 # %% ../nbs/07_fused.ipynb #e9ff03d0
+_no_unknown = np.zeros((0,2), bool)
+
 @patch
 def steps(self:FusedLoop, s, idx, unknown, hypers):
     "One step for each `bs` of the ratings `idx`, the first of which is step `s` of the epoch"
-    x,y = self.ds.x.index_select(0, idx),self.ds.y.index_select(0, idx)[:,0].numpy()
-    if unknown is not None:
-        for k,side in enumerate(self.sides):     # a key behind the rows: the features of that id on row 0
-            x[:,k] = torch.where(unknown[:,k], x[:,k]+len(side.rows) if len(side.f_rows) else 0, x[:,k])
-    u,i = x.T.contiguous().numpy()
+    n,shift = len(idx),[len(o.rows) if len(o.f_rows) else 0 for o in self.sides]
+    u,i,y = _ints(n),_ints(n),_zeros(n)
+    self.kernel.take(self.ds.x.numpy(), self.ds.y.numpy(), idx.numpy(), _no_unknown if unknown is None else unknown.numpy(), *shift, u, i, y)
     losses,done = np.zeros(-(-len(y)//self.bs)),0
     while done<len(losses):
         if self.at==self.plan.n:
@@ -316,25 +335,27 @@ def steps(self:FusedLoop, s, idx, unknown, hypers):
         ran = self._run(u[o:], i[o:], y[o:], self.bs, self.at, self.plan.tab, self.plan.half, out_params(self.learn.model),
             self.sync, self.err, self.part, self.g, part)
         self.at,self.done,done = self.at+ran,self.done+ran,done+ran
-        if ran<len(part): raise diverged(self.learn, s+done, part[ran])
+        if ran<len(part):
+            self.learn.opt.set_hypers(**{k:self.ahead[k][self.done].tolist() for k in hypers})
+            raise diverged(self.learn, s+done, part[ran])
     self.record(s, torch.tensor(losses, dtype=torch.float32), hypers)
 
 @patch
+def end(self:FusedLoop):
+    "Let the threads go"
+    if self.pool: self.pool.shutdown()
+
+@patch
 def _run(self:FusedLoop, *args):
-    "`kernel.train` in all threads"
-    T,train = self.threads,self.kernel.train
-    if T==1: return train(*self.sides, *args, 0, 1)
-    go,cancelled = threading.Event(),[]
-    def work(t):
-        go.wait()           # they wait for each other, so none begins before all are there
-        return None if cancelled else train(*self.sides, *args, t, T)
-    with ThreadPoolExecutor(T) as pool:
-        try: ran = [pool.submit(work, t) for t in range(T)]
-        except BaseException:
-            cancelled.append(True)
-            raise
-        finally: go.set()
-        return ran[0].result()
+    "`kernel.train` in all threads, this one included"
+    train,T,others = self.kernel.train,self.threads,[]
+    try:
+        others += [self.pool.submit(train, *self.sides, *args, t, T) for t in range(1, T)]
+        return train(*self.sides, *args, 0, T)
+    except BaseException:
+        self.sync[8] = 1   # they wait for each other, and one of them may not have begun
+        raise
+    finally: wait(others)
 
 # %% ../nbs/07_fused.ipynb #24ba8e6b
 def out_params(model):
@@ -362,6 +383,7 @@ def predict_batches(
     "All batches of a validation loader, predicted in the compiled loop and some hundred thousand ratings at a time"
     dl,ds = learn.dl,learn.dl.dataset
     kernel,order,learn.n_iter,(U,M),out = warm_up(),torch.as_tensor(dl.get_idxs()),len(dl),_vectors(learn.model, ds),out_params(learn.model)
+    _check_rows(ds, (learn.model.u_weight.weight,learn.model.i_weight.weight))
     if dl.drop_last: order = order[:len(dl)*dl.bs]
     for b in order.split(TorchLoop.piece):
         u,i = (ds.x[:,k].index_select(0, b) if ent is None else ent.index_select(0, b) for k,ent in enumerate(ds.ents))
@@ -384,5 +406,5 @@ def loop_for(
 ):
     "A loop for the epochs of this fit, or None if batches have to come one by one; ValueError if `learn.fused` is True and cannot be"
     reason = why_not_fused(learn)
-    if learn.fused is True and reason: raise ValueError(f'fused=True, but {reason}')
+    if learn.fused is True and reason and not hasattr(learn, 'lr_finder'): raise ValueError(f'fused=True, but {reason}')
     return FusedLoop(learn) if not reason else TorchLoop(learn) if not why_not_loop(learn) else None

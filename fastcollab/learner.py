@@ -68,6 +68,7 @@ def _do_fit(self:CollabLearner):
     if lazy: self.opt.attach(self.model)
     try: Learner._do_fit(self)
     finally:
+        if self._loop: self._loop.end()
         self._loop = None
         if lazy: self.opt.detach()
 
