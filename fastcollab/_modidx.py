@@ -253,6 +253,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastcollab.fused.FusedLoop._parts': ('fused.html#fusedloop._parts', 'fastcollab/fused.py'),
                                   'fastcollab.fused.FusedLoop._run': ('fused.html#fusedloop._run', 'fastcollab/fused.py'),
                                   'fastcollab.fused.FusedLoop._side': ('fused.html#fusedloop._side', 'fastcollab/fused.py'),
+                                  'fastcollab.fused.FusedLoop._take': ('fused.html#fusedloop._take', 'fastcollab/fused.py'),
                                   'fastcollab.fused.FusedLoop.close': ('fused.html#fusedloop.close', 'fastcollab/fused.py'),
                                   'fastcollab.fused.FusedLoop.end': ('fused.html#fusedloop.end', 'fastcollab/fused.py'),
                                   'fastcollab.fused.FusedLoop.open': ('fused.html#fusedloop.open', 'fastcollab/fused.py'),

@@ -183,8 +183,8 @@ def _record_losses(learn, rec, losses, lrs):
         smooth.append(val/(1-beta**count))
     sm.val,sm.count = torch.tensor(val),count
     rec.lrs += lrs
-    rec.losses += torch.tensor(smooth).unbind()
-    learn.smooth_loss = rec.losses[-1]
+    rec.losses += list(np.array(smooth, np.float32))   # making tensors of them would take as long as the steps
+    learn.smooth_loss = torch.tensor(smooth[-1])
 
 # %% ../nbs/07_fused.ipynb #a9a5616c
 def _zeros(*shape, dtype=np.float32):
@@ -205,7 +205,7 @@ def warm_up():
     note.start()
     kernel.train(side, side, _ints(0), _ints(0), _zeros(0), 1, 0, one, one[0], (0.,0.,0.), np.zeros(32, np.int64), _zeros(1), np.zeros(16), _zeros(1, 8),
         np.zeros(0), 0, 1)
-    kernel.take(_ints(0, 2), _zeros(0, 1), _ints(0), _no_unknown, 0, 0, _ints(0), _ints(0), _zeros(0))
+    kernel.take(_ints(0, 2), _zeros(0, 1), _ints(0), _no_unknown, (0,0), (0,0), 0, 0, _ints(0), _ints(0), _zeros(0))
     kernel.pack(*[_zeros(0, 1)]*3, 0., 0, side.rows)
     kernel.unpack(side.rows, side.last, 1, one, one[0], 0, *[_zeros(0, 1)]*3)
     kernel.predict(side.rows, side.rows, _ints(0), _ints(0), (0.,0.,0.), _zeros(0))
@@ -215,9 +215,10 @@ def warm_up():
 # %% ../nbs/07_fused.ipynb #f21c1d78
 def n_threads(
     bs:int, # Ratings of a minibatch
+    n:int, # Ratings of an epoch
 )->int: # A power of two
-    "Threads that pay for minibatches of this size, of those that torch may use"
-    most = 1 if sys.platform=='win32' else min(torch.get_num_threads(), max(1, bs//256))
+    "Threads that pay, of those that torch may use"
+    most = 1 if sys.platform=='win32' else max(1, min(torch.get_num_threads(), bs//512, n//250_000))
     return 2**(most.bit_length()-1)
 
 # %% ../nbs/07_fused.ipynb #7965922f
@@ -226,7 +227,7 @@ class FusedLoop(TorchLoop):
     def __init__(self, learn):
         super().__init__(learn)
         m,bs = learn.model,learn.dls.train.bs
-        self.kernel,self.bs,self.threads = warm_up(),bs,n_threads(bs)
+        self.kernel,self.bs,self.threads = warm_up(),bs,n_threads(bs, len(learn.dls.train_ds))
         self.k,self.biased = m.u_weight.weight.shape[1],isinstance(m, DotProductBias)
         self.width = -(-(self.k+2*self.biased)//8)*8
         self.sides,self.packed = [self._side(m, k) for k in (0,1)],[]
@@ -273,17 +274,14 @@ def _feature_rows(m, k, specs):
     return idx,wgt,at
 
 def _check_rows(ds, tables):
-    "No row number of a whole epoch is outside of the tables; the compiled loops do not look again"
+    "An error that says which rows are outside of the tables, if any are"
     for col,n,what in zip(ds.x.T, map(len, tables), ('user','item')):
         if len(col) and not 0<=int(col.min())<=int(col.max())<n:
             raise IndexError(f'{what} rows run from {int(col.min())} to {int(col.max())}, but the model has {n}; make the model for these loaders')
 
 @patch
 def open(self:FusedLoop, hypers, n):
-    "Check the rows of the ratings, plan the epoch, and pack"
-    ds = self.learn.dl.dataset
-    _check_rows(ds, [o.rows for o in self.sides])
-    if not ds.y.isfinite().all(): raise ValueError(f'{int((~ds.y.isfinite()).sum())} of {len(ds.y):,} ratings are not finite numbers; drop them')
+    "Plan the epoch, and pack"
     h = self.learn.opt.hypers[0]
     self.ahead = {k:hypers.get(k, np.full(n, float(h[k]))) for k in ('lr','mom','wd')}
     self.done = 0
@@ -325,7 +323,7 @@ def steps(self:FusedLoop, s, idx, unknown, hypers):
     "One step for each `bs` of the ratings `idx`, the first of which is step `s` of the epoch"
     n,shift = len(idx),[len(o.rows) if len(o.f_rows) else 0 for o in self.sides]
     u,i,y = _ints(n),_ints(n),_zeros(n)
-    self.kernel.take(self.ds.x.numpy(), self.ds.y.numpy(), idx.numpy(), _no_unknown if unknown is None else unknown.numpy(), *shift, u, i, y)
+    self._take(idx.numpy(), _no_unknown if unknown is None else unknown.numpy(), tuple(shift), u, i, y)
     losses,done = np.zeros(-(-len(y)//self.bs)),0
     while done<len(losses):
         if self.at==self.plan.n:
@@ -340,6 +338,17 @@ def steps(self:FusedLoop, s, idx, unknown, hypers):
             raise diverged(self.learn, s+done, part[ran])
     self.record(s, torch.tensor(losses, dtype=torch.float32), hypers)
 
+@patch
+def _take(self:FusedLoop, idx, unknown, shift, u, i, y):
+    "`kernel.take` in all threads; it looks at every rating, so what is out of range is found here"
+    ds,sizes,cuts = self.ds,tuple(len(o.rows) for o in self.sides),np.linspace(0, len(idx), self.threads+1).astype(int).tolist()
+    def part(a, b): return self.kernel.take(ds.x.numpy(), ds.y.numpy(), idx, unknown, sizes, shift, a, b, u, i, y)
+    others = [self.pool.submit(part, *o) for o in zip(cuts[1:-1], cuts[2:])]
+    if all([part(*cuts[:2]), *(o.result() for o in others)]): return
+    _check_rows(ds, [o.rows for o in self.sides])
+    raise ValueError(f'{int((~ds.y.isfinite()).sum())} of {len(ds.y):,} ratings are not finite numbers; drop them')
+
+# %% ../nbs/07_fused.ipynb #18fb2274
 @patch
 def end(self:FusedLoop):
     "Let the threads go"

@@ -358,18 +358,21 @@ def train(users, items, u_keys, i_keys, y, bs, start, tab, half, out, sync, err,
 
 # %% ../nbs/05b_kernel.ipynb #31f15065
 @njit(**_fast)
-def take(x, y, order, unknown, users, items, u, i, r):
-    "Keys and ratings of a chunk in the order of the epoch; an unknown id is row 0, or its features on row 0, a key `users` or `items` further on"
-    n = len(order)
-    for k in range(n):
-        if k+_FAR<n:
+def take(x, y, order, unknown, sizes, shift, start, stop, u, i, r):
+    "Keys and ratings of a chunk in the order of the epoch, from `start` to `stop`; returns whether all rows and ratings are in range"
+    good = True
+    for k in range(start, stop):
+        if k+_FAR<stop:
             _prefetch(x, order[k+_FAR], 0)
             _prefetch(y, order[k+_FAR], 0)
         o = order[k]
-        u[k],i[k],r[k] = x[o,0],x[o,1],y[o,0]
-        if len(unknown):
-            if unknown[k,0]: u[k] = u[k]+users if users else 0
-            if unknown[k,1]: i[k] = i[k]+items if items else 0
+        a,c,e = x[o,0],x[o,1],y[o,0]
+        good &= (0<=a) & (a<sizes[0]) & (0<=c) & (c<sizes[1]) & (abs(e)<np.inf)
+        if len(unknown):     # an unknown id is row 0, or its features on row 0, a key that is `shift` further on
+            if unknown[k,0]: a = a+shift[0] if shift[0] else 0
+            if unknown[k,1]: c = c+shift[1] if shift[1] else 0
+        u[k],i[k],r[k] = a,c,e
+    return good
 
 # %% ../nbs/05b_kernel.ipynb #8812d6db
 @njit(**_fast)
