@@ -275,9 +275,9 @@ def _feature_rows(m, k, specs):
 
 def _check_rows(ds, tables):
     "An error that says which rows are outside of the tables, if any are"
-    for col,n,what in zip(ds.x.T, map(len, tables), ('user','item')):
-        if len(col) and not 0<=int(col.min())<=int(col.max())<n:
-            raise IndexError(f'{what} rows run from {int(col.min())} to {int(col.max())}, but the model has {n}; make the model for these loaders')
+    if not len(ds): return
+    for low,high,n,what in zip(ds.x.amin(0).tolist(), ds.x.amax(0).tolist(), map(len, tables), ('user','item')):
+        if not 0<=low<=high<n: raise IndexError(f'{what} rows run from {low} to {high}, but the model has {n}; make the model for these loaders')
 
 @patch
 def open(self:FusedLoop, hypers, n):
@@ -391,10 +391,12 @@ def predict_batches(
 ):
     "All batches of a validation loader, predicted in the compiled loop and some hundred thousand ratings at a time"
     dl,ds = learn.dl,learn.dl.dataset
-    kernel,order,learn.n_iter,(U,M),out = warm_up(),torch.as_tensor(dl.get_idxs()),len(dl),_vectors(learn.model, ds),out_params(learn.model)
+    learn.n_iter,n = len(dl),len(dl)*dl.bs if dl.drop_last else len(ds)
+    if not n: return
     _check_rows(ds, (learn.model.u_weight.weight,learn.model.i_weight.weight))
-    if dl.drop_last: order = order[:len(dl)*dl.bs]
-    for b in order.split(TorchLoop.piece):
+    kernel,(U,M),out,order = warm_up(),_vectors(learn.model, ds),out_params(learn.model),dl.get_idxs() if dl.shuffle else None
+    for o in range(0, n, TorchLoop.piece):
+        b = torch.arange(o, min(n, o+TorchLoop.piece)) if order is None else order[o:min(n, o+TorchLoop.piece)]
         u,i = (ds.x[:,k].index_select(0, b) if ent is None else ent.index_select(0, b) for k,ent in enumerate(ds.ents))
         pred = torch.empty(len(b), 1)
         kernel.predict(U, M, u.contiguous().numpy(), i.contiguous().numpy(), out, pred[:,0].numpy())
