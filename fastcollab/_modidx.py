@@ -267,6 +267,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastcollab.fused.TorchLoop.steps': ('fused.html#torchloop.steps', 'fastcollab/fused.py'),
                                   'fastcollab.fused.TorchLoop.train': ('fused.html#torchloop.train', 'fastcollab/fused.py'),
                                   'fastcollab.fused._check_rows': ('fused.html#_check_rows', 'fastcollab/fused.py'),
+                                  'fastcollab.fused._entities': ('fused.html#_entities', 'fastcollab/fused.py'),
                                   'fastcollab.fused._feature_rows': ('fused.html#_feature_rows', 'fastcollab/fused.py'),
                                   'fastcollab.fused._ints': ('fused.html#_ints', 'fastcollab/fused.py'),
                                   'fastcollab.fused._lazy': ('fused.html#_lazy', 'fastcollab/fused.py'),

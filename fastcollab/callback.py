@@ -36,7 +36,7 @@ class IdDropout(Callback):
         return torch.rand(n, 2, device=self.rng.device, generator=self.rng)<self.p
     def before_batch(self):
         x = self.x
-        if self.iter==0: self.restart(getattr(self.dl, 'epoch_seed', torch.initial_seed()), x.device)
+        if not getattr(self.learn, 'iter', 0): self.restart(getattr(getattr(self.learn, 'dl', None), 'epoch_seed', torch.initial_seed()), x.device)
         ids = x[:,:2].masked_fill(self.unknown(len(x)), 0)   # a copy: the batch may be cached
         self.learn.xb = (ids if x.shape[1]==2 else torch.cat([ids, x[:,2:]], 1), *self.xb[1:])
 

@@ -374,11 +374,13 @@ def out_params(model):
     lo,hi = map(float, model.y_range)
     return lo,hi-lo,math.log((mean-lo)/(hi-mean)) if model.mean is not None else 0.
 
+def _entities(model, ds): return ds.ents if isinstance(model, FeatureModel) else (None,None)   # loaders may have features that the model has not
+
 def _vectors(model, ds):
     "Tables of vectors, biases included, with those of unknown ids that have features behind them"
     with torch.no_grad():
         tables = list(model.factors())
-        for k,(t,ent) in enumerate(zip(ds.tables, ds.ents)):
+        for k,(t,ent) in enumerate(zip(ds.tables, _entities(model, ds))):
             if ent is None: continue
             new = t[len(tables[k]):].long()
             v,b = model._side(k, torch.zeros(len(new), dtype=torch.long), new)
@@ -397,7 +399,7 @@ def predict_batches(
     kernel,(U,M),out,order = warm_up(),_vectors(learn.model, ds),out_params(learn.model),dl.get_idxs() if dl.shuffle else None
     for o in range(0, n, TorchLoop.piece):
         b = torch.arange(o, min(n, o+TorchLoop.piece)) if order is None else order[o:min(n, o+TorchLoop.piece)]
-        u,i = (ds.x[:,k].index_select(0, b) if ent is None else ent.index_select(0, b) for k,ent in enumerate(ds.ents))
+        u,i = (ds.x[:,k].index_select(0, b) if ent is None else ent.index_select(0, b) for k,ent in enumerate(_entities(learn.model, ds)))
         pred = torch.empty(len(b), 1)
         kernel.predict(U, M, u.contiguous().numpy(), i.contiguous().numpy(), out, pred[:,0].numpy())
         learn.iter = learn.n_iter-1

@@ -9,8 +9,9 @@ from fastai.callback.progress import CSVLogger
 from fastai.losses import MSELossFlat
 from fastai.tabular.all import Adam, Callback, CancelEpochException, CancelFitException, CancelTrainException, L1LossFlat, Transform, nn, noop, set_seed
 from fastcollab import fused as fused_module, optimizer
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding, GenreDotProductBias, GravityRegularizer,
-    LazyAdam, ParamEmbedding, RatingMSE, ValidRMSE, collab_learner, mae, movielens, rmse, sched_step, synthetic_ratings)
+from fastcollab.all import (BiasInterpretation, ColdItemSplitter, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding,
+    GenreDotProductBias, GravityRegularizer, LazyAdam, ParamEmbedding, RatingMSE, ValidRMSE, collab_learner, mae, movielens, rmse, sched_step,
+    synthetic_ratings)
 from fastcollab.fused import FusedLoop, TorchLoop, loop_for, why_not_loop
 from hypothesis import given, settings, strategies as st
 
@@ -557,3 +558,11 @@ def test_rows_out_of_range_in_validation(col, row):
     learn = build(True)
     learn.dls.valid_ds.x[3,col] = row
     with pytest.raises(IndexError): learn.validate()
+
+def test_a_model_without_the_features_of_its_loaders():
+    "Unseen items with genres are row 0 for a model that knows no genres, in the compiled loop too"
+    dls = CollabDataLoaders.from_df(synthetic_ratings(60, 40, 1500), genre_name='genres', splitter=ColdItemSplitter(.2, seed=0), seed=0, bs=64)
+    learn = collab_learner(dls, arch=DotProductBias, n_factors=4, y_range=(0,5.5))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    fused,learn.fused = learn.get_preds()[0],False
+    torch.testing.assert_close(fused, learn.get_preds()[0], atol=1e-5, rtol=0)
