@@ -23,7 +23,7 @@ def machine():
     cpu = next((o.split(':')[1].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name')), platform.processor()) \
         if Path('/proc/cpuinfo').exists() else platform.processor()
     return (f'{date.today()}, {cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, '
-        f'fastai {fastai.__version__}, pandas {pd.__version__}, fastcollab {__version__}, one thread')
+        f'fastai {fastai.__version__}, pandas {pd.__version__}, fastcollab {__version__}')
 
 def quiet_fit(learn, epochs, lr, wd):
     "The last line of the table of a fit: train loss, valid loss, metrics"
@@ -35,13 +35,15 @@ def timed(f):
     start = time.perf_counter()
     return f(),time.perf_counter()-start
 
-def report(file, parts):
+NOTE = f'one thread; means over training seeds {SEEDS}; the last column is the time of a fit, validation included'
+
+def report(file, parts, note=NOTE):
     "Run the functions `parts`, or those of them that the command line names, on one thread, and write what they say to results/"
     named = [o for o in parts if o.__name__ in sys.argv[1:]]
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     file = Path(file)
-    say(f'benchmarks/{file.name}: {machine()}\nmeans over training seeds {SEEDS}; the last column is the time of a fit, validation included')
+    say(f'benchmarks/{file.name}: {machine()}\n{note}')
     for part in named or parts: part()
     out = file.parent/'results'/f'{"-".join([file.stem, *(o.__name__ for o in named)])}.txt'
     out.parent.mkdir(exist_ok=True)

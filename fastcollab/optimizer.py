@@ -16,6 +16,8 @@ from .layers import ParamEmbedding
 def compiled():
     "The module `fastcollab.kernel`, or None with one warning that says why it cannot be used"
     try:
+        from numba import config
+        if config.DISABLE_JIT: raise RuntimeError('NUMBA_DISABLE_JIT is set')
         from fastcollab import kernel
         return kernel
     except (ImportError, RuntimeError, OSError) as e: warn(f'epochs run in torch and not in compiled loops: {e}; install numba, or set NUMBA_CACHE_DIR to a folder that can be written')
