@@ -208,6 +208,27 @@ def same():
             means.append(np.mean(errors))
         row(f'{data}{" u1" if splits else ""}, fit_one_cycle({epochs}, 5e-3, wd={wd})', f'{means[0]:.4f}, {means[1]:.4f}', 'within 0.002')
 
+def step_time(n, bs, lazy, k=50, steps=200):
+    "Seconds of a step on one table: forward, backward, optimizer; the best of three"
+    model,x,times = nn.Embedding(n, k),torch.randint(0, n, (steps,bs)),[]
+    opt = LazyAdam([model.weight], lr=1e-3)
+    if lazy: opt.attach(model)
+    for _ in range(3):
+        start = time.perf_counter()
+        for o in x:
+            model(o).sum().backward()
+            opt.step()
+            opt.zero_grad()
+        times.append((time.perf_counter()-start)/steps)
+    return min(times)
+
+def pays():
+    "From which size on rows that wait pay in a torch loop"
+    say('\nA step of LazyAdam on one table, k=50: all rows at each step, and rows that wait')
+    for bs,n in itertools.product(BATCHES[:2], (100,1000,10_000,100_000)):
+        dense,lazy = (step_time(n, bs, o)*1e6 for o in (False,True))
+        row(f'{n:,} rows, bs={bs}', f'{dense:.0f}, {lazy:.0f} us', f'{dense/lazy:.1f}x')
+
 def million():
     "Figure 3: a fit of a million ratings"
     say('\n1 M, random 80/20, bs=1024, fit_one_cycle(5, 5e-3, wd=0.1), k=50, validation included')
@@ -246,4 +267,4 @@ if __name__=='__main__':
     else:
         with tempfile.TemporaryDirectory() as TEMP:
             if sys.argv[1:]==['tune']: tune()
-            else: report(__file__, [small, same, kernel, million, neural, peers, table], 'see the docstring of the command for what is timed')
+            else: report(__file__, [small, same, pays, kernel, million, neural, peers, table], 'see the docstring of the command for what is timed')

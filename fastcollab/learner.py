@@ -165,7 +165,7 @@ def collab_learner(
     config:dict|None=None, # Further arguments of the model; it is not written to
     y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings are; None for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
-    opt_func:Callable=LazyAdam, # Optimizer
+    opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     arch=None, # Another model: a class with `from_dls`, or a model
     unk_p:float=0.1, # Share of ids that `IdDropout` replaces by the unknown one; 0 turns it off
     center:bool=False, # Predict deviations from the mean of the training ratings?
