@@ -240,7 +240,7 @@ def table():
     say('\nOne thread; 5 epochs, of 10 M and 25 M one; seconds of an epoch and ratings/s with validation, without it after ~')
     for data in ('ml-latest-small','ml-100k',*SIZES):
         for bs,who in itertools.product(BATCHES, NAMES):
-            part = data in SIZES and SIZES[data][-1]*.8/bs>dict(fused=np.inf, eager=20_000).get(who, 1000)   # by the steps of an epoch
+            part = SIZES.get(data, [100_000])[-1]*.8/bs>dict(fused=np.inf, eager=20_000).get(who, 1000)   # by the steps of an epoch
             o = bench(who, data, bs=bs, epochs=1 if data in ('10 M','25 M') else 5, part=part)
             mark,error = '~' if part else ' ',f'RMSE {o["rmse"]:.4f}' if o['rmse'] else ''
             what,speed = f'{data:<15} bs={bs:<5} {NAMES[who]:<20}{mark}{o["epoch"]:9.3f} s',f'{mark}{o["ratings_per_s"]/1e6:.4f} M/s'
