@@ -106,10 +106,11 @@ def why_not_fused(learn)->str: # Empty if there is no reason
     return ''
 
 # %% ../nbs/07_fused.ipynb #bc98723c
-def diverged(learn, step, loss):
-    "An error that says where a loss stopped being a number"
+def diverged(learn, step, loss, kept=True):
+    "An error that says where a loss stopped being a number; were the weights `kept` as they were before?"
     lr = ', '.join(f'{h["lr"]:g}' for h in learn.opt.hypers)
-    return FloatingPointError(f'the loss is {float(loss)} in epoch {learn.epoch}, step {step+1} of {learn.n_iter} (lr {lr}); lower the learning rate, or look for odd ratings. No weight was changed by it')
+    return FloatingPointError(f'the loss is {float(loss)} in epoch {learn.epoch}, step {step+1} of {learn.n_iter} (lr {lr}); lower the learning rate, or look for odd ratings'
+        + ('. No weight was changed by it' if kept else '. The weights are lost'))
 
 class TorchLoop:
     "Training epochs of a learner whose callbacks need no single batches"
@@ -162,7 +163,7 @@ def record(self:TorchLoop, s, losses, hypers):
     "What callbacks keep of the steps s, s+1, ..., of which `hypers` has the schedules"
     learn,n,losses = self.learn,len(losses),losses.cpu()
     bad = (~losses.isfinite()).nonzero()
-    if len(bad): raise diverged(learn, s+int(bad[0]), losses[bad[0]])
+    if len(bad): raise diverged(learn, s+int(bad[0]), losses[bad[0]], kept=False)   # on a device that is asked once per chunk
     learn.iter,learn.train_iter,learn.loss = s+n-1,learn.train_iter+n,losses[-1]
     learn.pct_train = np.cumsum([learn.pct_train]+[1./(learn.n_iter*learn.n_epoch)]*n)[-1].item()
     for k,v in hypers.items(): learn.opt.set_hyper(k, v[n-1].tolist())

@@ -226,7 +226,6 @@ def _sigmoid(x):
     return np.float32(.5)+np.float32(.5)*(x*p/q)
 
 _BLOCK = 64 # ratings
-_NEAR = 6
 
 @njit(**_inner)
 def _errors(users, items, y, start, stop, n, out, err):

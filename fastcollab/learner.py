@@ -30,8 +30,6 @@ def _as_found(learn):
         for m,mode in modes: m.training = mode
         for k,v in history.items(): setattr(rec, k, v)
 
-_gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())   # who has these may read whole tables
-
 class CollabLearner(Learner):
     "A `Learner` that is asked in raw ids, and that is not changed by being asked"
     @delegates(Learner.__init__)
@@ -58,7 +56,7 @@ class CollabLearner(Learner):
         return why_not_fused(self)
 
 # %% ../nbs/10_learner.ipynb #b76df963
-_gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())
+_gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())   # who has these may read whole tables
 
 @patch
 def _do_fit(self:CollabLearner):
@@ -165,10 +163,10 @@ def collab_learner(
     config:dict|None=None, # Further arguments of the model; it is not written to
     y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings are; None for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
-    opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     arch=None, # Another model: a class with `from_dls`, or a model
     unk_p:float=0.1, # Share of ids that `IdDropout` replaces by the unknown one; 0 turns it off
     center:bool=False, # Predict deviations from the mean of the training ratings?
+    opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     **kwargs
 )->CollabLearner:
     "A `Learner` for ratings: fastai's `collab_learner`, with any model, and ready for ids that it has not seen"

@@ -72,7 +72,7 @@ class StepTables:
 class _LazyTable:
     "A table of which only the rows that are asked for are up to date"
     def __init__(self, opt, p, group):
-        self.opt,self.p,self.group,self.ahead = opt,p,group,None
+        self.opt,self.p,self.group = opt,p,group
         self.last = torch.zeros(len(p), dtype=torch.int32, device=p.device)
         self.fast = compiled() if p.device.type=='cpu' and p.is_contiguous() and p.dtype in (torch.float32,torch.float64) else None
         self.link()
