@@ -271,6 +271,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastcollab.fused._feature_rows': ('fused.html#_feature_rows', 'fastcollab/fused.py'),
                                   'fastcollab.fused._ints': ('fused.html#_ints', 'fastcollab/fused.py'),
                                   'fastcollab.fused._lazy': ('fused.html#_lazy', 'fastcollab/fused.py'),
+                                  'fastcollab.fused._pages': ('fused.html#_pages', 'fastcollab/fused.py'),
                                   'fastcollab.fused._predicted': ('fused.html#_predicted', 'fastcollab/fused.py'),
                                   'fastcollab.fused._record_losses': ('fused.html#_record_losses', 'fastcollab/fused.py'),
                                   'fastcollab.fused._values': ('fused.html#_values', 'fastcollab/fused.py'),

@@ -36,7 +36,9 @@ class IdDropout(Callback):
         return torch.rand(n, 2, device=self.rng.device, generator=self.rng)<self.p
     def before_batch(self):
         x = self.x
-        if not getattr(self.learn, 'iter', 0): self.restart(getattr(getattr(self.learn, 'dl', None), 'epoch_seed', torch.initial_seed()), x.device)
+        if not getattr(self.learn, 'iter', 0):
+            seed = getattr(getattr(self.learn, 'dl', None), 'epoch_seed', None)
+            self.restart(torch.randint(2**62, ()).item() if seed is None else seed, x.device)   # other loaders say nothing of their order
         ids = x[:,:2].masked_fill(self.unknown(len(x)), 0)   # a copy: the batch may be cached
         self.learn.xb = (ids if x.shape[1]==2 else torch.cat([ids, x[:,2:]], 1), *self.xb[1:])
 

@@ -7,7 +7,7 @@ __all__ = ['is_schedule', 'hypers_ahead', 'needs_batches', 'why_not_loop', 'why_
            'TorchLoop', 'warm_up', 'n_threads', 'FusedLoop', 'out_params', 'predict_batches', 'loop_for']
 
 # %% ../nbs/07_fused.ipynb #df8802de
-import inspect, sys, threading
+import inspect, mmap, sys, threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from fastai.basics import *
@@ -194,6 +194,9 @@ def _zeros(*shape, dtype=np.float32):
     o = -raw.ctypes.data%64
     return raw[o:len(raw)-64+o].view(dtype).reshape(shape)
 def _ints(*shape): return _zeros(*shape, dtype=np.int32)
+def _pages(*shape):
+    "A tensor of zeros whose memory goes back to the system, and not to the heap, when it is let go"
+    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))*4), np.float32, math.prod(shape)).reshape(shape))
 
 # %% ../nbs/07_fused.ipynb #c5f50b9f
 @functools.cache
@@ -209,7 +212,7 @@ def warm_up():
     kernel.take(_ints(0, 2), _zeros(0, 1), _ints(0), _no_unknown, (0,0), (0,0), 0, 0, _ints(0), _ints(0), _zeros(0))
     kernel.pack(*[_zeros(0, 1)]*3, 0., 0, side.rows)
     kernel.unpack(side.rows, side.last, 1, one, one[0], 0, *[_zeros(0, 1)]*3)
-    kernel.predict(side.rows, side.rows, _ints(0), _ints(0), (0.,0.,0.), _zeros(0))
+    kernel.predict(*[_zeros(0, 1)]*4, _ints(0), _ints(0), (0.,0.,0.), _zeros(0))
     note.cancel()
     return kernel
 
@@ -231,8 +234,8 @@ class FusedLoop(TorchLoop):
         self.kernel,self.bs,self.threads = warm_up(),bs,n_threads(bs, len(learn.dls.train_ds))
         self.k,self.biased = m.u_weight.weight.shape[1],isinstance(m, DotProductBias)
         self.width = -(-(self.k+2*self.biased)//8)*8
-        self.sides,self.packed = [self._side(m, k) for k in (0,1)],[]
-        for k,side in enumerate(self.sides): self._parts(m, k, side)
+        self.sides = [self._side(m, k) for k in (0,1)]
+        self.big = 12*self.width*sum(len(o.last) for o in self.sides)>2**26   # bytes; fresh memory costs more time than smaller tables are worth
         self.sync,self.err = np.zeros(32, np.int64),_zeros(bs+16*self.threads)
         self.pool = ThreadPoolExecutor(self.threads-1) if self.threads>1 else None
         self.part,self.g = np.zeros(16*self.threads),_zeros(self.threads, -(-self.width//16)*16+16)
@@ -243,14 +246,15 @@ class FusedLoop(TorchLoop):
         idx,wgt,nf = _feature_rows(m, k, specs) if specs else (_ints(n, 0),_zeros(n, 0),0)
         keys = n if not specs else 2*n
         cap,places = min(self.bs, keys),self.bs+16*T
-        ids = dict(rows=_zeros(n, 3*W), last=_ints(n), seen=_ints(keys, 2))
+        ids = dict(rows=_zeros(0, 3*W), last=_ints(n), seen=_ints(keys, 2))
         slots = dict(ends=_ints(2*T), keys=_ints(cap*T), head=_ints(cap*T), now=_zeros(cap*T, W), scale=_zeros(cap*T, 5), one=self.k+1-k if self.biased else -1)
         ratings = {o:_ints(places) for o in ('prev','at','rating')}
         features = dict(f_idx=idx, f_wgt=wgt, f_rows=_zeros(nf, 3*W), f_last=_ints(nf), f_stamp=_ints(nf+1), f_keys=_ints(T, nf+1), f_grad=_zeros(nf+1, W))
         return self.kernel.Side(**ids, **slots, **ratings, **features, place=_ints(self.bs if nf else 0), grad=_zeros(cap*T if nf else 0, W))
 
-    def _parts(self, m, k, side):
+    def _parts(self, k, side):
         "Which columns of which rows each parameter has"
+        m = self.learn.model
         tables = [((m.u_weight,m.i_weight)[k],side.rows,side.last,0)] + ([((m.u_bias,m.i_bias)[k],side.rows,side.last,self.k+k)] if self.biased else [])
         if len(side.f_rows):
             for emb,col in ((m.f_weight[k],0),(m.f_bias[k],self.k+k)):
@@ -259,7 +263,7 @@ class FusedLoop(TorchLoop):
                     n = len(t.weight)
                     tables.append((t,side.f_rows[at:at+n],side.f_last[at:at+n],col))
                     at += n
-        self.packed += [(t.weight,*rest) for t,*rest in tables]
+        return [(t.weight,*rest) for t,*rest in tables]
 
 # %% ../nbs/07_fused.ipynb #f67d9cdb
 def _feature_rows(m, k, specs):
@@ -293,19 +297,22 @@ def open(self:FusedLoop, hypers, n):
 def _pack(self:FusedLoop):
     "Begin new tables of the steps ahead"
     h,state = self.learn.opt.hypers[0],self.learn.opt.state
+    self.sides = [o if len(o.rows) else o._replace(rows=_zeros(len(o.last), 3*self.width)) for o in self.sides]
+    self.packed = [o for k,side in enumerate(self.sides) for o in self._parts(k, side)]
     self.start,self.at = state[self.packed[0][0]].get('step', 0),0
     self.plan = StepTables(*(self.ahead[k][self.done:] for k in ('lr','mom','wd')), h['sqr_mom'], h['eps'], self.start)
     for side in self.sides:
         for o in (side.last,side.seen,side.f_last,side.f_stamp): o[:] = 0
     for p,rows,last,col in self.packed:
         self.kernel.pack(*(o.detach().numpy() for o in (p,*self._moments(p))), self.plan.tab[0,5], col, rows)
-        for k in ('grad_avg','sqr_avg'): state[p].pop(k, None)   # the memory is wanted for the rows; `close` brings them back
+        if self.big:
+            for k in ('grad_avg','sqr_avg'): state[p].pop(k, None)   # the memory is wanted for the rows; `close` brings them back
 
 @patch
 def _moments(self:FusedLoop, p):
     "Both moments of `p`, zeros if there are none"
     state = self.learn.opt.state[p]
-    return [state[k] if k in state else torch.zeros_like(p) for k in ('grad_avg','sqr_avg')]
+    return [state[k] if k in state else _pages(*p.shape) if self.big else torch.zeros_like(p) for k in ('grad_avg','sqr_avg')]
 
 @patch
 def close(self:FusedLoop):
@@ -315,6 +322,8 @@ def close(self:FusedLoop):
         m,v = self._moments(p)
         self.kernel.unpack(rows, last, self.at+1, self.plan.tab, self.plan.half, col, *(o.detach().numpy() for o in (p,m,v)))
         self.learn.opt.state[p].update(grad_avg=m, sqr_avg=v, step=self.start+self.at)
+    self.packed = None
+    if self.big: self.sides = [o._replace(rows=o.rows[:0].copy()) for o in self.sides]   # validation has use for their memory
 
 # %% ../nbs/07_fused.ipynb #e9ff03d0
 _no_unknown = np.zeros((0,2), bool)
@@ -378,15 +387,19 @@ def out_params(model):
 def _entities(model, ds): return ds.ents if isinstance(model, FeatureModel) else (None,None)   # loaders may have features that the model has not
 
 def _vectors(model, ds):
-    "Tables of vectors, biases included, with those of unknown ids that have features behind them"
+    "Tables of vectors of users and of items, and of their biases, with those of unknown ids that have features behind them"
+    res = []
     with torch.no_grad():
-        tables = list(model.factors())
         for k,(t,ent) in enumerate(zip(ds.tables, _entities(model, ds))):
-            if ent is None: continue
-            new = t[len(tables[k]):].long()
-            v,b = model._side(k, torch.zeros(len(new), dtype=torch.long), new)
-            tables[k] = torch.cat([tables[k], torch.cat([v,b,torch.ones_like(b)] if k==0 else [v,torch.ones_like(b),b], 1)])
-    return [t.contiguous().numpy() for t in tables]
+            if isinstance(model, FeatureModel): v,b = model._known(k)
+            else:
+                v = (model.u_weight,model.i_weight)[k].weight.detach()
+                b = (model.u_bias,model.i_bias)[k].weight.detach() if isinstance(model, DotProductBias) else v[:,:0]
+            if ent is not None:
+                new = t[len(v):].long()
+                v,b = (torch.cat(o) for o in zip((v,b), model._side(k, torch.zeros(len(new), dtype=torch.long), new)))
+            res.append((v,b))
+    return [o.contiguous().numpy() for both in zip(*res) for o in both]   # without a copy, where there are no features
 
 # %% ../nbs/07_fused.ipynb #33437d18
 def predict_batches(
@@ -397,12 +410,12 @@ def predict_batches(
     learn.n_iter,n = len(dl),len(dl)*dl.bs if dl.drop_last else len(ds)
     if not n: return
     _check_rows(ds, (learn.model.u_weight.weight,learn.model.i_weight.weight))
-    kernel,(U,M),out,order = warm_up(),_vectors(learn.model, ds),out_params(learn.model),dl.get_idxs() if dl.shuffle else None
+    kernel,tables,out,order = warm_up(),_vectors(learn.model, ds),out_params(learn.model),dl.get_idxs() if dl.shuffle else None
     for o in range(0, n, TorchLoop.piece):
         b = torch.arange(o, min(n, o+TorchLoop.piece)) if order is None else order[o:min(n, o+TorchLoop.piece)]
         u,i = (ds.x[:,k].index_select(0, b) if ent is None else ent.index_select(0, b) for k,ent in enumerate(_entities(learn.model, ds)))
         pred = torch.empty(len(b), 1)
-        kernel.predict(U, M, u.contiguous().numpy(), i.contiguous().numpy(), out, pred[:,0].numpy())
+        kernel.predict(*tables, u.contiguous().numpy(), i.contiguous().numpy(), out, pred[:,0].numpy())
         learn.iter = learn.n_iter-1
         learn._split(ds.rows(b))
         learn._with_events(partial(_predicted, learn, pred), 'batch', CancelBatchException)

@@ -399,12 +399,13 @@ def unpack(rows, last, s, tab, half, col, p, m, v):
 
 # %% ../nbs/05b_kernel.ipynb #8f1ac228
 @njit(**_fast)
-def predict(U, M, u, i, out, res):
-    "Ratings from rows of two tables of vectors"
+def predict(U, M, bu, bi, u, i, out, res):
+    "Ratings from rows of two tables of vectors, and of two of biases (n,1), or (n,0) without them"
     low,span,shift = np.float32(out[0]),np.float32(out[1]),np.float32(out[2])
     for r in range(len(res)):
         a,c,dot = u[r],i[r],np.float32(0)
         for j in range(U.shape[1]): dot += U[a,j]*M[c,j]
+        if bu.shape[1]: dot += bu[a,0]+bi[c,0]
         res[r] = dot+shift
     if span>0:
         for r in range(len(res)): res[r] = low+span*_sigmoid(res[r])

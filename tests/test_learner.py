@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
 from fastai.tabular.all import AvgMetric, Callback, Module, nn, set_seed
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, ColdItemSplitter, IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner,
+from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner,
     create_params, mae, movielens_fold, movielens, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -215,3 +215,13 @@ def test_validating_is_no_fit_for_the_bias_tables(dls):
         before = learn.bias_interpretation.table()
         learn.validate()
     assert len(learn.bias_interpretation.tables)==2 and learn.bias_interpretation.table().equals(before)
+
+def test_id_dropout_draws_anew_with_other_loaders():
+    "A loader that says nothing of its order has other ids replaced in each epoch"
+    cb,draws = IdDropout(.5),[]
+    cb.learn = CollabLearner(CollabDataLoaders.from_df(synthetic_ratings(30, 20, 300)), torch.nn.Linear(1, 1))
+    for _ in range(2):
+        cb.learn.xb,cb.learn.yb = (torch.ones(50, 2, dtype=torch.long),),()
+        cb.before_batch()
+        draws.append(cb.x)
+    assert not torch.equal(*draws)
