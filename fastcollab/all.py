@@ -14,5 +14,7 @@ from fastcollab.optimizer import *
 from fastcollab.callback import *
 from fastcollab.learner import *
 from fastcollab.metadata import *
+from fastcollab.recommender import *
+from fastcollab.inference import *
 from fastcollab.feedback import *
 from fastcollab.interpret import *

@@ -87,9 +87,10 @@ class RatingsEncoder:
         item_name:str, # Item column
         rating_name:str, # Rating column
         features:list=(), # `Feature` for each column of categories, those of items before those of users
+        title_name:str|None=None, # Column with the titles of items
     ):
         store_attr()
-        self.classes,self.index,self.tables = {},{},[None,None]   # tables: category rows of users and of items, row k for id k
+        self.classes,self.index,self.tables,self.titles = {},{},[None,None],None   # tables: category rows of users and of items, row k for id k
 
     @property
     def id_names(self): return self.user_name,self.item_name
@@ -307,6 +308,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         item_cols:list|str|None=None, # Columns with features of the items: a category, a set of them, or a number
         user_cols:list|str|None=None, # Columns with features of the users
         sep:str='|', # What separates the categories of a set
+        title_name:str|None=None, # Column with the titles of items, for what is shown of them; 'title' if None and there is one
         user_weight:str|None=None, # 'sqrt' draws the ratings of a user with n of them sqrt(n) times as often as those of a user with one, not n times
         splitter:Callable|None=None, # `df -> (train, valid)` row numbers; random if None
         splits:tuple|None=None, # Row numbers `(train, valid)` themselves
@@ -319,9 +321,11 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         "Encode, split and load a table of ratings"
         names = check_ratings(ratings, user_name, item_name, rating_name)
         features = _features(ratings, names, L(genre_name)+L(item_cols), L(user_cols), sep)
+        if title_name is None and 'title' in ratings and names[1]!='title': title_name = 'title'
+        elif title_name is not None: pick_column(ratings, title_name, 0, 'title')
         if splitter is not None and splits is not None: raise ValueError('splitter and splits both say how to split; give one of them')
         if splits is None: splits = ifnone(splitter, RandomSplitter(valid_pct, seed))(ratings)
-        dsets = encode_ratings(ratings, RatingsEncoder(*names, features), check_splits(splits, len(ratings)))
+        dsets = encode_ratings(ratings, RatingsEncoder(*names, features, title_name), check_splits(splits, len(ratings)))
         train = RatingsDL(dsets[0], bs=bs, shuffle=True, seed=seed, user_weight=user_weight)
         valid = RatingsDL(dsets[1], bs=ifnone(val_bs, bs), seed=seed)
         return cls(train, valid, path=path, device=ifnone(device, default_device()))
@@ -341,6 +345,12 @@ def _warn_duplicates(df, names, u, i):
     warn(f'{n:,} of {len(df):,} rows repeat an earlier pair of {names[0]!r} and {names[1]!r}, e.g. {_plain(df[names[0]].iloc[row])} and {_plain(df[names[1]].iloc[row])}; '
         'all of them are kept')
 
+def _titles(df, enc, codes, rows, train):
+    "The title of each item of the training part, as its first row there has it, (n_items-1,)"
+    train,first = np.sort(train)[::-1],np.zeros(enc.n_items, np.int64)   # backwards: the first row of an item is written last
+    first[rows[codes[train]]] = train
+    return df[enc.title_name].to_numpy()[first[1:]]
+
 def encode_ratings(
     df:pd.DataFrame, # One row per rating
     enc:RatingsEncoder, # Learns the vocabularies of the training part
@@ -353,6 +363,7 @@ def encode_ratings(
     for k,name in enumerate(enc.id_names):
         codes,values = coded[k]
         rows = enc.fit_ids(name, codes, values, splits[0])
+        if k==1 and enc.title_name: enc.titles = _titles(df, enc, codes, rows, splits[0])
         if any(f.side==k for f in enc.features): tables[k],ents[k] = _encode_features(df, enc, k, codes, values, rows, splits)
         np.take(rows, codes, out=codes, mode='clip')  # in place: other modes copy first
         for x,part in zip(xs, splits): x[:,k] = torch.from_numpy(codes[part])

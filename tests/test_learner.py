@@ -5,8 +5,8 @@ import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
 from fastai.tabular.all import AvgMetric, Callback, Module, nn, set_seed
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner,
-    create_params, mae, movielens_fold, movielens, rmse, synthetic_ratings)
+from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, IdDropout, RatingMSE, ValidRMSE, baseline_rmse,
+    collab_learner, create_params, mae, movielens_fold, movielens, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 def quiet(learn, *args, **kwargs):

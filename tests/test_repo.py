@@ -10,7 +10,8 @@ except ImportError: import tomli as tomllib
 ROOT = Path(__file__).resolve().parent.parent
 # a module between two floors stands between their numbers
 FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, splits=.5, features=.5, data=1, models=1, feature_models=1.5, kernel=0, optimizer=1,
-    fused=2, callback=2, recommender=3, learner=4, metadata=4.5, feedback=4.5, interpret=5, distributed=5, serve=5, cli=6, all=6)
+    fused=2, callback=2, where=2, scoring=2, folding=2, artifact=2, lists=2.3, newcomers=2.5, reasons=2.7, recommender=3, learner=4, metadata=4.5,
+    feedback=4.5, inference=4.5, interpret=5, distributed=5, serve=5, cli=6, all=6)
 MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if not o.stem.startswith('_'))
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 
@@ -40,12 +41,12 @@ def test_settings_ini_mirrors_pyproject():
         requirements=' '.join(p['dependencies']), dev_requirements=' '.join(dev), console_scripts='='.join(*p['scripts'].items()))
 
 def test_dependencies_are_what_is_imported():
-    "Every third-party import is declared; pyarrow is what pandas reads Parquet with"
+    "Every third-party import is declared, in an extra if the module works without; pyarrow is what pandas reads Parquet with"
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
     declared = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']}
     used = {dict(sklearn='scikit-learn').get(o.split('.')[0], o.split('.')[0]) for m in MODULES for o in imports(ROOT/f'fastcollab/{m}.py')} - set(sys.stdlib_module_names) - {'fastcollab'}
-    assert used <= declared
-    assert declared-used <= {'pyarrow','torch'}   # torch comes through fastai.torch_basics
+    assert used <= declared | {*proj['optional-dependencies']['ann'], *proj['optional-dependencies']['onnx']}
+    assert declared <= used
 
 def test_constraints_cover_the_dependencies():
     names = {re.split('[=;]', o)[0] for o in (ROOT/'constraints.txt').read_text().splitlines() if o and o[0] not in '# '}
