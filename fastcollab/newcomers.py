@@ -42,26 +42,65 @@ def _by(self:Recommender, side):
     order = torch.argsort(i, stable=True)
     return i[order],u[order],y[order]
 
-# %% ../nbs/09a_newcomers.ipynb #6ed0aa7e
-@patch
-def decay(self:Recommender,
-    side:int=0, # 0 for users, 1 for items
-)->float: # See `folding`
-    "How strongly newcomers are held to the average one, found from the ratings of training when it is first needed"
-    self._need_dot('fold_in')
-    if self.decays[side] is None:
-        rows,others,y = self._by(side)
-        (V,o),n = self._other(side),(self.n_users,self.n_items)[side]
-        ends = torch.zeros(n+1, dtype=torch.long)
-        ends[1:] = torch.bincount(rows, minlength=n).cumsum(0)
-        self.decays[side] = fold_decay(V[others], o[others], y, ends, self._own_start(side, torch.arange(n)), self.y_range)
-    return self.decays[side]
-
+# %% ../nbs/09a_newcomers.ipynb #90c2ca69
 @patch
 def _own_start(self:Recommender, side, rows):
     "What the known `rows` would be if they had no ratings"
     cats = [f.rows[rows] for f in self.features if f.side==side]
     return self._start(side, cats) if cats else self._start(side, []).expand(len(rows), -1)
+
+def _ends(rows, n):
+    "Where those of each of n rows begin in `rows`, which are sorted, and the end of the last, (n+1,)"
+    res = torch.zeros(n+1, dtype=torch.long)
+    res[1:] = torch.bincount(rows, minlength=n).cumsum(0)
+    return res
+
+# %% ../nbs/09a_newcomers.ipynb #6fc752ce
+def _sample(rows, n, most, rng):
+    "Up to `most` of each of n rows in `rows`, which are sorted: positions and rows"
+    ends,mix = _ends(rows, n),torch.from_numpy(rng.random(len(rows)))
+    at = torch.argsort(mix)
+    at = at[torch.argsort(rows[at], stable=True)]
+    at = at[torch.arange(len(rows))-ends[rows]<most]
+    return at,rows[at]
+
+@patch
+def _held_out(self:Recommender, side, rng, n=40, most=100):
+    "Some rows with a fifth of their ratings hidden, and the ratings that others have of the same things"
+    rows,others,y = self._by(side)
+    count = torch.bincount(rows, minlength=(self.n_users,self.n_items)[side]).numpy()
+    some = torch.from_numpy(np.sort(rng.permutation(np.flatnonzero(count>=5))[:n]))
+    at = torch.isin(rows, some).nonzero()[:,0]
+    pick,_ = _sample(torch.searchsorted(some, rows[at]), len(some), most, rng)
+    at = at[pick]
+    hide = torch.from_numpy(rng.random(len(at))<.2)
+    need = others[at].unique()
+    rest = torch.isin(others, need) & ~torch.isin(rows, some)
+    rest = rest.nonzero()[:,0][torch.argsort(others[rest], stable=True)]
+    pick,other = _sample(torch.searchsorted(need, others[rest]), len(need), most, rng)
+    rest = rest[pick]
+    return some,need,(torch.searchsorted(some, rows[at]),torch.searchsorted(need, others[at]),y[at],hide),(other,rows[rest],y[rest])
+
+# %% ../nbs/09a_newcomers.ipynb #7c6c9750
+@patch
+def decay(self:Recommender,
+    side:int=0, # 0 for users, 1 for items
+)->float: # Weight of the squared distance from the average newcomer in the loss; 4 if nobody has five ratings
+    "How strongly newcomers are held to the average one"
+    self._need_dot('fold_in')
+    if self.decays[side] is not None: return self.decays[side]
+    some,need,(row,place,y,hide),(other,known,stars) = self._held_out(side, np.random.default_rng(0))
+    if not hide.any() or hide.all(): return 4.
+    starts,(V,o) = (self._own_start(side, some),self._own_start(1-side, need)),self._other(1-side)
+    def error(decay):
+        X = fold(V[known], o[known], stars, _ends(other, len(need)), starts[1], decay, self.y_range)     # the other side, without `some`
+        W,p = (torch.cat([X[:,:-1],torch.ones(len(X), 1)], 1),X[:,-1]+self.shift) if self.biased else (X,torch.full((len(X),), self.shift))
+        x = fold(W[place[~hide]], p[place[~hide]], y[~hide], _ends(row[~hide], len(some)), starts[0], decay, self.y_range)
+        s = (x[row[hide]]*W[place[hide]]).sum(1)+p[place[hide]]
+        return ((link(s, self.y_range)[0]-y[hide])**2).mean().item()
+    best = min((4.**k for k in range(-1, 5)), key=error)
+    self.decays[side] = min((best/2,best,best*2), key=error)
+    return self.decays[side]
 
 # %% ../nbs/09a_newcomers.ipynb #c1029afc
 @patch
@@ -149,8 +188,7 @@ def _folded(self:Recommender, side, ratings, table):
     r,o,stars = res._by(side)
     keep = torch.isin(r, changed)
     r,o,stars = r[keep],o[keep],stars[keep]
-    ends = torch.zeros(len(changed)+1, dtype=torch.long)
-    ends[1:] = torch.bincount(torch.searchsorted(changed, r), minlength=len(changed)).cumsum(0)
+    ends = _ends(torch.searchsorted(changed, r), len(changed))
     V,offset = self._other(side)
     start = res._own_start(side, changed)
     res._put(side, changed, fold(V[o], offset[o], stars, ends, start, res.decay(side) if len(o) else 1., self.y_range))

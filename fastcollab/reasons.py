@@ -33,7 +33,7 @@ def _contributions(self:Recommender, u, q):
     s = self.scores.pairs(torch.tensor(u), items)
     stars,slope = link(s+self.shift, self.y_range)
     z = (y-stars)/slope + Q@(p-p0)
-    A = Q.T@(slope[:,None]**2*Q)+self.decay(0)*max(len(items), 1)**.5*torch.eye(k, dtype=torch.float64)
+    A = Q.T@(slope[:,None]**2*Q)+self.decay(0)*torch.eye(k, dtype=torch.float64)
     return items,slope**2*z*(Q@torch.linalg.solve(A, q)),p0@q
 
 # %% ../nbs/09b_reasons.ipynb #3c8ba186
