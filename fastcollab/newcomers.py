@@ -112,11 +112,11 @@ def _new_ratings(self:Recommender, side, ratings):
     if not pd.api.types.is_numeric_dtype(ratings[stars]): raise TypeError(f'rating column {stars!r} holds {ratings[stars].dtype}; convert it with astype(float)')
     y,n = ratings[stars].to_numpy(np.float32, na_value=np.nan),len(ratings)
     low,high = self.y_range or self.rated
-    if (bad := ~np.isfinite(y)).any(): raise ValueError(_some(bad.sum(), n, 'ratings are not finite numbers', y[bad][0])+'; drop them')
-    if (bad := (y<low)|(y>high)).any(): raise ValueError(_some(bad.sum(), n, f'ratings are not within {low:g} to {high:g}', y[bad][0])+', where those of training are; convert them')
-    if (bad := ratings[own].isna().to_numpy()).any(): raise ValueError(_some(bad.sum(), n, f'ids are missing in column {own!r}', f'row {bad.argmax()}')+'; drop these rows')
+    if (bad := ~np.isfinite(y)).any(): raise ValueError(some_of(bad.sum(), n, 'ratings are not finite numbers', y[bad][0])+'; drop them')
+    if (bad := (y<low)|(y>high)).any(): raise ValueError(some_of(bad.sum(), n, f'ratings are not within {low:g} to {high:g}', y[bad][0])+', where those of training are; convert them')
+    if (bad := ratings[own].isna().to_numpy()).any(): raise ValueError(some_of(bad.sum(), n, f'ids are missing in column {own!r}', f'row {bad.argmax()}')+'; drop these rows')
     if (bad := ratings.duplicated([own,other]).to_numpy()).any():
-        raise ValueError(_some(bad.sum(), n, 'ratings are of a pair that was rated above', tuple(ratings[[own,other]][bad].iloc[0]))+'; keep one of each')
+        raise ValueError(some_of(bad.sum(), n, 'ratings are of a pair that was rated above', tuple(ratings[[own,other]][bad].iloc[0]))+'; keep one of each')
     return pd.Index(ratings[own]),self._rows(1-side, ratings[other]),torch.from_numpy(y)
 
 @patch
@@ -125,7 +125,7 @@ def _new_table(self:Recommender, side, table):
     own = self.names[side]
     if not isinstance(table, pd.DataFrame): raise TypeError(f'newcomers have to be a DataFrame with the column {own!r}, not {type(table).__name__}')
     if own not in table: raise KeyError(f'no column {own!r} in the table of newcomers; the columns are {list(table.columns)}')
-    if (bad := (table[own].duplicated()|table[own].isna()).to_numpy()).any(): raise ValueError(_some(bad.sum(), len(table), f'ids in column {own!r} are missing, or twice', table[own][bad].iloc[0])+'; one row per id is needed')
+    if (bad := (table[own].duplicated()|table[own].isna()).to_numpy()).any(): raise ValueError(some_of(bad.sum(), len(table), f'ids in column {own!r} are missing, or twice', table[own][bad].iloc[0])+'; one row per id is needed')
     from fastcollab.features import GenreCategorify   # brings fastai, which only newcomers with features need
     cats = []
     for f in self.features:
@@ -144,7 +144,7 @@ class _Words(list):
 def _kinds(ids, known, what):
     "New ids are of the type of the known ones"
     if len(ids) and len(known) and pd.api.types.is_numeric_dtype(ids)!=pd.api.types.is_numeric_dtype(known):
-        raise TypeError(f'new {what} are {ids.inferred_type}, e.g. {ids[0]!r}, and those of the model {known.inferred_type}, e.g. {known[0]!r}; convert them with astype')
+        raise TypeError(f'new {what} are {ids.inferred_type}, e.g. {plain_repr(ids[0])}, and those of the model {known.inferred_type}, e.g. {plain_repr(known[0])}; convert them with astype')
 
 @patch
 def _grown(self:Recommender, side, ids, table, table_ids, cats):

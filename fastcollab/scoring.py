@@ -165,13 +165,13 @@ def top_items(
     k:int, # Items per list, at most as many as there are to choose from
     i:torch.Tensor|None=None, # Rows of the items to choose from, rising, (m,) int64; all but `#na#` if None
     seen:tuple|None=None, # Ends (n_users+1,) and items of what each user has seen, which is left out
-    mb:int=64, # Memory for scores, in MB
+    size:int=64, # Users done at a time
 ): # Generator of rows of users (c,), of items (c,k), and scores (c,k) float64, which are -inf where a user has seen the rest
     "The items with the highest scores of each user, some users at a time"
     cand,pos = (torch.arange(1, n_items) if i is None else i),torch.full((n_items,), -1)
     m = len(cand)
     pos[cand] = torch.arange(m)
-    size,kk = max(1, mb*2**18//m),min(k+_SPARE, m)
+    kk = min(k+_SPARE, m)
     out = torch.empty(min(size, len(u)), m)
     for part in u.split(size):
         s = scores.block(part, i, out=out[:len(part)])

@@ -1,11 +1,13 @@
 "The command as people type it: what it prints, and what it leaves behind"
-import sys
+import subprocess, sys
 from importlib.metadata import version
+from pathlib import Path
 
 import matplotlib.image, numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
-from fastcollab.all import DotProductBias, RandomSplitter, collab_learner
-from fastcollab.cli import ARCHS, _top_items, main
+from fastcollab.all import RandomSplitter, Recommender
+from fastcollab.cli import main
+from fastcollab.cli_train import ARCHS
 
 def run(monkeypatch, capsys, *args):
     "What `fastcollab ARGS` prints"
@@ -26,7 +28,7 @@ def test_train_leaves_a_learner(csv, ratings, monkeypatch, capsys, tmp_path, arc
     "Files, the table of the fit, and a learner that predicts what the fit measured"
     genres = ('--genres','genres') if arch.startswith('Genre') else ()
     said = run(monkeypatch, capsys, 'train', csv, '--item', 'title', '--epochs', 2, '--lr', .02, '--factors', 6, '--arch', arch, '--out', 'a/b', *genres)
-    assert sorted(o.name for o in (tmp_path/'a/b').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png']
+    assert sorted(o.name for o in (tmp_path/'a/b').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png','recommender']
     table = pd.read_csv(tmp_path/'a/b/history.csv')
     assert list(table) == ['epoch','train_loss','valid_loss','valid_rmse','global mean','user + item bias'] and len(table)==2
     assert f'{table.valid_rmse.iloc[-1]:.4f}' in said and arch in said and 'a/b' in said
@@ -63,15 +65,65 @@ def test_demo(monkeypatch, capsys, tmp_path):
     top = said[said.index('Top 10'):said.index('Most and least')].strip().splitlines()[2:]
     scores = [float(o.split(')')[1].split()[0]) for o in top]
     assert len(top)==10 and scores==sorted(scores, reverse=True) and scores[0]<=5.5
-    assert sorted(o.name for o in (tmp_path/'demo').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png']
+    assert sorted(o.name for o in (tmp_path/'demo').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png','recommender']
 
-def test_top_items_leaves_out_what_was_seen(dls):
-    learn = collab_learner(dls, arch=DotProductBias.from_dls(dls, n_factors=3))
-    for user in (1, 7):
-        seen = set(dls.train_ds.items.query('userId==@user').title)
-        top = _top_items(learn, user, 1000)
-        assert set(top.title) == set(dls.classes['title'][1:])-seen
-        assert np.allclose(top.predicted, learn.predict(user, list(top.title)), atol=1e-5)
+@pytest.fixture
+def trained(csv, monkeypatch, capsys):
+    "A folder that `fastcollab train` left"
+    run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 4, '--genres', 'genres', '--out', 'model')
+    return 'model'
+
+def test_lists_of_one_user(trained, ratings, monkeypatch, capsys):
+    "Shown or written, restricted or not; ids and titles as in the table"
+    rec = Recommender.load('model/recommender')
+    run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 5, '--where', "'Drama' in genres", '--csv', 'top.csv')
+    top = pd.read_csv('top.csv')
+    pd.testing.assert_frame_equal(top, rec.recommend(7, 5, where="'Drama' in genres"), check_dtype=False, atol=1e-5)
+    assert ratings.drop_duplicates('movieId').set_index('movieId').genres[top['item']].str.contains('Drama').all()
+    said = run(monkeypatch, capsys, 'recommend', 'model/recommender', '--user', 7, '-k', 3)
+    assert [o in said for o in rec.recommend(7, 3).title] == [True]*3 and 'score' in said
+    assert len(run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 50, '--seen').splitlines()) == 51
+
+@pytest.mark.parametrize('mb', (.001,64))
+@pytest.mark.parametrize('suffix', ('parquet','csv'))
+def test_lists_of_everybody(trained, monkeypatch, capsys, tmp_path, suffix, mb):
+    "A file that is complete when it has its name, whatever the memory"
+    said = run(monkeypatch, capsys, 'recommend', trained, '--all', '-k', 4, '--mb', mb, '--out', f'all.{suffix}')
+    df,rec = (pd.read_csv if suffix=='csv' else pd.read_parquet)(f'all.{suffix}'),Recommender.load('model/recommender')
+    pd.testing.assert_frame_equal(df, rec.recommend(k=4), check_dtype=False, atol=1e-5)
+    assert f'{len(df):,} rows for {rec.n_users-1:,} users' in said and not list(tmp_path.glob('.*.part'))
+
+def test_a_broken_run_leaves_the_old_file(trained, monkeypatch, capsys, tmp_path):
+    Path('all.csv').write_text('old')
+    monkeypatch.setattr(Recommender, 'batches', lambda *args, **kwargs: (1/0 for _ in range(2)))
+    with pytest.raises(ZeroDivisionError): run(monkeypatch, capsys, 'recommend', trained, '--all', '--out', 'all.csv')
+    assert Path('all.csv').read_text()=='old' and not list(tmp_path.glob('.*.part'))
+
+def test_similar_info_and_newcomers(trained, ratings, monkeypatch, capsys):
+    "By title and by id; what a folder holds; a user who came after training"
+    item = ratings.movieId[0]
+    by = [run(monkeypatch, capsys, 'similar', trained, o, '-k', 3) for o in (item,ratings.title[0])]
+    assert by[0]==by[1] and len(by[0].splitlines())==4
+    ratings[ratings.userId==7].assign(userId=999).to_csv('new.csv', index=False)
+    assert '1 new users, 201 in all' in run(monkeypatch, capsys, 'fold-in', trained, 'new.csv', '--out', 'model2')
+    assert '999' in run(monkeypatch, capsys, 'recommend', 'model2', '--user', 999, '-k', 2)
+    said = run(monkeypatch, capsys, 'info', 'model2')
+    assert '201 (userId)' in said and '100 (movieId)' in said and 'genres' in said and 'np.' not in said
+
+@pytest.mark.parametrize('args,words', [
+    (['recommend','model'], ['--user','--all']), (['recommend','model','--all'], ['--out','parquet']), (['recommend','model','--user','no'], ["'no'",'fold-in']),
+    (['recommend','nowhere','--user','7'], ['nowhere','holds no recommender']), (['recommend','model','--user','7','-k','0'], ['k is 0']),
+    (['recommend','model','--user','7','--where','year >'], ['no condition']), (['recommend','model','--all','--out','a.txt'], ['a.txt','csv']),
+    (['similar','model','Nothing like it'], ["no item 'Nothing like it'"]), (['fold-in','model','r.csv'], ['--out']), (['fold-in','model','none.csv','--out','x'], ['none.csv'])])
+def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
+    "One line that says what is wrong"
+    with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, *args)
+    assert all(o in str(e.value) for o in words) and 'Traceback' not in str(e.value)
+
+def test_asking_imports_no_fastai():
+    "What answers starts without what trains"
+    code = "import sys, fastcollab.cli; sys.exit('fastai' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 def test_version(): assert version('fastcollab') == __import__('fastcollab').__version__
 
