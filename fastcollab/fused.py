@@ -298,12 +298,12 @@ def _pack(self:FusedLoop):
     "Begin new tables of the steps ahead"
     h,state = self.learn.opt.hypers[0],self.learn.opt.state
     self.sides = [o if len(o.rows) else o._replace(rows=_zeros(len(o.last), 3*self.width)) for o in self.sides]
-    self.packed = [o for k,side in enumerate(self.sides) for o in self._parts(k, side)]
-    self.start,self.at = state[self.packed[0][0]].get('step', 0),0
+    self.packed = [self._parts(k, side) for k,side in enumerate(self.sides)]
+    self.start,self.at = state[self.packed[0][0][0]].get('step', 0),0
     self.plan = StepTables(*(self.ahead[k][self.done:] for k in ('lr','mom','wd')), h['sqr_mom'], h['eps'], self.start)
     for side in self.sides:
         for o in (side.last,side.seen,side.f_last,side.f_stamp): o[:] = 0
-    for p,rows,last,col in self.packed:
+    for p,rows,last,col in sum(self.packed, []):
         self.kernel.pack(*(o.detach().numpy() for o in (p,*self._moments(p))), self.plan.tab[0,5], col, rows)
         if self.big:
             for k in ('grad_avg','sqr_avg'): state[p].pop(k, None)   # the memory is wanted for the rows; `close` brings them back
@@ -318,12 +318,13 @@ def _moments(self:FusedLoop, p):
 def close(self:FusedLoop):
     "All parameters and moments as they are after the last step, that of an interrupted chunk included"
     self.at = max(int(o.last.max()) for o in self.sides)
-    for p,rows,last,col in self.packed:
-        m,v = self._moments(p)
-        self.kernel.unpack(rows, last, self.at+1, self.plan.tab, self.plan.half, col, *(o.detach().numpy() for o in (p,m,v)))
-        self.learn.opt.state[p].update(grad_avg=m, sqr_avg=v, step=self.start+self.at)
-    self.packed = None
-    if self.big: self.sides = [o._replace(rows=o.rows[:0].copy()) for o in self.sides]   # validation has use for their memory
+    for k,side in enumerate(self.sides):
+        for p,rows,last,col in self.packed[k]:
+            m,v = self._moments(p)
+            self.kernel.unpack(rows, last, self.at+1, self.plan.tab, self.plan.half, col, *(o.detach().numpy() for o in (p,m,v)))
+            self.learn.opt.state[p].update(grad_avg=m, sqr_avg=v, step=self.start+self.at)
+        self.packed[k] = rows = None
+        if self.big: self.sides[k] = side = side._replace(rows=side.rows[:0].copy())   # the moments of the other side, and validation, have use for it
 
 # %% ../nbs/07_fused.ipynb #e9ff03d0
 _no_unknown = np.zeros((0,2), bool)
