@@ -12,30 +12,22 @@ import matplotlib.pyplot as plt
 from fastai.tabular.all import *
 from .callback import *
 from .data import *
+from .inference import *
 from .learner import *
 from .metrics import *
+from .scoring import top_items
 
 # %% ../nbs/10b_feedback.ipynb #0467882c
 def top_rows(
-    learn:CollabLearner, # Fitted, with a model that has `scores()`
+    learn:CollabLearner, # Fitted
     u:Tensor, # Rows of users, (n,) int64
     k:int=10, # Items per user
-    bs:int=2**24, # Scores held at a time
 )->Tensor: # Rows of items, best first, (n,k) int64, or fewer columns if there are fewer items; 0 where a user has rated all others
     "The `k` items with the highest predictions for each user, without those that the user rated in training"
-    if not hasattr(learn.model, 'scores'): raise TypeError(f'{type(learn.model).__name__} has no scores(); a CollabModel has')
     if k<1: raise ValueError(f'k is {k}; a list has at least one item')
-    x = learn.dls.train_ds.x.cpu().long()
-    x = x[x[:,0].argsort()]
-    ends = torch.bincount(x[:,0], minlength=learn.dls.n_users).cumsum(0)
-    k,res = min(k, learn.dls.n_items-1),[]
-    for part in u.cpu().split(max(1, bs//learn.dls.n_items)):
-        scores = learn.model.scores(part).cpu()                              # (n,n_items)
-        for s,o in zip(scores, part): s[x[0 if o==0 else ends[o-1]:ends[o],1]] = -torch.inf   # seen
-        scores[:,0] = -torch.inf                                             # no item
-        top = scores.topk(k)
-        res.append(torch.where(top.values.isinf(), 0, top.indices))
-    return torch.cat(res)
+    rec = learn.recommender()
+    parts = top_items(rec.scores, u.cpu(), rec.n_items, min(k, rec.n_items-1), seen=rec.seen[:2], size=rec.batch_size())
+    return torch.cat([torch.where(s.isinf(), 0, i) for _,i,s in parts])
 
 # %% ../nbs/10b_feedback.ipynb #ddeb9eff
 def _shares(counts, pcts=(1,5,10)):
@@ -70,7 +62,6 @@ class RepresentationBias(Callback):
         self.k,self.n_users,self.by,self.seed,self.history,self.limits = k,n_users,by,seed,[],{**self.limits, **(limits or {})}
     def before_fit(self):
         self.trained,self.run = False,not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
-        if not hasattr(self.model, 'scores'): raise TypeError(f'{type(self.model).__name__} has no scores(); a CollabModel has')
         names = [f.name for f in self.dls.train_ds.enc.features if f.side==1]
         if self.by is not None and self.by not in names: raise ValueError(f'by is {self.by!r}, but the features of the items are {names}')
     def before_train(self): self.trained = True

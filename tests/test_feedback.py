@@ -73,17 +73,12 @@ def brute(learn, u, k):
 
 @pytest.mark.parametrize('arch', [DotProduct,DotProductBias,CollabNN,GenreDotProductBias])
 def test_top_rows_against_a_loop(dls, arch):
-    "The best items that a user has not rated, for all users and the unknown one, in any order of users and pieces of any size"
+    "The best items that a user has not rated, for all users and the unknown one, in any order of users"
     learn = make(dls, arch)
     users = [7,0,dls.n_users-1,*range(1, dls.n_users)]
     want = brute(learn, users, 5)
     got = top_rows(learn, tensor(users), 5)
     assert got.dtype==torch.int64 and torch.equal(got, want) and (got>0).all()
-    asked,scores = [],learn.model.scores
-    learn.model.scores = lambda u: asked.append(len(u)) or scores(u)
-    for bs,n in ((1,1),(7*dls.n_items,7),(8*dls.n_items-1,7)):
-        asked.clear()
-        assert torch.equal(top_rows(learn, tensor(users), 5, bs=bs), want) and max(asked)==n and sum(asked)==len(users)
 
 def test_lists_end_with_zeros_where_nothing_is_left(frame):
     "A user who has rated nearly everything gets what is left, and 0 behind it"
@@ -112,14 +107,13 @@ def test_top_rows_reads_only(dls):
     assert rng_state()==state and learner_state(learn)==before and u.tolist()==[3,1]
 
 class Own(Module):
-    "A user's own model without `scores`"
+    "A user's own model"
     def __init__(self, n): self.w = create_params(n, 1)
     def forward(self, x): return self.w[x[:,1]]
 
-def test_errors_of_top_rows(dls, learn):
+def test_errors_of_top_rows(learn):
     for k in (0,-3):
         with pytest.raises(ValueError, match=f'k is {k}; a list has at least one item'): top_rows(learn, tensor([1]), k)
-    with pytest.raises(TypeError, match='Own has no scores'): top_rows(collab_learner(dls, arch=Own(dls.n_items)), tensor([1]), 3)
 
 # The report
 
@@ -237,8 +231,6 @@ def test_errors_of_the_report(dls, frame):
         with pytest.raises(ValueError, match='fit the learner first'): getattr(RepresentationBias(), call)()
     for by in ('age','nothing'):
         with pytest.raises(ValueError, match=f"by is '{by}', but the features of the items are .'genres', 'decade'."): with_report(dls, by=by)
-    learn = collab_learner(dls, arch=Own(dls.n_items), cbs=RepresentationBias())
-    with pytest.raises(TypeError, match='Own has no scores'): quiet(learn, 1)
 
 def test_report_without_features(frame):
     "The numbers are there, the shares of categories are not"
@@ -469,12 +461,15 @@ def test_plot_of_other_columns(runs):
 def test_plot_of_many_runs(runs): assert len(plot_feedback({k:runs['tempered'] for k in range(6)})[0].lines)==6
 
 def test_what_cannot_be_reported_is_said_before_the_fit(dls):
-    "A wrong `by`, a model without scores and an empty list are errors at once, not after the last epoch"
+    "A wrong `by` and an empty list are errors at once, not after the last epoch"
     with pytest.raises(ValueError, match='k is 0'): RepresentationBias(0)
-    class NoScores(Module):
-        def __init__(self): self.w = create_params(1)
-        def forward(self, x): return self.w.expand(len(x))
-    for learn,kind,match in ((collab_learner(dls, n_factors=2, cbs=RepresentationBias(by='mood')), ValueError, "by is 'mood'"),
-        (collab_learner(dls, arch=NoScores(), cbs=RepresentationBias()), TypeError, 'NoScores has no scores')):
-        with pytest.raises(kind, match=match): quiet(learn, 1)
-        assert not getattr(learn.recorder, 'losses', [])
+    learn = collab_learner(dls, n_factors=2, cbs=RepresentationBias(by='mood'))
+    with pytest.raises(ValueError, match="by is 'mood'"): quiet(learn, 1)
+    assert not getattr(learn.recorder, 'losses', [])
+
+def test_a_model_of_ones_own_has_a_report(dls):
+    "The items that it likes best are the same for everybody, but for what each has rated"
+    learn = collab_learner(dls, arch=Own(dls.n_items), cbs=RepresentationBias(k=3))
+    assert torch.equal(top_rows(learn, tensor([0]), 3)[0], learn.model.w[1:,0].topk(3).indices+1)
+    quiet(learn, 1)
+    assert 0<learn.representation_bias.report().coverage<=1
