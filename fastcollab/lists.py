@@ -124,7 +124,7 @@ def _candidates(self:Recommender, items, exclude, where_, k):
 
 @patch
 def batch_size(self:Recommender,
-    mb:float=16, # Memory for scores, in MB
+    mb:float=64, # Memory for scores, in MB
 )->int: # Users done at a time
     "How many users have their scores in so much memory"
     if not mb>0: raise ValueError(f'mb is {mb}; it is memory for scores, in MB')
@@ -138,7 +138,7 @@ def batches(self:Recommender,
     items=None, # Only among these items
     exclude=None, # Not these items
     where:str|None=None, # Only items that fulfil this condition on their table, see `where`
-    mb:float=16, # Memory for scores, in MB
+    mb:float=64, # Memory for scores, in MB
 ): # Generator of DataFrames as `recommend` makes them, for some users each
     "The best items for each user, some users at a time, for results that do not fit into memory"
     u = torch.arange(1, self.n_users) if users is None else self._rows(0, users)
@@ -162,7 +162,7 @@ def recommend(self:Recommender,
     items=None, # Only among these items
     exclude=None, # Not these items
     where:str|None=None, # Only items that fulfil this condition on their table, see `where`
-    mb:float=16, # Memory for scores, in MB
+    mb:float=64, # Memory for scores, in MB
 )->pd.DataFrame: # `user, rank, item, title, score`, the score in stars; fewer rows for a user who has seen almost everything
     "The best items for each user: exact, ties in the order of the items"
     parts = list(self.batches(users, k, exclude_seen, items, exclude, where, mb))

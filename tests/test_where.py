@@ -116,7 +116,7 @@ def test_escapes_are_quiet():
 WRONG = [ # What is no condition, the error, and words of its message
     ('', ValueError, ["''", 'year >= 1990']), ('   ', ValueError, ["'   '", 'year >= 1990']), (None, ValueError, ['None', 'year >= 1990']), (3, ValueError, ['3', 'year >= 1990']),
     (b'year > 3', ValueError, ["b'year > 3'"]), ('yaer > 1990', KeyError, ["'yaer'", "'year'", 'columns']), ("'x' in genre", KeyError, ["'genre'", "'genres'"]),
-    ('year > seat', KeyError, ["'seat'", 'columns']), ('stocks', KeyError, ["'stocks'"]) , ('year >', ValueError, ["'year >'", 'no condition', 'invalid syntax']),
+    ('year > seat', KeyError, ["'seat'", 'columns']), ('stocks', KeyError, ["'stocks'"]), ('year >', ValueError, ["'year >'", 'no condition', 'invalid syntax']),
     ("year in 'abc'", ValueError, ["'abc'", 'brackets']), ("'3' in year", ValueError, ["'year'", 'int64', 'not text']), ('3 in title', ValueError, ['3', 'no text']),
     ("year < 'x'", ValueError, ["'year'", 'no order']), ('year == [3]', ValueError, ['several constants', 'in']), ('year == seats + 1', ValueError, ["'seats + 1'", 'no constant']),
     ('title.upper()', ValueError, ["'title.upper()'", 'no comparison', 'columns, constants, comparisons']), ('1 == 2', ValueError, ['no column', "'1'", "'2'"]),
