@@ -47,16 +47,16 @@ def write_artifact(
     path.mkdir(parents=True, exist_ok=True)
     name = uuid.uuid4().hex[:12]
     new = path/f'.writing-{name}'
+    body = dict(format=FORMAT, version=VERSION, data=f'data-{name}', files={k:_sum(v) for k,v in files.items()}, info=info)
     try:
         new.mkdir()
         for k,v in files.items(): _write(new/k, v)
-        body = dict(format=FORMAT, version=VERSION, data=f'data-{name}', files={k:_sum(v) for k,v in files.items()}, info=info)
         _write(path/f'.{name}.json', json.dumps({**body, 'sum':_text_sum(body)}, indent=1).encode())
         new.rename(path/body['data'])
         os.replace(path/f'.{name}.json', path/_MANIFEST)
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(path/f'data-{name}', ignore_errors=True)
+        placed = (path/_MANIFEST).exists() and body['data'] in (path/_MANIFEST).read_text()   # an interrupt may come after the last step
+        for o in (new,path/body['data']): placed or shutil.rmtree(o, ignore_errors=True)
         (path/f'.{name}.json').unlink(missing_ok=True)
         raise
     for o in path.iterdir():   # older ones, and what was cut off
@@ -73,7 +73,8 @@ def _manifest(path):
     if not isinstance(res, dict) or res.get('format')!=FORMAT: raise ValueError(f'{file} is not of a {FORMAT}; name the folder that one was saved to')
     if not isinstance(res.get('version'), int) or res['version']>VERSION:
         raise ValueError(f'{path} was saved in version {res.get("version")} of the format, and this fastcollab reads versions up to {VERSION}; update fastcollab')
-    if res.pop('sum', None)!=_text_sum(res) or not re.fullmatch('data-[0-9a-f]{12}', str(res.get('data'))): raise ValueError(f'{file} is damaged: its checksum is wrong; save the recommender again')
+    if res.pop('sum', None)!=_text_sum(res) or not re.fullmatch('data-[0-9a-f]{12}', str(res.get('data'))) or not {'files','info'}<=set(res):
+        raise ValueError(f'{file} is damaged: its checksum is wrong, or something is missing; save the recommender again')
     return res
 
 def _read(path, body):
@@ -90,11 +91,11 @@ def read_artifact(
 )->tuple: # `info`, tensors and DataFrames by name; ValueError if anything is not as it was written, FileNotFoundError if it is not there
     "Read an artifact, after checking all of it"
     path = Path(path)
-    body = _manifest(path)
-    try: files = _read(path, body)
-    except FileNotFoundError:
-        if (again := _manifest(path))['data']==body['data']: raise ValueError(f'{path} is damaged: files of {body["data"]} are missing; save the recommender again') from None
-        body = again                                       # it was replaced while it was read
-        files = _read(path, body)
+    body,files = _manifest(path),None
+    while files is None:
+        try: files = _read(path, body)
+        except FileNotFoundError:
+            last,body = body['data'],_manifest(path)         # it was replaced while it was read
+            if body['data']==last: raise ValueError(f'{path} is damaged: files of {last} are missing; save the recommender again') from None
     tables = {k.removesuffix('.parquet'):pd.read_parquet(io.BytesIO(v)) for k,v in files.items() if k.endswith('.parquet')}
     return body['info'],safetensors.torch.load(files['tensors.safetensors']),tables

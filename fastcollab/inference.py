@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/10c_inference.ipynb #342cf1db
 from fastai.tabular.all import *
 from .feature_models import *
+from .folding import link
 from .fused import out_params
 from .learner import *
 from .models import *
@@ -26,26 +27,43 @@ def _net(model):
     ends = np.cumsum([0]+[o.shape[1] for o in U])
     mine = [k==0 or k>=2+n_feats for k in range(len(U))]
     cols = [[c for k,o in enumerate(mine) if o is u for c in range(ends[k], ends[k+1])] for u in (True,False)]
-    layers = [m for m in model.layers.modules() if not list(m.children())]
-    return net_scores(torch.cat([o for o,m in zip(U, mine) if m], 1), torch.cat([o for o,m in zip(M, mine) if not m], 1), layers, cols)
+    return net_scores(torch.cat([o for o,m in zip(U, mine) if m], 1), torch.cat([o for o,m in zip(M, mine) if not m], 1), _flat(model.layers), cols)
 
+def _flat(m): return [x for o in m._modules.values() for x in _flat(o)] or [m]   # `modules()` would name an activation once that is used twice
+
+# %% ../nbs/10c_inference.ipynb #6ff11417
 def _biased(U, M): return U.shape[1]>=2 and bool((U[:,-1]==1).all() and (M[:,-2]==1).all())
+
+def _collapsed(model):
+    "Scores without the model, and what `Recommender` has to know of them; None if there is no way"
+    if isinstance(model, BiasBaseline):
+        bu,bi = (o[:,None] for o in (model.u_bias,model.i_bias))
+        return DotScores(torch.cat([bu, torch.ones_like(bu)], 1), torch.cat([torch.ones_like(bi), bi], 1)),dict(biased=True, shift=model.mean.item())
+    if not isinstance(model, CollabModel): return None
+    kwargs = dict(y_range=model.y_range and tuple(map(float, model.y_range)), shift=out_params(model)[2])
+    if callable(getattr(model, 'factors', None)):
+        U,M = model.factors()
+        return DotScores(U, M),dict(kwargs, biased=_biased(U, M))
+    net = _net(model) if isinstance(model, CollabNN) else None
+    return net and (net,kwargs)
+
+# %% ../nbs/10c_inference.ipynb #0e08a9b6
+def _same(model, whole, scores, biased=None, y_range=None, shift=0.):
+    "Do collapsed scores give what the model gives, for some pairs?"
+    rng = np.random.default_rng(0)
+    u,i = (torch.from_numpy(rng.integers(0, n, 256)) for n in (model.n_users,model.n_items))
+    return torch.allclose(link(scores.pairs(u, i).float()+shift, y_range)[0], whole.pairs(u, i).float(), rtol=1e-3, atol=1e-3)
 
 def _scores(learn):
     "Scores of the model, and what `Recommender` has to know of them"
-    model = deepcopy(learn.model).cpu()
-    enc,train = learn.dls.train_ds.enc,learn.dls.train_ds
+    model,train = deepcopy(learn.model).cpu(),learn.dls.train_ds
+    whole = ModelScores(model, train.enc.n_items, tuple(None if o is None else o.cpu() for o in train.tables))
     with reading(model):
         vectors = [getattr(model, f'{o}_vectors')() if callable(getattr(model, f'{o}_vectors', None)) else None for o in ('user','item')]
-        if isinstance(model, BiasBaseline):
-            (bu,bi),none = (o[:,None] for o in (model.u_bias,model.i_bias)),torch.ones(model.n_users, 1)
-            return DotScores(torch.cat([bu, torch.ones_like(bu)], 1), torch.cat([torch.ones_like(bi), bi], 1)),dict(biased=True, shift=model.mean.item())
-        if callable(getattr(model, 'factors', None)):
-            U,M = model.factors()
-            return DotScores(U, M),dict(biased=_biased(U, M), y_range=model.y_range, shift=out_params(model)[2])
-        if isinstance(model, CollabNN) and (net := _net(model)): return net,dict(vectors=vectors, y_range=model.y_range, shift=out_params(model)[2])
-    tables = tuple(None if o is None else o.cpu() for o in train.tables)
-    return ModelScores(model.eval(), enc.n_items, tables),dict(vectors=vectors)
+        found = _collapsed(model)
+        if found and _same(model, whole, found[0], **found[1]): return found[0],found[1] if isinstance(found[0], DotScores) else dict(found[1], vectors=vectors)
+    model.eval()
+    return whole,dict(vectors=vectors)
 
 # %% ../nbs/10c_inference.ipynb #b672c52c
 def _categories(learn):
@@ -70,6 +88,7 @@ def _item_table(enc, items):
         for f,g in zip(feats, enc.tables[1][1:].split([f.width for f in feats], 1) if feats else ()): items[f.name] = f.codec.decode(g)
     elif name not in items: raise KeyError(f'no column {name!r} in the table of items; the columns are {list(items.columns)}')
     elif items[name].duplicated().any(): raise ValueError(f'{items[name].duplicated().sum():,} of {len(items):,} rows of the table of items repeat an earlier {name!r}; one row per item is needed')
+    elif not items[name].isin(ids).any(): raise KeyError(f'none of the {len(items):,} items of the table was seen in training, e.g. {items[name].iloc[0]!r}; check the column {name!r} and its type')
     titles = pd.Series(ifnone(enc.titles, ids), index=ids)
     res = items.set_index(name, drop=False).reindex(ids)
     res[name] = ids
@@ -86,10 +105,10 @@ def recommender(self:CollabLearner,
     enc,train = self.dls.train_ds.enc,self.dls.train_ds
     x,y = train.x.cpu(),train.y.cpu()[:,0]
     scores,kwargs = _scores(self)
-    if kwargs.get('y_range'): kwargs['y_range'] = tuple(map(float, kwargs['y_range']))
     seen,names = Seen.of(x[:,0], x[:,1], y, enc.n_users),(*enc.id_names,enc.rating_name)
+    sets = {f.name:f.codec.sep for f in enc.features if f.side==1}
     ids,rated = tuple(enc.index[o] for o in enc.id_names),(y.min().item(),y.max().item())
-    return Recommender(scores, ids, names, _item_table(enc, items), seen, rated=rated, features=_categories(self), **kwargs)
+    return Recommender(scores, ids, names, _item_table(enc, items), seen, rated=rated, sets=sets, features=_categories(self), **kwargs)
 
 # %% ../nbs/10c_inference.ipynb #321dda5a
 @patch

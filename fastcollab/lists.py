@@ -81,9 +81,11 @@ class Recommender:
         shift:float=0., # What is added to a score before it becomes a rating
         rated:tuple=(-np.inf,np.inf), # Lowest and highest rating in training
         features:tuple=(), # `Categories`
+        sets:dict|None=None, # Columns of `items` that hold sets of categories, and what separates these
     ):
         self.scores,self.ids,self.names,self.items,self.seen,self.vectors = scores,ids,tuple(names),items,seen,tuple(vectors)
         self.biased,self.y_range,self.shift,self.rated,self.features,self.decays = biased,y_range,shift,rated,tuple(features),[None,None]
+        self.sets = sets or {}
 
     n_users = property(lambda self: len(self.ids[0])+1, doc='Rows of users, the unknown one included')
     n_items = property(lambda self: len(self.ids[1])+1, doc='Rows of items, the unknown one included')
@@ -91,7 +93,7 @@ class Recommender:
         return f'Recommender: {self.n_users-1:,} users, {self.n_items-1:,} items, {len(self.seen.items):,} ratings, {type(self.scores).__name__}'
     def _rows(self, side, ids):
         "Row numbers of raw ids, (n,) int64"
-        ids = pd.Index(list(ids) if _is_list(ids) else [ids])
+        ids = pd.Index(ids.tolist() if isinstance(ids, torch.Tensor) else list(ids) if _is_list(ids) else [ids])
         known,what = self.ids[side],('users','items')[side]
         rows = known.get_indexer(ids)
         if (rows<0).any():
@@ -115,7 +117,7 @@ def _candidates(self:Recommender, items, exclude, where_, k):
         only[self._rows(1, items)] = True
         keep &= only
     if exclude is not None: keep[self._rows(1, exclude)] = False
-    if where_ is not None: keep[1:] &= where(self.items, where_, {o.name:o.words['sep'] for o in self.features if o.side==1})
+    if where_ is not None: keep[1:] &= where(self.items, where_, self.sets)
     n = int(keep.sum())
     if not n: raise ValueError(f'no item is left to choose from with items={items if items is None else "..."}, exclude={exclude if exclude is None else "..."}, where={where_!r}; ask for less')
     if isinstance(k, bool) or not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f'k is {k!r}; a list has at least one item')
@@ -176,6 +178,7 @@ def predict(self:Recommender,
 )->float|np.ndarray: # In stars; one number for one pair, else (n,) float32
     "The rating expected of users for items"
     if isinstance(users, pd.DataFrame):
+        if items is not None: raise TypeError('predict takes (users, items) or a DataFrame, not a DataFrame and items')
         for o in self.names[:2]:
             if o not in users: raise KeyError(f'no column {o!r}; the columns are {list(users.columns)}')
         users,items = users[self.names[0]],users[self.names[1]]
@@ -204,8 +207,9 @@ def _similar(self:Recommender, side, id_, k, metric):
 @patch
 def _vectors(self:Recommender, side):
     "Vectors of users or items, biases apart, (n,k)"
-    if isinstance(self.scores, DotScores): return (self.scores.U,self.scores.M)[side][:,:self._k]
-    if self.vectors[side] is None: raise TypeError('the model has no vectors that could be compared; give it user_vectors() and item_vectors()')
+    dot = isinstance(self.scores, DotScores)
+    if dot and self._k: return (self.scores.U,self.scores.M)[side][:,:self._k]
+    if dot or self.vectors[side] is None: raise TypeError('the model has no vectors that could be compared; give it user_vectors() and item_vectors()')
     return self.vectors[side]
 
 @patch(as_prop=True)

@@ -109,7 +109,7 @@ def _new_ratings(self:Recommender, side, ratings):
     own,other,stars = self.names[side],self.names[1-side],self.names[2]
     if not isinstance(ratings, pd.DataFrame): raise TypeError(f'ratings have to be a DataFrame with the columns {list(self.names)}, not {type(ratings).__name__}')
     if missing := [o for o in self.names if o not in ratings]: raise KeyError(f'no column {missing[0]!r} in the ratings; the columns are {list(ratings.columns)}')
-    if not pd.api.types.is_numeric_dtype(ratings[stars]): raise TypeError(f'rating column {stars!r} holds {ratings[stars].dtype}; convert it with astype(float)')
+    if not pd.api.types.is_numeric_dtype(ratings[stars]) or pd.api.types.is_complex_dtype(ratings[stars]): raise TypeError(f'rating column {stars!r} holds {ratings[stars].dtype}; convert it with astype(float)')
     y,n = ratings[stars].to_numpy(np.float32, na_value=np.nan),len(ratings)
     low,high = self.y_range or self.rated
     if (bad := ~np.isfinite(y)).any(): raise ValueError(some_of(bad.sum(), n, 'ratings are not finite numbers', y[bad][0])+'; drop them')
@@ -117,7 +117,7 @@ def _new_ratings(self:Recommender, side, ratings):
     if (bad := ratings[own].isna().to_numpy()).any(): raise ValueError(some_of(bad.sum(), n, f'ids are missing in column {own!r}', f'row {bad.argmax()}')+'; drop these rows')
     if (bad := ratings.duplicated([own,other]).to_numpy()).any():
         raise ValueError(some_of(bad.sum(), n, 'ratings are of a pair that was rated above', tuple(ratings[[own,other]][bad].iloc[0]))+'; keep one of each')
-    return pd.Index(ratings[own]),self._rows(1-side, ratings[other]),torch.from_numpy(y)
+    return _kind(pd.Index(ratings[own]), self.ids[side], ('users','items')[side]),self._rows(1-side, ratings[other]),torch.from_numpy(y)
 
 @patch
 def _new_table(self:Recommender, side, table):
@@ -126,14 +126,17 @@ def _new_table(self:Recommender, side, table):
     if not isinstance(table, pd.DataFrame): raise TypeError(f'newcomers have to be a DataFrame with the column {own!r}, not {type(table).__name__}')
     if own not in table: raise KeyError(f'no column {own!r} in the table of newcomers; the columns are {list(table.columns)}')
     if (bad := (table[own].duplicated()|table[own].isna()).to_numpy()).any(): raise ValueError(some_of(bad.sum(), len(table), f'ids in column {own!r} are missing, or twice', table[own][bad].iloc[0])+'; one row per id is needed')
-    from fastcollab.features import GenreCategorify   # brings fastai, which only newcomers with features need
     cats = []
     for f in self.features:
         if f.side!=side: continue
-        codec = GenreCategorify(f.words['sep'])
-        codec.classes,codec.edges,codec.width = _Words(f.words['classes']),f.words['edges'],f.words['width']
-        cats.append(torch.from_numpy(codec.encode(table[f.name])[0]).long() if f.name in table else torch.zeros(len(table), f.rows.shape[1], dtype=torch.long))
-    return pd.Index(table[own]),cats
+        if f.name not in table:   # then those who are known keep what they have
+            cats.append(None)
+            continue
+        from fastcollab.features import Feature                             # brings fastai, which only newcomers with features need
+        feat = Feature(f.name, side, f.words['sep'])
+        feat.codec.classes,feat.codec.edges,feat.codec.width = _Words(f.words['classes']),f.words['edges'],f.words['width']
+        cats.append(torch.from_numpy(feat.encode(table[f.name], table[own].to_numpy())).long())
+    return _kind(pd.Index(table[own]), self.ids[side], ('users','items')[side]),cats
 
 # %% ../nbs/09a_newcomers.ipynb #681eb65a
 class _Words(list):
@@ -141,10 +144,14 @@ class _Words(list):
     @property
     def o2i(self): return {v:k for k,v in enumerate(self)}
 
-def _kinds(ids, known, what):
-    "New ids are of the type of the known ones"
-    if len(ids) and len(known) and pd.api.types.is_numeric_dtype(ids)!=pd.api.types.is_numeric_dtype(known):
+def _kind(ids, known, what):
+    "New ids, of the type of the known ones"
+    if not len(known) or not len(ids): return ids
+    def kind(o): return 'bool' if pd.api.types.is_bool_dtype(o) else 'number' if pd.api.types.is_numeric_dtype(o) else 'other'
+    whole = pd.api.types.is_integer_dtype(known)
+    if kind(ids)!=kind(known) or whole and pd.api.types.is_float_dtype(ids) and not (ids==ids.astype('int64')).all():
         raise TypeError(f'new {what} are {ids.inferred_type}, e.g. {plain_repr(ids[0])}, and those of the model {known.inferred_type}, e.g. {plain_repr(known[0])}; convert them with astype')
+    return ids.astype(known.dtype) if whole and not pd.api.types.is_integer_dtype(ids) else ids
 
 @patch
 def _grown(self:Recommender, side, ids, table, table_ids, cats):
@@ -155,7 +162,7 @@ def _grown(self:Recommender, side, ids, table, table_ids, cats):
     rows,feats = torch.from_numpy(res.ids[side].get_indexer(table_ids))+1,iter(cats)
     def more(f):
         g = torch.cat([f.rows, f.rows.new_zeros(len(new), f.rows.shape[1])])
-        if cats: g[rows] = next(feats)
+        if (told := next(feats, None)) is not None: g[rows] = told
         return f._replace(rows=g)
     res.features = tuple(more(f) if f.side==side else f for f in self.features)
     if side: res.items = _more_items(self.items, new, table, self.names[1])
@@ -163,11 +170,17 @@ def _grown(self:Recommender, side, ids, table, table_ids, cats):
 
 # %% ../nbs/09a_newcomers.ipynb #87a510d3
 def _more_items(items, new, table, name):
-    "The table of items with new ones behind the old, titled by their ids where they have no title"
+    "The table of items with new ones behind the old, titled by their ids where they have no title; known ones in `table` are changed"
     more = pd.DataFrame(index=new) if table is None else table.drop_duplicates(name).set_index(name).reindex(new)
     more = more.reindex(columns=items.columns)
-    more['title'] = [i if pd.isna(t) else t for t,i in zip(more['title'], new)]
-    return pd.concat([items, more.astype(items.dtypes.to_dict(), errors='ignore')], ignore_index=True)
+    if 'title' in items and name!='title': more['title'] = [i if pd.isna(t) else t for t,i in zip(more['title'], new)]
+    if name in items: more[name] = new
+    res = pd.concat([items, more.astype(items.dtypes.to_dict(), errors='ignore')], ignore_index=True) if len(new) else items.copy()
+    if table is not None and name in items:
+        known = table[~table[name].isin(new)]
+        at = pd.Index(res[name]).get_indexer(known[name])
+        for o in known.columns.intersection(items.columns).difference([name]): res.loc[at, o] = known[o].to_numpy()
+    return res
 
 # %% ../nbs/09a_newcomers.ipynb #9234150f
 @patch
@@ -178,10 +191,9 @@ def _folded(self:Recommender, side, ratings, table):
     none = self.ids[side][:0]
     ids,others,y = (none,torch.zeros(0, dtype=torch.long),torch.zeros(0)) if ratings is None else self._new_ratings(side, ratings)
     tids,cats = (none,[]) if table is None else self._new_table(side, table)
-    for o in (ids,tids): _kinds(o, self.ids[side], ('users','items')[side])
     decay = self.decay(side) if len(y) else None
     res,fresh,told = self._grown(side, ids.append(tids) if len(tids) else ids, table, tids, cats)
-    res.decays = [decay if k==side else o for k,o in enumerate(self.decays)]
+    res.decays = [decay if k==side and len(y) else o for k,o in enumerate(self.decays)]
     rows = torch.from_numpy(res.ids[side].get_indexer(ids))+1
     changed = torch.cat([rows, fresh, told]).unique()
     res.seen = self._seen_with(*((rows,others) if side==0 else (others,rows)), y, res.n_users, res.n_items)

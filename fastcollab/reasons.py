@@ -32,9 +32,9 @@ def _contributions(self:Recommender, u, q):
     Q,p0 = M[items,:k],self._own_parts(0, 0)[0]
     s = self.scores.pairs(torch.tensor(u), items)
     stars,slope = link(s+self.shift, self.y_range)
-    z = (y-stars)/slope + Q@(p-p0)
     A = Q.T@(slope[:,None]**2*Q)+self.decay(0)*torch.eye(k, dtype=torch.float64)
-    return items,slope**2*z*(Q@torch.linalg.solve(A, q)),p0@q
+    asks = slope*(y-stars)+slope**2*(Q@(p-p0))              # not divided by the slope, which may be 0
+    return items,asks*(Q@torch.linalg.solve(A, q)),p0@q
 
 # %% ../nbs/09b_reasons.ipynb #3c8ba186
 @patch

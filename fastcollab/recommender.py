@@ -38,7 +38,7 @@ def save(self:Recommender,
     "Write a folder that `Recommender.load` reads; at any moment it holds all of the old one or all of the new one"
     info,tensors = self._kept()
     if info['kind']=='dot': info['decays'] = [self.decay(o) for o in (0,1)]
-    info.update(names=self.names, biased=self.biased, y_range=self.y_range, shift=self.shift, rated=[float(o) for o in self.rated],
+    info.update(names=self.names, sets=self.sets, biased=self.biased, y_range=self.y_range, shift=self.shift, rated=[float(o) for o in self.rated],
         features=[dict(name=f.name, side=f.side, words=f.words, how=f.how, agg=f.agg) for f in self.features])
     for k,f in enumerate(self.features): tensors.update({f'feature{k}.{o}':getattr(f, o) for o in ('rows','vec','bias')})
     for k,v in enumerate(self.vectors):
@@ -60,6 +60,7 @@ def load(cls:Recommender,
 @patch(cls_method=True)
 def _made(cls:Recommender, info, t, tables, model):
     kind = info['kind']
+    if model is not None and kind!='model': raise TypeError('this recommender needs no model; leave it out')
     if kind=='model' and model is None: raise TypeError(f'this recommender was made from a {info["model"]}; give one of its class and size: Recommender.load(path, model=...)')
     if kind=='dot': scores = DotScores(t['users'], t['items'])
     elif kind=='net': scores = NetScores(t['users'], t['items'], [(t[f'{k}.weight'],t[f'{k}.bias']) if o=='Linear' else o for k,o in enumerate(info['ops'])])
@@ -72,7 +73,7 @@ def _made(cls:Recommender, info, t, tables, model):
     seen = Seen.of(*(torch.tensor(seen[o].to_numpy()) for o in ('user','item','rating')), n_users)
     features = tuple(Categories(rows=t[f'feature{k}.rows'], vec=t[f'feature{k}.vec'], bias=t[f'feature{k}.bias'], **f) for k,f in enumerate(info['features']))
     res = cls(scores, tuple(pd.Index(tables[o]['id']) for o in ('users','ids')), info['names'], tables['items'], seen, tuple(t.get(f'vectors{k}') for k in (0,1)),
-        info['biased'], info['y_range'] and tuple(info['y_range']), info['shift'], tuple(info['rated']), features)
+        info['biased'], info['y_range'] and tuple(info['y_range']), info['shift'], tuple(info['rated']), features, info['sets'])
     res.decays = info.get('decays', [None,None])
     return res
 

@@ -28,8 +28,8 @@ class DotScores:
     def pairs(self, u, i):
         "Scores of pairs, of the shape that `u` and `i` have together, float64"
         return torch.einsum('...k,...k->...', self.U[u].double(), self.M[i].double())
-    def slack(self, u, i=None):
-        "How far `block` may be from `pairs`, (n,)"
+    def slack(self, u, i, best):
+        "How far `block` may be from `pairs` where the highest scores are `best` (n,), (n,)"
         most = self.U[u].norm(dim=1)*(self.longest if i is None else self.sizes[i].max())
         return most.double()*(self.M.shape[1]+2)*2.**-24       # a sum of d products is off by at most d roundings of their absolute values
 
@@ -57,9 +57,9 @@ class NetScores:
     def pairs(self, u, i):
         "Scores of pairs, of the shape that `u` and `i` have together, float64"
         return self._run(self.A[u].double()+self.B[i].double())
-    def slack(self, u, i=None):
-        "How far `block` may be from `pairs`, (n,)"
-        return torch.full((len(u),), 1e-4, dtype=torch.float64)
+    def slack(self, u, i, best):
+        "How far `block` may be from `pairs` where the highest scores are `best` (n,), (n,)"
+        return 1e-4+1e-5*best.abs().double()
 
 # %% ../nbs/08b_scoring.ipynb #9d290d49
 def net_scores(
@@ -112,23 +112,24 @@ class ModelScores:
         "Scores of pairs, of the shape that `u` and `i` have together, float64"
         u,i = torch.broadcast_tensors(u, i)
         return self._ask(torch.stack([u.flatten(), i.flatten()], 1)).double().view(u.shape)
-    def slack(self, u, i=None):
-        "How far `block` may be from `pairs`, (n,)"
-        return torch.full((len(u),), 1e-4, dtype=torch.float64)
+    def slack(self, u, i, best):
+        "How far `block` may be from `pairs` where the highest scores are `best` (n,), (n,)"
+        return 1e-4+1e-5*best.abs().double()
 
 # %% ../nbs/08b_scoring.ipynb #2e7a533f
+_GROUP = 12 # numbers: one in cache for each maximum, and few left to choose from
+
 def topk(
     s:torch.Tensor, # Numbers, (n,m)
     k:int, # How many of each row, at most m
 )->tuple: # The largest of each row and their columns, from high to low, (n,k) each
     "`torch.topk` along the rows, faster where these are long"
     n,m = s.shape
-    size = int((m/max(k, 1))**.5)                               # of a group
-    groups = m//size if size else 0
-    if size<4 or groups<k: return s.topk(k)
-    top = s[:,:groups*size].view(n, size, groups).amax(1).topk(k).indices           # (n,k): group g has the columns g, g+groups, ...
-    cols = (top[:,None]+torch.arange(0, size*groups, groups)[:,None]).flatten(1)    # (n,size*k)
-    if groups*size<m: cols = torch.cat([cols, torch.arange(groups*size, m).expand(n, -1)], 1)
+    groups = m//_GROUP
+    if groups<2*k: return s.topk(k)
+    top = topk(s[:,:groups*_GROUP].view(n, _GROUP, groups).amax(1), k)[1]           # (n,k): group g has the columns g, g+groups, ...
+    cols = (top[:,None]+torch.arange(0, _GROUP*groups, groups)[:,None]).flatten(1)  # (n,_GROUP*k)
+    if groups*_GROUP<m: cols = torch.cat([cols, torch.arange(groups*_GROUP, m).expand(n, -1)], 1)
     best = s.gather(1, cols).topk(k)
     return best.values,cols.gather(1, best.indices)
 
@@ -189,6 +190,6 @@ def _refined(scores, u, i, cand, k, value, col, rows, cols):
     order = _order(fine, item)[:,:k]
     fine,item = fine.gather(1, order),item.gather(1, order)
     if col.shape[1]<len(cand):
-        last = value[:,-1].double()+scores.slack(u, i)   # nothing that was left out is above that
+        last = value[:,-1].double()+scores.slack(u, i, value[:,0])   # nothing that was left out is above that
         for r in ((last>=fine[:,-1]) & value[:,-1].isfinite()).nonzero()[:,0].tolist(): fine[r],item[r] = _whole_row(scores, u[r], cand, cols[rows==r], k)
     return item,fine

@@ -6,14 +6,14 @@
 __all__ = ['where']
 
 # %% ../nbs/08a_where.ipynb #7cd44f56
-import ast, operator
+import ast, operator, warnings
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 # %% ../nbs/08a_where.ipynb #5f28ad63
 _ops = {ast.Eq:operator.eq, ast.NotEq:operator.ne, ast.Lt:operator.lt, ast.LtE:operator.le, ast.Gt:operator.gt, ast.GtE:operator.ge}
-_plain = (str,int,float,bool)
+_plain,_several = (str,int,float,bool),(ast.List,ast.Tuple,ast.Set)
 
 class _Where:
     "One condition on one table"
@@ -36,9 +36,10 @@ class _Where:
         return self.table[node.id]
     def value(self, node):
         "A constant, or several"
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and type(getattr(node.operand, 'value', None)) in (int,float): return -node.operand.value
-        if isinstance(node, ast.Constant) and isinstance(node.value, _plain): return node.value
-        if isinstance(node, (ast.List,ast.Tuple,ast.Set)): return [self.value(o) for o in node.elts]
+        negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+        if negative and type(getattr(node.operand, 'value', None)) in (int,float): return -self.value(node.operand)
+        if isinstance(node, ast.Constant) and isinstance(node.value, _plain): return float('inf') if type(node.value) is int and node.value>2**1000 else node.value
+        if isinstance(node, _several) and not any(isinstance(o, _several) for o in node.elts): return [self.value(o) for o in node.elts]
         self.fail(f'{ast.unparse(node)!r} is no constant')
 
     def compare(self, left, op, right):
@@ -48,7 +49,8 @@ class _Where:
         col = self.column(left if names[0] else right)
         if isinstance(op, (ast.In,ast.NotIn)):
             if all(names): self.fail('two columns cannot be compared by in')
-            return self.contains(col, self.value(right if names[0] else left), names[0]) ^ isinstance(op, ast.NotIn)
+            has = self.contains(col, self.value(right if names[0] else left), names[0])
+            return (has ^ isinstance(op, ast.NotIn)) & col.notna().to_numpy()
         if type(op) not in _ops: self.fail(f'{type(op).__name__} is no comparison')
         a,b = (self.column(o) if n else self.value(o) for o,n in zip((left,right), names))
         if any(isinstance(o, list) for o in (a,b)): self.fail('several constants can only be compared by in')
@@ -66,7 +68,8 @@ def contains(self:_Where, col, value, is_left):
         if not isinstance(value, list): self.fail(f'{value!r} is one constant; several stand in brackets')
         return col.isin(value).to_numpy(bool)
     if not isinstance(value, str): self.fail(f'{value!r} is no text, which a column could contain')
-    if sep := self.sets.get(col.name): return np.array([isinstance(o, str) and value in map(str.strip, o.split(sep)) for o in col], bool)
+    def words(o): return map(str.strip, o.split(sep) if isinstance(o, str) else o if isinstance(o, list) else ())
+    if sep := self.sets.get(col.name): return np.array([value in words(o) for o in col], bool)
     if pd.api.types.infer_dtype(col, skipna=True) not in ('string','empty'): self.fail(f'column {col.name!r} holds {col.dtype}, not text')
     return col.str.contains(value, regex=False).fillna(False).to_numpy(bool)
 
@@ -79,7 +82,10 @@ def where(
     "The rows of a table that fulfil a condition; nothing of the text is run"
     if not isinstance(text, str) or not text.strip(): raise ValueError(f"the condition is {text!r}; write one such as \"year >= 1990\"")
     if len(text)>2000: raise ValueError(f'the condition has {len(text):,} characters, e.g. {text[:40]!r}; 2,000 are allowed')
-    try: tree = ast.parse(text.strip(), mode='eval')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')                  # of odd escapes, which are only text here
+            tree = ast.parse(text.strip(), mode='eval')
     except (SyntaxError,ValueError,RecursionError,MemoryError) as e: raise ValueError(f'{text!r} is no condition: {e}; write one such as "year >= 1990"') from None
     try: return _Where(table, text, sets or {}).mask(tree.body)
     except RecursionError: raise ValueError(f'the condition {text[:40]!r}... is nested too deeply') from None

@@ -209,7 +209,7 @@ def test_order_of_training_rows_is_irrelevant(name):
     train = np.array([o in key for o in zip(df.userId, df.movieId)])
     other = collab_learner(loaders(name, df, splits=(np.flatnonzero(train), np.flatnonzero(~train))), arch=learn.model).recommender()
     pd.testing.assert_frame_equal(other.recommend(k=30), rec_of(name).recommend(k=30))
-    if name in DOTS: pd.testing.assert_frame_equal(other.similar_items(3), rec_of(name).similar_items(3))
+    if name in DOTS and name!='BiasBaseline': pd.testing.assert_frame_equal(other.similar_items(3), rec_of(name).similar_items(3))
 
 @every
 def test_save_and_load(name, tmp_path):
