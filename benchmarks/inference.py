@@ -50,7 +50,7 @@ def fastcollab(file, threads):
     return lambda: rec.recommend(k=10),{}
 
 def implicit(file, threads):
-    os.environ['OPENBLAS_NUM_THREADS'] = '1'
+    os.environ['OPENBLAS_NUM_THREADS'] = str(threads)
     from implicit.cpu.als import AlternatingLeastSquares
     from scipy.sparse import csr_matrix
     U,M,ends,items = load(file)
