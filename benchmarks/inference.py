@@ -110,6 +110,8 @@ def newcomers():
 
 def many():
     "Thousands of newcomers at once"
+    from fastcollab.lists import Seen
+    from fastcollab.scoring import DotScores
     rng,n,m,old = np.random.default_rng(0),10_000,SHAPE['n_items'],999
     U,M = (torch.from_numpy(rng.normal(0, .3, (o+1,66)).astype(np.float32)) for o in (old,m))
     U[:,-1],M[:,-2] = 1.,1.                                                 # biases, and what they meet
@@ -180,6 +182,4 @@ if __name__=='__main__':
     else:
         from common import *
         from fastcollab.all import *
-        from fastcollab.lists import Seen
-        from fastcollab.scoring import DotScores
         report(__file__, [lists, newcomers, single], 'see the docstring of the command for what is timed')
