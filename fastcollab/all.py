@@ -10,6 +10,7 @@ from fastcollab.features import *
 from fastcollab.data import *
 from fastcollab.models import *
 from fastcollab.feature_models import *
+from fastcollab.svdpp import *
 from fastcollab.optimizer import *
 from fastcollab.callback import *
 from fastcollab.learner import *

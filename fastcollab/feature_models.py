@@ -13,13 +13,14 @@ from .models import *
 # %% ../nbs/05a_feature_models.ipynb #25c6f9b3
 class FeatureModel(CollabModel):
     "Base of the models with features: `x` has their columns behind user and item, those of items first"
+    needs_features = True
     @classmethod
     def from_dls(cls,
         dls, # `CollabDataLoaders` with features
         **kwargs, # Passed to the constructor
     ): # The model, with the vocabularies and features of `dls`
         "A model of the size of `dls`"
-        if not dls.features: raise ValueError(f'{cls.__name__} needs features; name them in from_df(..., genre_name=, item_cols=, user_cols=)')
+        if cls.needs_features and not dls.features: raise ValueError(f'{cls.__name__} needs features; name them in from_df(..., genre_name=, item_cols=, user_cols=)')
         res = super().from_dls(dls, features=[f.spec for f in dls.features], **kwargs)
         for name,t in zip(('u_table','i_table'), dls.train_ds.enc.tables):
             if t is not None: setattr(res, name, t.clone())
