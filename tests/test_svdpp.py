@@ -1,7 +1,7 @@
 "SVDPlusPlus: its formula, what it does with ids it does not know, and the two ways to train it"
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import (Adam, CollabDataLoaders, Embedding, LazyAdam, ParamEmbedding, Recommender, SVDPlusPlus, SetSum, baseline_rmse, collab_learner, load_learner,
-    rmse, set_seed, synthetic_ratings, tower_splitter)
+from fastcollab.all import (Adam, CollabDataLoaders, Embedding, LazyAdam, ParamEmbedding, Recommender, SVDPlusPlus, SetSum, baseline_rmse, collab_learner,
+    load_learner, rmse, set_seed, synthetic_ratings, tower_splitter)
 from hypothesis import given, settings, strategies as st
 
 FRAME = synthetic_ratings(60, 40, 900, seed=5)
