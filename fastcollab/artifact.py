@@ -56,7 +56,8 @@ def write_artifact(
         os.replace(path/f'.{name}.json', path/_MANIFEST)
     except BaseException:
         placed = (path/_MANIFEST).exists() and body['data'] in (path/_MANIFEST).read_text()   # an interrupt may come after the last step
-        for o in (new,path/body['data']): placed or shutil.rmtree(o, ignore_errors=True)
+        if not placed:
+            for o in (new,path/body['data']): shutil.rmtree(o, ignore_errors=True)
         (path/f'.{name}.json').unlink(missing_ok=True)
         raise
     for o in path.iterdir():   # older ones, and what was cut off

@@ -58,9 +58,7 @@ class Seen(NamedTuple):
     def of(cls, u, i, y, n_users):
         "Sorted by user, from rows (n,) in any order"
         order = torch.argsort(u, stable=True)
-        ends = torch.zeros(n_users+1, dtype=torch.long)
-        ends[1:] = torch.bincount(u.long(), minlength=n_users).cumsum(0)
-        return cls(ends, i[order].int(), y[order].float())
+        return cls(row_ends(u, n_users), i[order].int(), y[order].float())
     def users(self): return torch.repeat_interleave(torch.arange(len(self.ends)-1), self.ends[1:]-self.ends[:-1])
     def one(self, u): return self.items[self.ends[u]:self.ends[u+1]].long(),self.ratings[self.ends[u]:self.ends[u+1]]
 

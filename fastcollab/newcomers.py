@@ -49,16 +49,10 @@ def _own_start(self:Recommender, side, rows):
     cats = [f.rows[rows] for f in self.features if f.side==side]
     return self._start(side, cats) if cats else self._start(side, []).expand(len(rows), -1)
 
-def _ends(rows, n):
-    "Where those of each of n rows begin in `rows`, which are sorted, and the end of the last, (n+1,)"
-    res = torch.zeros(n+1, dtype=torch.long)
-    res[1:] = torch.bincount(rows, minlength=n).cumsum(0)
-    return res
-
 # %% ../nbs/09a_newcomers.ipynb #6fc752ce
 def _sample(rows, n, most, rng):
     "Up to `most` of each of n rows in `rows`, which are sorted: positions and rows"
-    ends,mix = _ends(rows, n),torch.from_numpy(rng.random(len(rows)))
+    ends,mix = row_ends(rows, n),torch.from_numpy(rng.random(len(rows)))
     at = torch.argsort(mix)
     at = at[torch.argsort(rows[at], stable=True)]
     at = at[torch.arange(len(rows))-ends[rows]<most]
@@ -93,9 +87,9 @@ def decay(self:Recommender,
     if not hide.any() or hide.all(): return 4.
     starts,(V,o) = (self._own_start(side, some),self._own_start(1-side, need)),self._other(1-side)
     def error(decay):
-        X = fold(V[known], o[known], stars, _ends(other, len(need)), starts[1], decay, self.y_range)     # the other side, without `some`
+        X = fold(V[known], o[known], stars, row_ends(other, len(need)), starts[1], decay, self.y_range)     # the other side, without `some`
         W,p = (torch.cat([X[:,:-1],torch.ones(len(X), 1)], 1),X[:,-1]+self.shift) if self.biased else (X,torch.full((len(X),), self.shift))
-        x = fold(W[place[~hide]], p[place[~hide]], y[~hide], _ends(row[~hide], len(some)), starts[0], decay, self.y_range)
+        x = fold(W[place[~hide]], p[place[~hide]], y[~hide], row_ends(row[~hide], len(some)), starts[0], decay, self.y_range)
         s = (x[row[hide]]*W[place[hide]]).sum(1)+p[place[hide]]
         return ((link(s, self.y_range)[0]-y[hide])**2).mean().item()
     best = min((4.**k for k in range(-1, 5)), key=error)
@@ -191,19 +185,18 @@ def _folded(self:Recommender, side, ratings, table):
     none = self.ids[side][:0]
     ids,others,y = (none,torch.zeros(0, dtype=torch.long),torch.zeros(0)) if ratings is None else self._new_ratings(side, ratings)
     tids,cats = (none,[]) if table is None else self._new_table(side, table)
-    decay = self.decay(side) if len(y) else None
     res,fresh,told = self._grown(side, ids.append(tids) if len(tids) else ids, table, tids, cats)
-    res.decays = [decay if k==side and len(y) else o for k,o in enumerate(self.decays)]
     rows = torch.from_numpy(res.ids[side].get_indexer(ids))+1
     changed = torch.cat([rows, fresh, told]).unique()
     res.seen = self._seen_with(*((rows,others) if side==0 else (others,rows)), y, res.n_users, res.n_items)
     r,o,stars = res._by(side)
     keep = torch.isin(r, changed)
     r,o,stars = r[keep],o[keep],stars[keep]
-    ends = _ends(torch.searchsorted(changed, r), len(changed))
+    ends = row_ends(torch.searchsorted(changed, r), len(changed))
     V,offset = self._other(side)
-    start = res._own_start(side, changed)
-    res._put(side, changed, fold(V[o], offset[o], stars, ends, start, res.decay(side) if len(o) else 1., self.y_range))
+    decay = self.decay(side) if len(o) else 1.                              # of no effect without ratings
+    res._put(side, changed, fold(V[o], offset[o], stars, ends, res._own_start(side, changed), decay, self.y_range))
+    res.decays = list(self.decays)
     return res
 
 @patch
