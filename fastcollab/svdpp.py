@@ -21,6 +21,13 @@ class _SetSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g): return ctx.trans@g,None,None
 
+@contextmanager
+def _quiet():
+    "Without PyTorch's notes that sparse matrices are in beta and unchecked, which nobody who trains a model can act on"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Sparse ')
+        yield
+
 class SetSum(Module):
     "For each row of one side, the sum of what the rows of the other side say that it was seen with, over the root of their number"
     def __init__(self,
@@ -33,12 +40,15 @@ class SetSum(Module):
         self.n,self.m,self.table = n,m,Embedding(m, k)
         rows,others = rows.cpu().long(),others.cpu().long()
         weight = torch.bincount(rows, minlength=n).float()[rows].rsqrt()
-        mat = torch.sparse_coo_tensor(torch.stack([rows,others]), weight, (n,m)).coalesce()
-        for name,o in (('mat',mat),('trans',mat.t().coalesce())):       # as parts: a buffer of any kind can be saved and moved
+        with _quiet(): self._keep(torch.sparse_coo_tensor(torch.stack([rows,others]), weight, (n,m)).coalesce())
+
+    def _keep(self, mat):
+        "The parts of the matrix and of its transpose as buffers, which can be saved and moved"
+        for name,o in (('mat',mat),('trans',mat.t().coalesce())):
             o = o.to_sparse_csr()
             for part,t in zip(('ends','cols','weights'), (o.crow_indices(),o.col_indices(),o.values())): self.register_buffer(f'{name}_{part}', t)
-
-    def _sparse(self, name, *shape): return torch.sparse_csr_tensor(*(getattr(self, f'{name}_{o}') for o in ('ends','cols','weights')), shape)
+    def _sparse(self, name, *shape):
+        with _quiet(): return torch.sparse_csr_tensor(*(getattr(self, f'{name}_{o}') for o in ('ends','cols','weights')), shape)
     def forward(self)->Tensor: # (n,k)
         "The sums of all rows"
         return _SetSum.apply(self.table.weight, self._sparse('mat', self.n, self.m), self._sparse('trans', self.m, self.n))

@@ -1,4 +1,6 @@
 "SVDPlusPlus: its formula, what it does with ids it does not know, and the two ways to train it"
+import subprocess, sys
+
 import numpy as np, pandas as pd, pytest, torch
 from fastcollab.all import (Adam, CollabDataLoaders, Embedding, LazyAdam, ParamEmbedding, Recommender, SVDPlusPlus, SetSum, baseline_rmse, collab_learner,
     load_learner, rmse, set_seed, synthetic_ratings, tower_splitter)
@@ -94,6 +96,11 @@ def test_recommender_export_and_checkpoint(tmp_path):
     assert not np.allclose(other.predict(rows), want, atol=1e-3) and np.allclose(other.load('m').predict(rows), want, atol=1e-6)
     learn.export('m.pkl')
     assert np.allclose(load_learner(tmp_path/'m.pkl').predict(rows), want, atol=1e-6)
+
+def test_no_notes_of_pytorch_reach_the_user():
+    "Those on sparse matrices come once a process, so this needs one of its own"
+    code = "import torch, warnings; from fastcollab.svdpp import SetSum; warnings.simplefilter('error'); SetSum(*torch.tensor([[1,2],[1,3]]), 3, 4, 2)().sum().backward()"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr == ''
 
 @pytest.mark.cuda
 def test_on_cuda():
