@@ -42,8 +42,8 @@ def _solve(V, o, y, w, x0, decay, y_range):
         return (e**2).sum(1)+decay*((x-x0)**2).sum(1),e,w*slope
     x,L = x0.clone(),None
     loss,e,slope = state(x)
-    for step in range(30):
-        if step in (0,3,8,16):
+    for step in range(100):
+        if step==3 or not step%8:                                           # curvature costs as much as eight steps
             J = V*slope[...,None]                                           # (c,m,d)
             L = torch.linalg.cholesky(torch.baddbmm(decay*torch.eye(x.shape[1]), J.mT, J))
         g = ((slope*e)[:,None]@V)[:,0]+decay*(x-x0)
