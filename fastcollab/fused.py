@@ -54,19 +54,20 @@ def hypers_ahead(
 _events = L('before_batch after_pred after_loss before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch after_batch'.split())
 _served = (TrainEvalCallback,Recorder,ProgressCallback,CastToTensor)
 
+def _acts(cb, e, served): return e in vars(cb) or hasattr(type(cb), e) and not served   # `Callback(before_batch=f)` has its own
+
 def needs_batches(
     learn:Learner,
     events:L=_events, # Which events of a batch count
 )->L: # Names
     "The callbacks of `learn` that have to see every training batch"
-    def served(cb): return type(cb) in _served or is_schedule(cb) or getattr(cb, 'in_loop', False) or not cb.run_train
-    return L(type(cb).__name__ for cb in learn.cbs if not served(cb) and any(hasattr(type(cb), e) for e in events))
-
-def _lazy(opt_func): return opt_func is LazyAdam or isinstance(opt_func, partial) and opt_func.func is LazyAdam
+    def served(cb): return type(cb) in _served or is_schedule(cb) or getattr(cb, 'in_loop', False)
+    return L(type(cb).__name__ for cb in learn.cbs if cb.run_train and any(_acts(cb, e, served(cb)) for e in events))
 
 def why_not_loop(learn)->str: # Empty if there is no reason
     "Why the training batches of `learn` have to come one by one, for any model"
-    if not (isinstance(learn.opt, LazyAdam) if learn.opt is not None else _lazy(learn.opt_func)): return f'the optimizer is not LazyAdam; pass opt_func=LazyAdam'
+    f = learn.opt_func.func if isinstance(learn.opt_func, partial) else learn.opt_func
+    if not (isinstance(learn.opt, LazyAdam) if learn.opt is not None else f is LazyAdam): return f'the optimizer is not LazyAdam; pass opt_func=LazyAdam'
     dl = learn.dls.train
     if type(dl) is not RatingsDL: return f'the training loader is a {type(dl).__name__}, not a RatingsDL'
     if dl.after_batch.fs: return f'the loader transforms each batch with {[type(o).__name__ for o in dl.after_batch.fs]}'
@@ -77,10 +78,17 @@ def why_not_loop(learn)->str: # Empty if there is no reason
 # %% ../nbs/07_fused.ipynb #918ee3bc
 _family = (DotProduct,DotProductBias,GenreDotProductBias)
 
-def why_not_predict(learn)->str: # Empty if there is no reason
+def _tables_differ(m, ds):
+    "Would the features in `m` be other ones than those that `ds` puts into its batches?"
+    return any(o.shape[1]>0 if t is None else len(o)!=n or not torch.equal(o, t[:n]) for o,t,n in zip((m.u_table,m.i_table), ds.tables, (m.n_users,m.n_items)))
+
+def why_not_predict(
+    learn:Learner, # With a `RatingsDL` to train on
+    ds=None, # `RatingsDataset` to predict; that of training if None
+)->str: # Empty if there is no reason
     "Why predictions of the model of `learn` do not come from the compiled loop"
-    m = learn.model
-    if any(cb.run and cb.run_valid and hasattr(type(cb), 'before_batch') and type(cb) not in (CastToTensor,GatherPredsCallback) for cb in learn.cbs):
+    m,ds = learn.model,ifnone(ds, learn.dls.train.dataset)
+    if any(cb.run and cb.run_valid and _acts(cb, 'before_batch', type(cb) in (CastToTensor,GatherPredsCallback)) for cb in learn.cbs):
         return 'a callback acts before each batch of the validation'
     if type(m) not in _family: return f'{type(m).__name__} is not one of {[o.__name__ for o in _family]}'
     if getattr(m, 'how', 'add')!='add': return "features multiply vectors (how='mul')"
@@ -89,6 +97,8 @@ def why_not_predict(learn)->str: # Empty if there is no reason
     def odd(o): return type(o) not in plain_tables or getattr(o, 'scale_grad_by_freq', False) or any(getattr(o, k, None) is not None for k in ('max_norm','padding_idx'))
     if bad := [f'{type(o).__name__} is not a plain table' for o in tables if odd(o)]: return bad[0]
     if bad := {(str(p.device),str(p.dtype)) for p in m.parameters()}-{('cpu','torch.float32')}: return f'parameters are {" ".join(first(bad))}, not cpu torch.float32'
+    if ds.x.device.type!='cpu': return f'ratings are on {ds.x.device}, not cpu'   # where the model will be, once it is trained
+    if isinstance(m, FeatureModel) and _tables_differ(m, ds): return 'model and loaders have different tables of features'
     return '' if compiled() else 'the compiled loops cannot be used'
 
 def why_not_fused(learn)->str: # Empty if there is no reason
@@ -98,6 +108,9 @@ def why_not_fused(learn)->str: # Empty if there is no reason
     loss = learn.loss_func
     if not (type(loss) is RatingMSE or isinstance(loss, BaseLoss) and type(loss.func) is nn.MSELoss): return f'the loss is {loss}, not RatingMSE'
     if getattr(loss, 'reduction', 'mean')!='mean': return f'the loss is reduced by {loss.reduction!r}'
+    if other := {k for cb in learn.cbs if is_schedule(cb) for k in cb.scheds}-{'lr','mom','wd'}: return f'{", ".join(sorted(other))} is scheduled'
+    params = [p for _,p in learn.model.named_parameters(remove_duplicate=False)]
+    if len(set(params))<len(params): return 'tables share their parameters'
     if learn.opt is None: return ''
     if len(learn.opt.param_lists)>1: return f'{len(learn.opt.param_lists)} parameter groups'
     if frozen := [n for n,p in learn.model.named_parameters() if not p.requires_grad and n!='mean']: return f'{", ".join(frozen)} is frozen'

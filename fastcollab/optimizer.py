@@ -250,9 +250,10 @@ def steps_ahead(self:LazyAdam,
     eps:float, # As in `LazyAdam`
 )->StepTables: # As planned, if the next step is; else with all steps like the next one
     "Tables of the steps ahead"
-    rest = {k:v[self._done:] if v.ndim==1 else v[self._done:,group] for k,v in self._planned.items() if now[k] or k!='wd'}
+    rest = {k:v[self._done:] if v.ndim==1 else v[self._done:,group] for k,v in self._planned.items() if k in now and (now[k] or k!='wd')}
     n = min(map(len, rest.values()), default=0)
-    if not n or any(not math.isclose(v[0], now[k], rel_tol=1e-6) for k,v in rest.items()): n,rest = 512,{}
-    key = group,start,*now.values(),n
+    if self._planned.keys()-now.keys(): n,rest = 1,{}   # each step has its own, and tables of many would grow with the square of their number
+    elif not n or any(not math.isclose(v[0], now[k], rel_tol=1e-6) for k,v in rest.items()): n,rest = 512,{}
+    key = group,start,*now.values(),sqr_mom,eps,n
     if key not in self._built: self._built[key] = StepTables(*(rest.get(k, np.full(n, now[k])) for k in ('lr','mom','wd')), sqr_mom, eps, start)
     return self._built[key]

@@ -3,7 +3,7 @@ import copy, re, sys, warnings
 from functools import partial
 
 import fastcollab, numpy as np, pandas as pd, pytest, torch
-from fastai.callback.schedule import combined_cos
+from fastai.callback.schedule import ParamScheduler, SchedLin, combined_cos
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.progress import CSVLogger
 from fastai.losses import MSELossFlat
@@ -17,6 +17,7 @@ from hypothesis import given, settings, strategies as st
 
 SMALL = synthetic_ratings(60, 40, 800)
 SMALL = SMALL.assign(age=SMALL.userId%7, jobs=[f'{u%3}|{u%5}' if u%4 else None for u in SMALL.userId])   # some users have no job
+SQUARE = SMALL.assign(title=[f'{k%60:02}' for k in range(len(SMALL))])   # as many items as users
 def features(): return dict(item_cols=['genres'], user_cols=['age','jobs'])
 
 def load(df=SMALL, seed=1, bs=64, feat=False, **kwargs):
@@ -203,12 +204,22 @@ class Own(DotProductBias):
 class Watch(Callback):
     def before_batch(self): pass
 
+def on_the_instance():
+    cb = Callback()
+    cb.after_batch = noop
+    return cb
+
 def groups(m): return [list(m.u_weight.parameters()), [p for n,p in m.named_parameters() if not n.startswith('u_weight')]]
 def frozen(learn): learn.model.u_bias.weight.requires_grad_(False)
 def double(learn): learn.model.double()
 def hook(learn): learn.model.i_bias.register_forward_hook(lambda *args: None)
 def undecayed(learn): learn.opt.state[learn.model.u_bias.weight]['do_wd'] = False
 def transform(learn): learn.dls.train.after_batch.add(Transform(lambda b: b))
+def schedule(learn): learn.add_cb(ParamScheduler(dict(sqr_mom=SchedLin(.9, .99), lr=SchedLin(1e-2, 1e-3))))
+def elsewhere(learn): learn.dls.train_ds.x = learn.dls.train_ds.x.to('meta')
+def recorded(learn): learn.recorder.after_step = noop
+def one_table(learn): learn.model.i_bias = learn.model.u_bias
+def one_weight(learn): learn.model.i_bias.weight = learn.model.u_bias.weight
 
 INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=GravityRegularizer()),'GravityRegularizer needs'),
     ('after_batch',dict(cbs=EachBatch()),'EachBatch needs'), ('two callbacks',dict(cbs=[Watch(),EachBatch()]),'Watch, EachBatch needs?'),
@@ -216,12 +227,16 @@ INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=G
     ('mul',dict(arch=GenreDotProductBias, config=dict(how='mul')),'how=.mul.'), ('L1',dict(loss_func=L1LossFlat()),'not RatingMSE'),
     ('callable',dict(loss_func=lambda p,t: ((p-t)**2).mean()),'not RatingMSE'), ('sum',dict(loss_func=RatingMSE('sum')),"reduced by 'sum'"),
     ('MSE sum',dict(loss_func=MSELossFlat(reduction='sum')),"reduced by 'sum'"), ('frozen',dict(change=frozen),'u_bias.weight is frozen'),
-    ('float64',dict(change=double),'parameters are .*float64'), ('groups',dict(splitter=groups),'2 parameter groups'), ('hooks',dict(change=hook),'hooks'),
+    ('float64',dict(change=double),'parameters are .*float64'), ('device',dict(change=elsewhere),'ratings are on meta'),
+    ('groups',dict(splitter=groups),'2 parameter groups'), ('hooks',dict(change=hook),'hooks'),
     ('do_wd',dict(change=undecayed),'not all decayed'), ('transform',dict(change=transform),'transforms each batch'),
     ('max_norm',dict(config=dict(emb=partial(nn.Embedding, max_norm=1.))),'not a plain table'),
     ('padding',dict(config=dict(emb=partial(nn.Embedding, padding_idx=0))),'not a plain table'),
     ('by freq',dict(config=dict(emb=partial(nn.Embedding, scale_grad_by_freq=True))),'not a plain table'),
     ('subclass',dict(config=dict(emb=Doubled)),'Doubled is not a plain table'),
+    ('event',dict(cbs=Callback(before_batch=noop)),'Callback needs single'), ('event of an instance',dict(cbs=on_the_instance()),'Callback needs single'),
+    ('event of the recorder',dict(change=recorded),'Recorder needs single'), ('schedule',dict(change=schedule),'sqr_mom is scheduled'),
+    ('one table',dict(dl=dict(df=SQUARE), change=one_table),'share'), ('one weight',dict(dl=dict(df=SQUARE), change=one_weight),'share'),
     ('train_metrics',dict(metrics=rmse, change=lambda learn: setattr(learn.recorder, 'train_metrics', True)),'train_metrics=True')]
 
 @pytest.mark.parametrize('name,kwargs,words', INELIGIBLE, ids=[o[0] for o in INELIGIBLE])
@@ -237,7 +252,7 @@ def test_ineligible(name, kwargs, words):
             with pytest.raises(ValueError, match=f'fused=True, but .*{words}'): quiet(learn, 1, 1e-2)
             assert all(torch.equal(a, b) for a,b in zip(before, weights(learn)))
         else:
-            if name!='float64': quiet(learn, 1, 1e-2)
+            if name not in ('float64','device'): quiet(learn, 1, 1e-2)
             assert re.search(words, learn.fused_reason) and f'because {learn.fused_reason}' in learn.summary()
 
 def test_eligible():
@@ -248,6 +263,46 @@ def test_eligible():
         quiet(learn, 1)
         assert learn.fused_reason==''
     assert build(False).fused_reason=='fused=False' and why_not_loop(build(False))==''
+
+@pytest.mark.parametrize('late', [False, True])
+def test_events_of_an_instance(late):
+    "As `Callback(before_batch=f)` or set later: called for each batch of training and of validation"
+    def count(self=None): calls.append(1)
+    calls,cb = [],Callback() if late else Callback(before_batch=count)
+    if late: cb.before_batch = count
+    learn = quiet(build(cbs=cb), 2, 1e-2)
+    assert len(calls)==2*(len(learn.dls.train)+len(learn.dls.valid))
+
+def by_hand(dls, **kwargs):
+    "A model with features that has no tables of who has which"
+    return GenreDotProductBias(dls.n_users, dls.n_items, [f.spec for f in dls.features], 5, **kwargs)
+
+def test_a_feature_model_by_hand():
+    "Training and predictions take the features from the loaders"
+    res = []
+    for f in ('auto',False):
+        dls = load(feat=True)
+        set_seed(0)
+        learn = quiet(collab_learner(dls, arch=by_hand(dls, y_range=(0,5.5)), fused=f), 3, 2e-2)
+        with learn.no_bar(): res.append([learn.get_preds()[0], learn.model.f_weight[1].tables[0].weight.detach()])
+        assert f is False or 'tables of features' in learn.fused_reason
+    for a,b in zip(*res): assert torch.allclose(a, b)
+    learn = build(arch=GenreDotProductBias)
+    learn.model.i_table[3] = 0
+    assert 'tables of features' in learn.fused_reason
+    with pytest.raises(ValueError, match='tables of features'): quiet(collab_learner(dls, arch=by_hand(dls), fused=True), 1)
+
+@pytest.mark.parametrize('names', [('sqr_mom',), ('eps',), ('lr','sqr_mom','eps','wd')])
+def test_schedules_of_other_hypers(names):
+    "The torch loop, and batch by batch: those of `Adam`"
+    scheds = dict(lr=SchedLin(2e-2, 1e-3), sqr_mom=SchedLin(.9, .999), eps=SchedLin(1e-8, 1e-9), wd=SchedLin(.1, .3))
+    fits = []
+    for kw in (dict(), dict(cbs=EachBatch()), dict(opt_func=partial(Adam, eps=1e-8))):
+        learn = build('auto', **{'opt_func':SHARP, **kw})
+        fits.append(quiet(learn, 3, 2e-2, method='fit', cbs=ParamScheduler({k:scheds[k] for k in names})))
+    for o in fits[:2]:
+        assert moved(o, fits[2], build(False))<1e-4
+        same_history(o, fits[2])
 
 @pytest.mark.parametrize('fused', ['nonsense', None, 2])
 def test_fused_is_one_of_three(fused):
