@@ -204,7 +204,7 @@ def _adam_dense(params, states, lr, mom, wd, sqr_mom, eps):
     root = torch._foreach_sqrt(v)
     torch._foreach_mul_(root, (1-sqr_mom**s)**-.5)
     torch._foreach_add_(root, eps)
-    torch._foreach_addcdiv_(p, m, root, value=-lr/(1-mom**s))
+    torch._foreach_addcdiv_(p, m, root, value=-min(lr/(1-mom**s), 3e38))   # the most that float32 holds: the next loss will tell
 
 @patch
 def step(self:LazyAdam, closure=None):
@@ -217,7 +217,7 @@ def step(self:LazyAdam, closure=None):
             st = self.state[p]
             if p in self.tables:
                 if p.requires_grad and (p.grad is not None or 'step' in st): self.tables[p].step(**h)
-            elif getattr(p, 'grad', None) is not None:
+            elif p.requires_grad and getattr(p, 'grad', None) is not None:
                 if p.grad.is_sparse: p.grad = p.grad.to_dense()
                 alike[st.get('step', 0),st.get('do_wd', True)].append(p)
         for params in alike.values(): _adam_dense(params, [self.state[p] for p in params], **h)

@@ -183,6 +183,16 @@ def test_frozen_between_fits(path):
         res.append(train(model, opt, batches(20, seed=3), cycle(20)))
     assert moved(*res, make()) < 1e-6
 
+def test_frozen_dense_parameters_stand_still():
+    "Momentum and decay too, although `zero_grad` leaves zeros for a gradient"
+    model = make()
+    opt = LazyAdam(list(model.parameters()), lr=1e-2, **EXACT)
+    train(model, opt, batches(20))
+    for p in params(model.lin): p.requires_grad_(False)
+    before = [p.clone() for p in params(model.lin)]
+    train(model, opt, batches(20))
+    assert all(torch.equal(a, b) for a,b in zip(before, params(model.lin))) and {opt.state[p]['step'] for p in params(model.lin)}=={20}
+
 class Twice(Net):
     "A table read for users and for items, and modules that share a table"
     def __init__(self, n=30, k=3):
