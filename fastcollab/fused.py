@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['is_schedule', 'hypers_ahead', 'needs_batches', 'why_not_loop', 'why_not_predict', 'why_not_fused', 'diverged',
-           'TorchLoop', 'warm_up', 'n_threads', 'FusedLoop', 'out_params', 'predict_batches', 'loop_for']
+           'check_weights', 'TorchLoop', 'warm_up', 'n_threads', 'FusedLoop', 'out_params', 'predict_batches',
+           'loop_for']
 
 # %% ../nbs/07_fused.ipynb #df8802de
 import inspect, mmap, sys, threading
@@ -87,7 +88,7 @@ def why_not_predict(
     ds=None, # `RatingsDataset` to predict; that of training if None
 )->str: # Empty if there is no reason
     "Why predictions of the model of `learn` do not come from the compiled loop"
-    m,ds = learn.model,ifnone(ds, learn.dls.train.dataset)
+    m,ds = learn.model,learn.dls.train.dataset if ds is None else ds
     if any(cb.run and cb.run_valid and _acts(cb, 'before_batch', type(cb) in (CastToTensor,GatherPredsCallback)) for cb in learn.cbs):
         return 'a callback acts before each batch of the validation'
     if type(m) not in _family: return f'{type(m).__name__} is not one of {[o.__name__ for o in _family]}'
@@ -118,13 +119,20 @@ def why_not_fused(learn)->str: # Empty if there is no reason
     if len({s.get('step', 0) for s in states})>1 or not all(s.get('do_wd', True) for s in states): return 'the parameters are not all decayed and stepped alike'
     return ''
 
-# %% ../nbs/07_fused.ipynb #bc98723c
-def diverged(learn, step, loss, kept=True):
-    "An error that says where a loss stopped being a number; were the weights `kept` as they were before?"
+# %% ../nbs/07_fused.ipynb #7e94b0d3
+def diverged(learn, step, loss=None, kept=True):
+    "An error that says where the loss stopped being a number, or the weights if it is None; were these `kept` as they were before?"
     lr = ', '.join(f'{h["lr"]:g}' for h in learn.opt.hypers)
-    return FloatingPointError(f'the loss is {float(loss)} in epoch {learn.epoch}, step {step+1} of {learn.n_iter} (lr {lr}); lower the learning rate, or look for odd ratings'
+    what = 'weights are not finite after' if loss is None else f'the loss is {loss.item()} in'
+    return FloatingPointError(f'{what} epoch {learn.epoch}, step {step+1} of {learn.n_iter} (lr {lr}); lower the learning rate, or look for odd ratings'
         + ('. No weight was changed by it' if kept else '. The weights are lost'))
 
+def check_weights(learn):
+    "An error if weights are no numbers after the last step of an epoch, which no loss follows"
+    ends = [o for p in learn.model.parameters() if p.requires_grad and p.dtype.is_floating_point and p.numel() for o in p.detach().aminmax()]
+    if ends and not torch.stack(ends).isfinite().all(): raise diverged(learn, learn.iter, kept=False)   # a device is waited for once
+
+# %% ../nbs/07_fused.ipynb #bc98723c
 class TorchLoop:
     "Training epochs of a learner whose callbacks need no single batches"
     piece = 2**17  # ratings that the learner sees as one batch
@@ -285,6 +293,8 @@ def _feature_rows(m, k, specs):
     idx,wgt,at,col = _ints(*table.shape),_zeros(*table.shape),0,0
     for s in specs:
         g = table[:,col:col+s.width]
+        if g.size and not 0<=g.min()<=g.max()<s.n:
+            raise IndexError(f'rows of feature {s.name!r} run from {g.min()} to {g.max()}, but the model has {s.n}; make the model for these loaders')
         count = np.maximum((g>0).sum(1, keepdims=True), 1)
         idx[:,col:col+s.width] = np.where(g>0, g+at, -1)
         wgt[:,col:col+s.width] = dict(sum=1, mean=1/count, sqrtn=count**-.5)[agg]
@@ -347,7 +357,7 @@ def steps(self:FusedLoop, s, idx, unknown, hypers):
     "One step for each `bs` of the ratings `idx`, the first of which is step `s` of the epoch"
     n,shift = len(idx),[len(o.rows) if len(o.f_rows) else 0 for o in self.sides]
     u,i,y = _ints(n),_ints(n),_zeros(n)
-    self._take(idx.numpy(), _no_unknown if unknown is None else unknown.numpy(), tuple(shift), u, i, y)
+    self._take(s, idx.numpy(), _no_unknown if unknown is None else unknown.numpy(), tuple(shift), u, i, y)
     losses,done = np.zeros(-(-len(y)//self.bs)),0
     while done<len(losses):
         if self.at==self.plan.n:
@@ -363,14 +373,16 @@ def steps(self:FusedLoop, s, idx, unknown, hypers):
     self.record(s, torch.tensor(losses, dtype=torch.float32), hypers)
 
 @patch
-def _take(self:FusedLoop, idx, unknown, shift, u, i, y):
+def _take(self:FusedLoop, s, idx, unknown, shift, u, i, y):
     "`kernel.take` in all threads; it looks at every rating, so what is out of range is found here"
     ds,sizes,cuts = self.ds,tuple(len(o.rows) for o in self.sides),np.linspace(0, len(idx), self.threads+1).astype(int).tolist()
     def part(a, b): return self.kernel.take(ds.x.numpy(), ds.y.numpy(), idx, unknown, sizes, shift, a, b, u, i, y)
     others = [self.pool.submit(part, *o) for o in zip(cuts[1:-1], cuts[2:])]
     if all([part(*cuts[:2]), *(o.result() for o in others)]): return
     _check_rows(ds, [o.rows for o in self.sides])
-    raise ValueError(f'{int((~ds.y.isfinite()).sum())} of {len(ds.y):,} ratings are not finite numbers; drop them')
+    bad = ~ds.y.isfinite()[:,0]
+    step = s+int(bad.numpy()[idx].argmax())//self.bs+1
+    raise ValueError(f'{int(bad.sum())} of {len(bad):,} ratings are not finite numbers, the first in epoch {self.learn.epoch}, step {step} of {self.learn.n_iter}; drop them')
 
 # %% ../nbs/07_fused.ipynb #18fb2274
 @patch

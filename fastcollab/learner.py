@@ -83,6 +83,12 @@ def all_batches(self:CollabLearner):
     finally:
         if lazy: self.opt.flush()
 
+# %% ../nbs/10_learner.ipynb #93f0a7c8
+@patch
+def _do_epoch_train(self:CollabLearner):
+    Learner._do_epoch_train(self)
+    if not hasattr(self, 'lr_finder'): check_weights(self)   # who looks for a rate goes too far, and puts the weights back
+
 @patch
 def _do_grad_opt(self:CollabLearner):
     if self.loss.device.type=='cpu' and not math.isfinite(self.loss.item()):   # on other devices, it would be waited for at each step

@@ -466,8 +466,38 @@ def test_diverging_rates(fused, lr):
 def test_the_error_says_where(fused):
     "The same place in every loop, with the rate of that step; the steps before count"
     learn = diverging(fused, unk_p=0)
-    with pytest.raises(FloatingPointError, match=r'the loss is inf in epoch 0, step 2 of 10 \(lr (?!0\.001)[0-9.e+]+\)'): quiet(learn, 1, 1e15, wd=0.)
+    with pytest.raises(FloatingPointError, match=r'the loss is inf in epoch 0, step 2 of 10 \(lr (?!0\.001)[0-9.e+]+\)'), warnings.catch_warnings():
+        warnings.simplefilter('error')
+        quiet(learn, 1, 1e15, wd=0.)
     assert finite(learn) and taken(learn)=={1}
+
+@pytest.mark.parametrize('fused', DIVERGE)
+@pytest.mark.parametrize('arch', [DotProductBias,CollabNN])
+def test_the_last_step_of_an_epoch(fused, arch):
+    "No loss is asked for after it, so weights are looked at, but not by `lr_find`, which puts them back"
+    if arch is CollabNN and fused is True: fused = 'auto'
+    learn,n = diverging(fused, unk_p=0, arch=arch, dl=dict(bs=N), n_factors=50),[]
+    with pytest.raises(FloatingPointError, match=r'weights are not finite after epoch 0, step 1 of 1 \(lr 4e\+58\); lower the learning rate.*lost'):
+        quiet(learn, 2, 1e60, wd=0., cbs=Callback(before_validate=lambda self: n.append(1)))
+    assert not n and taken(learn)=={1}
+    learn = diverging(fused, unk_p=0, arch=arch, dl=dict(bs=N), n_factors=50, wd=0.)
+    with learn.no_bar(): learn.lr_find(end_lr=1e60, num_it=3, show_plot=False, suggest_funcs=())
+    assert finite(learn)
+
+@pytest.mark.parametrize('fused', DIVERGE)
+def test_weights_are_looked_at_once_an_epoch(fused, monkeypatch):
+    calls,real = [],fused_module.check_weights
+    monkeypatch.setattr('fastcollab.learner.check_weights', lambda learn: (calls.append(learn.iter), real(learn)))
+    learn = diverging(fused)
+    quiet(learn, 3)
+    with learn.no_bar(): learn.lr_find(show_plot=False), learn.validate(), learn.get_preds()
+    assert calls==[len(learn.dls.train)-1]*3
+
+@pytest.mark.parametrize('fused', [False, 'each'])
+@pytest.mark.parametrize('lr', [1e38, 1e39, 1e45])
+def test_rates_beyond_float32_in_dense_layers(fused, lr):
+    learn = diverging(fused, unk_p=0, arch=CollabNN, n_factors=50)
+    with pytest.raises(FloatingPointError, match='the loss is (nan|inf) in epoch 0, step 2 of 10'): quiet(learn, 1, lr, wd=0.)
 
 @pytest.mark.parametrize('fused', DIVERGE)
 def test_a_rate_that_takes_all_of_a_row(fused):
@@ -479,8 +509,13 @@ def test_a_rate_that_takes_all_of_a_row(fused):
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_ratings_that_are_no_numbers(fused, bad):
     learn = diverging(fused)
-    learn.dls.train_ds.y[17] = bad
-    with pytest.raises((ValueError,FloatingPointError), match='1 of 640 ratings are not finite|the loss is (nan|inf) in epoch 0, step'): quiet(learn, 1, 1e-2)
+    class Spoil(Callback):
+        "A rating turns bad after an epoch"
+        def after_epoch(self): self.dls.train_ds.y[17] = bad
+    dl = load().train
+    _,order = dl.get_idxs(),dl.get_idxs().tolist()
+    words = f'(1 of 640 ratings are not finite numbers, .*|the loss is (nan|inf) )in epoch 1, step {order.index(17)//64+1} of 10'
+    with pytest.raises((ValueError,FloatingPointError), match=words): quiet(learn, 2, 1e-2, cbs=Spoil())
     assert finite(learn)
 
 @pytest.fixture
@@ -606,6 +641,16 @@ def test_rows_out_of_range(fused, col, row):
     learn = diverging(fused)
     learn.dls.train_ds.x[3,col] = row
     with pytest.raises(IndexError): quiet(learn, 1, 1e-2)
+    assert finite(learn)
+
+@pytest.mark.parametrize('side', ['u_table','i_table'])
+@pytest.mark.parametrize('row', [-1, 10**6, 'next'])
+def test_feature_rows_out_of_range(side, row):
+    "As the model and the loaders have them; `next` to the last row is one of the next feature, or none"
+    learn = build(True, arch=GenreDotProductBias)
+    k = 'ui'.index(side[0])
+    for t in (getattr(learn.model, side),learn.dls.train_ds.tables[k]): t[3,0] = learn.model.sides[k][0].n if row=='next' else row
+    with pytest.raises(IndexError, match=f"{'age' if k==0 else 'genres'!r} run from .* but the model has .*make the model for these loaders"): quiet(learn, 1)
     assert finite(learn)
 
 @pytest.mark.parametrize('col,row', [(0,-1), (1,10**6)])
