@@ -6,6 +6,8 @@
 __all__ = ['plain_tables', 'compiled', 'StepTables', 'LazyAdam']
 
 # %% ../nbs/06_optimizer.ipynb #01586143
+import tempfile
+
 from fastai.optimizer import *
 from fastai.optimizer import adam_step, average_grad, average_sqr_grad, step_stat, weight_decay
 from fastai.torch_basics import *
@@ -19,6 +21,7 @@ def compiled():
         from numba import config
         if config.DISABLE_JIT: raise RuntimeError('NUMBA_DISABLE_JIT is set')
         from fastcollab import kernel
+        with tempfile.TemporaryFile(dir=kernel.train.stats.cache_path) as f: f.write(bytes(2**20))   # what numba keeps takes a little less
         return kernel
     except (ImportError, RuntimeError, OSError) as e: warn(f'epochs run in torch and not in compiled loops: {e}; install numba, or set NUMBA_CACHE_DIR to a folder that can be written')
 

@@ -90,11 +90,11 @@ def test_fused_equals_unfused(name, kwargs):
     same_history(a, b)
     same_history(c, b)
 
-@pytest.mark.parametrize('name,tol', [('plain',1e-3), ('bias',1e-3), ('bias_param',1e-3), ('genres',5e-3)])
-def test_fused_equals_unfused_with_the_usual_eps(name, tol):
+@pytest.mark.parametrize('name', ['plain', 'bias', 'bias_param', 'genres'])
+def test_fused_equals_unfused_with_the_usual_eps(name):
     a,b,start = (build(f, **arch_of(name), y_range=(0,5.5)) for f in (True,False,False))
     for o in (a,b): quiet(o, 5, 2e-2)
-    assert moved(a, b, start)<tol
+    assert moved(a, b, start)<1e-3   # with genres 3e-4, else 1e-6: the torch loop moves all rows of tables of features, where the compiled one lets them wait
     same_history(a, b)
 
 def test_all_loops_are_what_they_say():
@@ -550,6 +550,20 @@ def test_without_the_compiled_loops(error, broken):
     mine = [str(o.message) for o in caught if 'NUMBA_CACHE_DIR' in str(o.message)]
     assert len(mine)==1 and 'install numba' in mine[0] and moved(learn, want, build())<1e-3
     with pytest.raises(ValueError, match='compiled loops cannot be used'): quiet(build(True), 1)
+
+def test_a_full_disk():
+    "A folder that takes small files only: the torch loop with one warning, and no error when numba wants to keep what it compiled"
+    resource = pytest.importorskip('resource')
+    soft,hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    optimizer.compiled.cache_clear()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**14,hard))
+        with pytest.warns(UserWarning, match='File too large; .*NUMBA_CACHE_DIR'): assert optimizer.compiled() is None
+        assert 'compiled loops cannot be used' in build().fused_reason
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft,hard))
+        optimizer.compiled.cache_clear()
+    assert optimizer.compiled() is not None
 
 # A second implementation
 
