@@ -1,6 +1,6 @@
 """The figures of speed: `FASTCOLLAB_DATA=DIR python benchmarks/speed.py [PART...]` prints them and keeps them in benchmarks/results/
 
-DIR holds ml-latest-small.zip and ml-100k.zip. On 2 cores: small 15 minutes, kernel 5, million 1, neural 15, peers 5, table some 3 hours, with up to
+DIR holds ml-latest-small.zip and ml-100k.zip. On 2 cores: small 15 minutes, kernel 5, million 1, neural 20, peers 5, table some 3 hours, with up to
 6 GB. `speed.py tune` prints the grid of the settings of peers, some 3 minutes. PEERS_PYTHON names a Python with the extra `bench`, if this has not.
 
 Each contender has a process of its own, `speed.py run JSON`. Imports, compilation and a fit on tiny data come first; then fits of fresh learners
@@ -173,7 +173,7 @@ def small():
 def neural():
     "CollabNN against EmbeddingNN"
     say('\nCollabNN, EmbeddingNN: ml-latest-small, random 80/20, bs=64, fit_one_cycle(5, 5e-3, wd=0.3), layers=[100], one thread')
-    res = compare(dict(eager=3, shipped=1, mended=1), nn=True, wd=.3)
+    res = compare(dict(eager=3, shipped=3, mended=3), nn=True, wd=.3)
     for who in ('shipped','mended'):
         row(f'CollabNN against {NAMES[who]}', f'{res[who][0]/res["eager"][0]:.1f}x, RMSE {res["eager"][1]-res[who][1]:+.4f}', '>= 5x, equal RMSE')
 
