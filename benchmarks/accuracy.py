@@ -17,7 +17,7 @@ def u1():
         dls,res,start = CollabDataLoaders.from_df(df, splits=splits, seed=42, bs=512, val_bs=20_000, **cols),[],time.perf_counter()
         for seed in SEEDS:
             set_seed(seed)
-            learn = collab_learner(dls, arch=SVDPlusPlus, y_range=(.5,5.5), unk_p=0, splitter=tower_splitter, metrics=rmse)
+            learn = collab_learner(dls, arch=SVDPlusPlus, y_range=(.5,5.5), unk_p=0, metrics=rmse)
             res.append(quiet_fit(learn, 12, 5e-3, [1.5,2.])[2])
         row(f'SVDPlusPlus, {name}', f'{np.mean(res):.4f} +- {np.std(res, ddof=1):.4f}', asked, (time.perf_counter()-start)/len(SEEDS))
 

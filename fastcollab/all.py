@@ -7,6 +7,7 @@ from fastcollab.metrics import *
 from fastcollab.losses import *
 from fastcollab.splits import *
 from fastcollab.features import *
+from fastcollab.times import *
 from fastcollab.data import *
 from fastcollab.models import *
 from fastcollab.feature_models import *

@@ -15,6 +15,7 @@ from .datasets import pick_column, rating_columns
 from .features import *
 from .losses import RatingMSE
 from .splits import *
+from .times import *
 
 # %% ../nbs/04_data.ipynb #5994b9c7
 def _plain(o): return repr(o.item() if hasattr(o, 'item') else o)   # 5 rather than np.int64(5)
@@ -88,6 +89,7 @@ class RatingsEncoder:
         rating_name:str, # Rating column
         features:list=(), # `Feature` for each column of categories, those of items before those of users
         title_name:str|None=None, # Column with the titles of items
+        when:RatingTimes|None=None, # What is known of the times of ratings
     ):
         store_attr()
         self.classes,self.index,self.tables,self.titles = {},{},[None,None],None   # tables: category rows of users and of items, row k for id k
@@ -143,18 +145,20 @@ class RatingsDataset:
         y:Tensor|None=None, # Ratings, (n,1) float32
         tables:list|None=None, # Category rows of users and of items, (n_users+,W) int32; those of `enc` if None
         ents:list=(None,None), # Which row of its table each rating has, (n,) int32; that of its id if None
-    ): self.enc,self.x,self.y,self.tables,self.ents = enc,x,y,list(ifnone(tables, enc.tables)),list(ents)
+        when:Tensor|None=None, # Categories of the time of each rating, (n,3) int32; None without times
+    ): self.enc,self.x,self.y,self.tables,self.ents,self.when = enc,x,y,list(ifnone(tables, enc.tables)),list(ents),when
 
     def __len__(self): return len(self.x)
     def rows(self,
         idx:Tensor, # Which ratings, (bs,) int32 or int64
-    )->tuple: # x (bs,2) or (bs,2+G) int64, and y (bs,1) float32 if there are ratings
+    )->tuple: # x (bs,2), or (bs,2+G) with features and then times behind the ids, int64; and y (bs,1) float32 if there are ratings
         "Copies of the ratings `idx`, as models take them"
         x = self.x.index_select(0, idx)
         parts = [x]
         for k in (1,0):                                                      # features of items, then those of users
             if self.tables[k] is None: continue
             parts.append(self.tables[k].index_select(0, x[:,k] if self.ents[k] is None else self.ents[k].index_select(0, idx)))
+        if self.when is not None: parts.append(self.when.index_select(0, idx))
         x = (x if len(parts)==1 else torch.cat(parts, 1)).long()             # (bs,2+G)
         return (x,) if self.y is None else (x, self.y.index_select(0, idx))
 
@@ -162,12 +166,13 @@ class RatingsDataset:
     def to(self, device):
         "Move to `device`"
         def move(o): return None if o is None else o.to(device)
-        self.x,self.y,self.tables,self.ents = move(self.x),move(self.y),[*map(move, self.tables)],[*map(move, self.ents)]
+        self.x,self.y,self.when,self.tables,self.ents = move(self.x),move(self.y),move(self.when),[*map(move, self.tables)],[*map(move, self.ents)]
         return self
     def new_empty(self):
         "The same vocabularies without ratings, for export"
         # clones: a view would be saved with all the ratings behind it
-        return type(self)(self.enc, *(None if o is None else o[:0].clone() for o in (self.x, self.y)))
+        x,y,when = (None if o is None else o[:0].clone() for o in (self.x, self.y, self.when))
+        return type(self)(self.enc, x, y, when=when)
 
     classes   = property(lambda self: self.enc.classes,     doc="Vocabulary of each column; row 0 is `#na#`")
     n_users   = property(lambda self: self.enc.n_users,     doc="Rows of a table of users, `#na#` included")
@@ -187,7 +192,8 @@ class RatingsDataset:
         enc,rows = self.enc,to_np(x)
         res = {name: enc.decode_ids(name, rows[:,k]) for k,name in enumerate(enc.id_names)}
         if y is not None: res[enc.rating_name] = to_np(y).reshape(-1)
-        for f,g in zip(enc.features, x[:,2:].cpu().split([f.width for f in enc.features], 1) if enc.features else ()): res[f.name] = f.codec.decode(g)
+        widths = [f.width for f in enc.features]
+        for f,g in zip(enc.features, x[:,2:2+sum(widths)].cpu().split(widths, 1) if widths else ()): res[f.name] = f.codec.decode(g)
         return pd.DataFrame(res)
 
 # %% ../nbs/04_data.ipynb #094c037c
@@ -309,6 +315,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         user_cols:list|str|None=None, # Columns with features of the users
         sep:str='|', # What separates the categories of a set
         title_name:str|None=None, # Column with the titles of items, for what is shown of them; 'title' if None and there is one
+        time_name:str|None=None, # Column with the time of each rating, for models that use it: dates, or numbers since 1970. It helps where days are shared with training, not to predict the future
         user_weight:str|None=None, # 'sqrt' draws the ratings of a user with n of them sqrt(n) times as often as those of a user with one, not n times
         splitter:Callable|None=None, # `df -> (train, valid)` row numbers; random if None
         splits:tuple|None=None, # Row numbers `(train, valid)` themselves
@@ -323,9 +330,11 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         features = _features(ratings, names, L(genre_name)+L(item_cols), L(user_cols), sep)
         if title_name is None and 'title' in ratings and names[1]!='title': title_name = 'title'
         elif title_name is not None: pick_column(ratings, title_name, 0, 'title')
+        if time_name is not None: pick_column(ratings, time_name, 0, 'time')
         if splitter is not None and splits is not None: raise ValueError('splitter and splits both say how to split; give one of them')
         if splits is None: splits = ifnone(splitter, RandomSplitter(valid_pct, seed))(ratings)
-        dsets = encode_ratings(ratings, RatingsEncoder(*names, features, title_name), check_splits(splits, len(ratings)))
+        when = None if time_name is None else RatingTimes(time_name)
+        dsets = encode_ratings(ratings, RatingsEncoder(*names, features, title_name, when), check_splits(splits, len(ratings)))
         train = RatingsDL(dsets[0], bs=bs, shuffle=True, seed=seed, user_weight=user_weight)
         valid = RatingsDL(dsets[1], bs=ifnone(val_bs, bs), seed=seed)
         return cls(train, valid, path=path, device=ifnone(device, default_device()))
@@ -371,7 +380,15 @@ def encode_ratings(
     y = df[enc.rating_name].to_numpy(np.float32)
     train,valid = [RatingsDataset(enc, x, torch.from_numpy(y[part])[:,None]) for x,part in zip(xs, splits)]
     valid.tables,valid.ents = tables,ents
+    if enc.when: _encode_times(df, enc, (train,valid), splits)
     return [train,valid]
+
+def _encode_times(df, enc, dsets, splits):
+    "The times of both parts as the training part knows them"
+    cols = [df[enc.when.name].iloc[part] for part in splits]
+    users = [d.x[:,0].numpy() for d in dsets]
+    enc.when.setup(cols[0], users[0])
+    for d,col,u in zip(dsets, cols, users): d.when = torch.from_numpy(enc.when.encode(col, u))
 
 # %% ../nbs/04_data.ipynb #a8d9b389
 def _encode_features(df, enc, k, codes, values, rows, splits):
@@ -467,7 +484,14 @@ def encode(self:RatingsEncoder,
     _warn_unknown(self, df, x)
     y = torch.tensor(_check_ratings(df, self.rating_name))[:,None] if self.rating_name in df and len(df) else None
     parts = [_cold_features(self, df, k, x[:,k]) for k in (0,1)]
-    return RatingsDataset(self, x, y, *zip(*parts))
+    return RatingsDataset(self, x, y, *zip(*parts), when=self._times(df, x))
+
+@patch
+def _times(self:RatingsEncoder, df, x):
+    "Categories of the times of new rows; none of a table without that column"
+    if not self.when: return None
+    if self.when.name not in df: return torch.zeros(len(x), len(WHEN), dtype=torch.int32)
+    return torch.from_numpy(self.when.encode(df[self.when.name], x[:,0].numpy()))
 
 @patch
 def test_dl(self:CollabDataLoaders,

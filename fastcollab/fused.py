@@ -8,7 +8,7 @@ __all__ = ['is_schedule', 'hypers_ahead', 'needs_batches', 'why_not_loop', 'why_
            'loop_for']
 
 # %% ../nbs/07_fused.ipynb #df8802de
-import inspect, mmap, sys, threading
+import inspect, mmap, sys
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from fastai.basics import *
@@ -223,18 +223,16 @@ def _pages(*shape):
 @functools.cache
 def warm_up():
     "The compiled loops, after saying so if they have to be compiled first"
-    note = threading.Timer(1.5, lambda: print('fastcollab is compiling its loops, once; about 10 seconds', file=sys.stderr))
     kernel,one = compiled(),np.zeros((1,8))
     no_features = _ints(1, 0),_zeros(1, 0),_zeros(0, 24),_ints(0),_ints(1),_ints(1, 1),_zeros(1, 8),_zeros(0, 8)
     side = kernel.Side(_zeros(1, 24), _ints(1), _ints(1, 2), *(_ints(1) for _ in range(7)), _zeros(1, 8), _zeros(1, 5), 0, *no_features)
-    note.start()
-    kernel.train(side, side, _ints(0), _ints(0), _zeros(0), 1, 0, one, one[0], (0.,0.,0.), np.zeros(32, np.int64), _zeros(1), np.zeros(16), _zeros(1, 8),
-        np.zeros(0), 0, 1)
-    kernel.take(_ints(0, 2), _zeros(0, 1), _ints(0), _no_unknown, (0,0), (0,0), 0, 0, _ints(0), _ints(0), _zeros(0))
-    kernel.pack(*[_zeros(0, 1)]*3, 0., 0, side.rows)
-    kernel.unpack(side.rows, side.last, 1, one, one[0], 0, *[_zeros(0, 1)]*3)
-    kernel.predict(*[_zeros(0, 1)]*4, _ints(0), _ints(0), (0.,0.,0.), _zeros(0))
-    note.cancel()
+    with compiling():
+        kernel.train(side, side, _ints(0), _ints(0), _zeros(0), 1, 0, one, one[0], (0.,0.,0.), np.zeros(32, np.int64), _zeros(1), np.zeros(16), _zeros(1, 8),
+            np.zeros(0), 0, 1)
+        kernel.take(_ints(0, 2), _zeros(0, 1), _ints(0), _no_unknown, (0,0), (0,0), 0, 0, _ints(0), _ints(0), _zeros(0))
+        kernel.pack(*[_zeros(0, 1)]*3, 0., 0, side.rows)
+        kernel.unpack(side.rows, side.last, 1, one, one[0], 0, *[_zeros(0, 1)]*3)
+        kernel.predict(*[_zeros(0, 1)]*4, _ints(0), _ints(0), (0.,0.,0.), _zeros(0))
     return kernel
 
 # %% ../nbs/07_fused.ipynb #f21c1d78

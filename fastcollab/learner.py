@@ -192,6 +192,7 @@ def collab_learner(
     if center:
         if not isinstance(model, CollabModel): raise TypeError(f'center=True needs a CollabModel, not {type(model).__name__}; add the mean in its forward instead')
         model.center(dls.train_ds.y.double().mean().item())
+    if hasattr(model, 'splitter'): kwargs.setdefault('splitter', model.splitter)
     cbs = L(kwargs.pop('cbs', None)) + ([IdDropout(unk_p)] if unk_p else [])
     return CollabLearner(dls, model, loss_func=ifnone(loss_func, RatingMSE()), opt_func=opt_func, cbs=cbs, **kwargs)
 

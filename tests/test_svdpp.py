@@ -2,20 +2,21 @@
 import subprocess, sys
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import (Adam, CollabDataLoaders, Embedding, LazyAdam, ParamEmbedding, Recommender, SVDPlusPlus, SetSum, baseline_rmse, collab_learner,
+from fastcollab import svdpp
+from fastcollab.all import (Adam, CollabDataLoaders, LazyAdam, Recommender, SVDPlusPlus, SetSum, baseline_rmse, collab_learner,
     load_learner, rmse, set_seed, synthetic_ratings, tower_splitter)
 from hypothesis import given, settings, strategies as st
 
 FRAME = synthetic_ratings(60, 40, 900, seed=5)
-FEATURES = dict(item_cols=['genres'], user_cols=['group'])
+FEATURES = dict(item_cols=['genres'], user_cols=['group','job'])
 
-def loaders(features=True, **kwargs):
-    df = FRAME.assign(group=FRAME.userId%3)
-    return CollabDataLoaders.from_df(df, seed=1, bs=64, **(FEATURES if features else {}), **kwargs)
+def loaders(features=True, time=False, **kwargs):
+    df = FRAME.assign(group=FRAME.userId%3, job=np.where(FRAME.userId%4, 'a|b', 'c'), timestamp=10**9+FRAME.timestamp%5*86400)
+    return CollabDataLoaders.from_df(df, seed=1, bs=64, time_name='timestamp' if time else None, **(FEATURES if features else {}), **kwargs)
 
 def fitted(dls, opt_func=LazyAdam, epochs=2, unk_p=.1, seed=0, **kwargs):
     set_seed(seed)
-    learn = collab_learner(dls, arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), splitter=tower_splitter, opt_func=opt_func, unk_p=unk_p, **kwargs)
+    learn = collab_learner(dls, arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=opt_func, unk_p=unk_p, **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 2e-2, wd=[.3,.4])
     return learn
 
@@ -29,37 +30,88 @@ def test_sums_over_sets(pairs, k):
     dense = dense/dense.sum(1, keepdim=True).clamp(min=1).sqrt()
     w = torch.randn(6, k, generator=torch.Generator().manual_seed(0))
     (sets()*w).sum().backward()
-    assert torch.allclose(sets(), dense@sets.table.weight, atol=1e-5) and torch.allclose(sets.table.weight.grad, dense.T@w, atol=1e-5)
+    assert torch.allclose(sets(), dense@sets.weight, atol=1e-5) and torch.allclose(sets.weight.grad, dense.T@w, atol=1e-5)
 
+def spread(m, std=.3):
+    g = torch.Generator().manual_seed(0)
+    for p in m.parameters(): p.data.normal_(0, std, generator=g)
+    return m
+
+@pytest.mark.parametrize('time', (False,True))
 @pytest.mark.parametrize('features', (False,True))
-@pytest.mark.parametrize('emb', (Embedding,ParamEmbedding))
-def test_the_formula_by_hand(features, emb):
-    "Id, features and set on both sides, rating by rating"
-    dls = loaders(features)
-    m = SVDPlusPlus.from_dls(dls, n_factors=3, y_range=(0,5.5), emb=emb)
-    for p in m.parameters(): torch.nn.init.normal_(p, std=.3)
-    seen = dls.train_ds.x.long()
-    def tower(k, row):
-        v,b = (m.u_weight,m.i_weight)[k].weight[row],(m.u_bias,m.i_bias)[k].weight[row]
-        others = seen[seen[:,k]==row,1-k]
-        s = m.sets[k].table.weight[others].sum(0)/max(1, len(others))**.5
-        v,b = v+s[:-1],b+s[-1:]
-        if features:
-            cats = (m.u_table,m.i_table)[k][row].long()
-            cats = cats[cats>0]
-            v,b = (o+t.tables[0].weight[cats].sum(0)/max(1, len(cats))**.5 for o,t in zip((v,b), (m.f_weight[k],m.f_bias[k])))
-        return v,b
-    for u,i in [(0,0),(0,3),(4,0),*dls.valid_ds.x[:20].tolist()]:
-        (p,bu),(q,bi) = tower(0, u),tower(1, i)
-        want = m._out((p@q+bu+bi).view(1, 1))
-        assert torch.allclose(m(m._with_features(torch.tensor([[u,i]]))), want, atol=1e-5)
+def test_the_formula_by_hand(features, time):
+    "Id, features, set and time, rating by rating; an unknown id has the features that come with its rating, and an unknown user no days of its own"
+    dls = loaders(features, time)
+    m = spread(SVDPlusPlus.from_dls(dls, n_factors=3, y_range=(0,5.5)))
+    seen,starts = dls.train_ds.x.long(),[m._starts(k) for k in (0,1)]
+    def tower(k, row, cats):
+        t,others = m.ids[k][row].clone(),seen[seen[:,k]==row,1-k]
+        t += m.sets[k].weight[others].sum(0)/max(1, len(others))**.5
+        for spec,at,c in zip(m.sides[k], starts[k], cats): t += m.f_weight[k][at+c[c>0]].sum(0)/max(1, int((c>0).sum()))**.5
+        return t
+    def when(row, u):
+        ts = np.cumsum([0,*m.when])
+        return sum((m.d_weight[ts[c]+r] for c,r in enumerate(row.tolist()) if r and (c or u)), torch.zeros(4))
+    x = torch.cat([dls.train_ds.rows(torch.arange(20))[0], dls.valid_ds.rows(torch.arange(40))[0]])
+    x[:5,0],x[3:8,1] = 0,0
+    n_item = sum(f.width for f in m.sides[1])
+    n_user = sum(f.width for f in m.sides[0])
+    for r in x:
+        u,i,rest = r[0].item(),r[1].item(),r[2:]
+        a = tower(0, u, rest[n_item:n_item+n_user].split([f.width for f in m.sides[0]]) if features else ())
+        c = tower(1, i, rest[:n_item].split([f.width for f in m.sides[1]]) if features else ())
+        d = when(rest[n_item+n_user:], u) if time else torch.zeros(4)
+        score = a[:3]@c[:3]+a[:3]@d[:3]+c[:3]@d[:3]+a[3]+c[3]+d[3]
+        assert torch.allclose(m(r[None]), m._out(score.view(1, 1)), atol=1e-5)
+
+@settings(max_examples=40, deadline=None)
+@given(st.booleans(), st.booleans(), st.integers(1, 20), st.integers(0, 10**6))
+def test_loops_equal_torch(features, time, k, seed):
+    "Scores and all gradients, with ids that are unknown, features and times that are missing, and rows that repeat"
+    dls = loaders(features, time)
+    m,rng = spread(SVDPlusPlus.from_dls(dls, n_factors=k)),np.random.default_rng(seed)
+    x = dls.train_ds.rows(torch.from_numpy(rng.integers(0, len(dls.train_ds), int(rng.integers(1, 80)))))[0]
+    gone = torch.from_numpy(rng.random(x.shape)<.2)
+    wi,wu = m.i_table.shape[1],m.u_table.shape[1]
+    gone[:,2:2+wi] &= gone[:,1:2]                                           # those of a known id do not change
+    gone[:,2+wi:2+wi+wu] &= gone[:,:1]
+    x = x.masked_fill(gone, 0)
+    w = torch.from_numpy(rng.normal(size=(len(x),1))).float()
+    res = []
+    for f in (m._scores, lambda x: svdpp._loop_scores(m, x)):
+        m.zero_grad()
+        out = f(x)
+        (out*w).sum().backward()
+        res.append([out.detach(),*(torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in m.parameters())])
+    for a,b in zip(*res): assert torch.allclose(a, b, atol=1e-4*max(1., b.abs().max().item() if b.numel() else 1.))
+
+def test_a_plan_follows_the_tables():
+    "Features that are replaced, loaded or copied count"
+    dls = loaders()
+    m = spread(SVDPlusPlus.from_dls(dls, n_factors=3))
+    x = dls.one_batch()[0]
+    before = m(x)
+    m.i_table = m.i_table.roll(1, 0)
+    changed = m(x)
+    assert not torch.allclose(before, changed) and torch.allclose(changed, m._scores(x), atol=1e-5)
+    other = SVDPlusPlus.from_dls(dls, n_factors=3)
+    other(x)
+    other.load_state_dict(m.state_dict())
+    assert torch.allclose(other(x), changed, atol=1e-6)
+
+def test_float64_runs_in_torch():
+    dls = loaders(True, True)
+    m = spread(SVDPlusPlus.from_dls(dls, n_factors=3)).double()
+    x = dls.one_batch()[0]
+    want = m(x)
+    assert want.dtype==torch.float64 and torch.allclose(want.float(), m.float()(x), atol=1e-5)
 
 def test_only_training_ratings_are_seen():
     "Sets come from the training part: other validation rows leave the model as it is"
     dls = loaders()
     m = SVDPlusPlus.from_dls(dls, n_factors=3)
     counts = torch.bincount(dls.train_ds.x[:,0].long(), minlength=dls.n_users)
-    assert torch.equal(m.sets[0].mat_ends.diff(), torch.tensor([len(dls.train_ds.x[dls.train_ds.x[:,0]==u].unique(dim=0)) for u in range(dls.n_users)]))
+    assert torch.equal(m.sets[0].mat_ends.diff(), counts)
     assert counts[0]==0 and m.sets[0]()[0].abs().sum()==0
 
 def test_lazy_adam_trains_it_as_adam():
