@@ -12,11 +12,14 @@ from fastcollab.data import *
 from fastcollab.models import *
 from fastcollab.feature_models import *
 from fastcollab.svdpp import *
+from fastcollab.suggest import *
 from fastcollab.optimizer import *
 from fastcollab.callback import *
+from fastcollab.langevin import *
 from fastcollab.learner import *
 from fastcollab.metadata import *
 from fastcollab.recommender import *
 from fastcollab.inference import *
+from fastcollab.ensemble import *
 from fastcollab.feedback import *
 from fastcollab.interpret import *

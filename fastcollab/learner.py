@@ -17,6 +17,8 @@ from .losses import *
 from .metrics import *
 from .models import *
 from .optimizer import *
+from .suggest import *
+from .svdpp import *
 
 # %% ../nbs/10_learner.ipynb #f5c074bd
 @contextmanager
@@ -30,6 +32,8 @@ def _as_found(learn):
         for m,mode in modes: m.training = mode
         for k,v in history.items(): setattr(rec, k, v)
 
+def _parameters(loss): return list(loss.parameters()) if isinstance(loss, nn.Module) else []
+
 class CollabLearner(Learner):
     "A `Learner` that is asked in raw ids, and that is not changed by being asked"
     @delegates(Learner.__init__)
@@ -40,7 +44,7 @@ class CollabLearner(Learner):
         **kwargs
     ):
         if fused not in ('auto',True,False): raise ValueError(f"fused is {fused!r}; choose 'auto', True or False")
-        self.fused,self._loop = fused,None
+        self.fused,self._loop,self.settings = fused,None,None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
 
@@ -49,6 +53,10 @@ class CollabLearner(Learner):
         with _as_found(self): return super().get_preds(ds_idx, dl, **kwargs)
     def validate(self, ds_idx=1, dl=None, cbs=None):
         with _as_found(self): return super().validate(ds_idx, dl, cbs)
+
+    def create_opt(self):
+        super().create_opt()
+        for p in _parameters(self.loss_func): self.opt.state[p]['do_wd'] = False   # cuts are not to be small
 
     @property
     def fused_reason(self)->str: # Empty if it does
@@ -97,11 +105,19 @@ def _do_grad_opt(self:CollabLearner):
 
 # %% ../nbs/10_learner.ipynb #307b340d
 @patch
-def _predict_dl(self:CollabLearner, dl):
-    "Predictions of a loader without callbacks, in the order of its rows, (n,)"
-    device,act = next(self.model.parameters()).device,getcallable(self.loss_func, 'activation')
-    with reading(self.model): preds = [act(self.model(b[0].to(device))).float().reshape(-1).cpu() for b in dl]
+def _predict_dl(self:CollabLearner, dl, act):
+    "`act` of the output of the model for a loader without callbacks, in the order of its rows, (n,...)"
+    device = next(self.model.parameters()).device
+    with reading(self.model): preds = [act(self.model(b[0].to(device)).float().reshape(-1)).cpu() for b in dl]
     return torch.cat(preds).numpy() if preds else np.zeros(0, np.float32)
+
+def _asked(dls, user, item):
+    "What was asked for as a table or a row, and whether it is a single pair"
+    is_row = isinstance(user, (pd.Series,dict)) if item is None else all(pd.api.types.is_scalar(o) for o in (user,item))
+    if item is not None: user = pd.DataFrame({dls.user_name:user, dls.item_name:item}, index=[0] if is_row else None)
+    elif not is_row and not isinstance(user, pd.DataFrame): raise TypeError(f'predict takes (user, item) or a DataFrame, not {type(user).__name__} alone')
+    if isinstance(user, pd.DataFrame): user = user.drop(columns=dls.rating_name, errors='ignore')   # known or not, ratings are not needed
+    return user,is_row
 
 @patch
 def predict(self:CollabLearner,
@@ -109,12 +125,19 @@ def predict(self:CollabLearner,
     item=None, # An item id or several; None if `user` is a table or a row
 )->float|np.ndarray: # In stars; one number for one row, else (n,) float32
     "The rating expected of a user for an item, in raw ids; unknown ids are average newcomers, with a warning"
-    is_row = isinstance(user, (pd.Series,dict)) if item is None else all(pd.api.types.is_scalar(o) for o in (user,item))
-    if item is not None: user = pd.DataFrame({self.dls.user_name:user, self.dls.item_name:item}, index=[0] if is_row else None)
-    elif not is_row and not isinstance(user, pd.DataFrame): raise TypeError(f'predict takes (user, item) or a DataFrame, not {type(user).__name__} alone')
-    if isinstance(user, pd.DataFrame): user = user.drop(columns=self.dls.rating_name, errors='ignore')   # known or not, ratings are not needed
-    preds = self._predict_dl(self.dls.test_dl(user, bs=2**13))
+    rows,is_row = _asked(self.dls, user, item)
+    preds = self._predict_dl(self.dls.test_dl(rows, bs=2**13), getcallable(self.loss_func, 'activation'))
     return float(preds[0]) if is_row else preds
+
+@patch
+def predict_dist(self:CollabLearner,
+    user, # As in `predict`
+    item=None, # As in `predict`
+)->pd.DataFrame: # A row per pair, a column per rating; each row sums to 1
+    "How probable each rating is; for a learner whose loss is an `OrdinalLoss`"
+    if not callable(getattr(self.loss_func, 'probs', None)): raise TypeError(f'{self.loss_func} knows no probabilities; train with loss_func=OrdinalLoss.from_dls(dls)')
+    rows,_ = _asked(self.dls, user, item)
+    return pd.DataFrame(self._predict_dl(self.dls.test_dl(rows, bs=2**13), self.loss_func.probs), columns=self.loss_func.levels.tolist())
 
 # %% ../nbs/10_learner.ipynb #bd09d55c
 @patch
@@ -169,7 +192,7 @@ def collab_learner(
     config:dict|None=None, # Further arguments of the model; it is not written to
     y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings are; None for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
-    arch=None, # Another model: a class with `from_dls`, or a model
+    arch=None, # Another model: a class with `from_dls`, or a model; 'best' is `SVDPlusPlus` with what `suggest(dls)` says, for `learn.fit_best()`
     unk_p:float=0.1, # Share of ids that `IdDropout` replaces by the unknown one; 0 turns it off
     center:bool=False, # Predict deviations from the mean of the training ratings?
     opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
@@ -177,6 +200,11 @@ def collab_learner(
 )->CollabLearner:
     "A `Learner` for ratings: fastai's `collab_learner`, with any model, and ready for ids that it has not seen"
     if not isinstance(dls, CollabDataLoaders): raise TypeError(f'dls is {type(dls).__module__}.{type(dls).__name__}; build it with fastcollab.data.CollabDataLoaders')
+    if isinstance(arch, str) and arch!='best': raise ValueError(f"arch is {arch!r}; it has to be 'best', a class with from_dls(dls, ...), or a model")
+    settings = suggest(dls) if isinstance(arch, str) else None
+    if settings:
+        arch,dls,y_range = SVDPlusPlus,_with_bs(dls, settings.bs),ifnone(y_range, settings.y_range)
+        if n_factors==50: n_factors = settings.n_factors
     if arch is not None and use_nn: raise ValueError('use_nn and arch both name the model; give one of them')
     if isinstance(arch, nn.Module):
         default = dict(n_factors=50, emb_szs=None, layers=None, config=None, y_range=None)
@@ -193,8 +221,25 @@ def collab_learner(
         if not isinstance(model, CollabModel): raise TypeError(f'center=True needs a CollabModel, not {type(model).__name__}; add the mean in its forward instead')
         model.center(dls.train_ds.y.double().mean().item())
     if hasattr(model, 'splitter'): kwargs.setdefault('splitter', model.splitter)
+    if _parameters(loss_func):
+        if getattr(model, 'y_range', None) is not None: raise ValueError(f'{type(loss_func).__name__} takes scores of any size and makes ratings of them itself; leave out y_range')
+        model.loss_func = loss_func   # so that its parameters are trained, saved and moved
     cbs = L(kwargs.pop('cbs', None)) + ([IdDropout(unk_p)] if unk_p else [])
-    return CollabLearner(dls, model, loss_func=ifnone(loss_func, RatingMSE()), opt_func=opt_func, cbs=cbs, **kwargs)
+    learn = CollabLearner(dls, model, loss_func=ifnone(loss_func, RatingMSE()), opt_func=opt_func, cbs=cbs, **kwargs)
+    learn.settings = settings
+    return learn
+
+def _with_bs(dls, bs): return type(dls)(dls.train.new(bs=bs), dls.valid.new(bs=2**15), path=dls.path, device=dls.device)
+
+# %% ../nbs/10_learner.ipynb #a5f8bc68
+@patch
+def fit_best(self:CollabLearner,
+    **kwargs # Further arguments of `fit_one_cycle`, such as `cbs`
+):
+    "One cycle with the epochs, the rate and the decays of `self.settings`"
+    if self.settings is None: raise ValueError("this learner has no settings; make it with collab_learner(dls, arch='best')")
+    s = self.settings
+    self.fit_one_cycle(s.epochs, s.lr, wd=list(s.wd), **kwargs)
 
 # %% ../nbs/10_learner.ipynb #7464572b
 def baseline_rmse(

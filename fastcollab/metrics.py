@@ -32,7 +32,8 @@ class RowMetric(Metric):
     def reset(self): self.sums,self.count = [],0
     def accumulate(self, learn):
         "Add the rows of the current batch"
-        err = self.func(*_rows(learn.pred.detach(), learn.yb[0])).float()          # (bs,)
+        act = getcallable(getattr(learn, 'loss_func', None), 'activation')         # scores of some losses are no ratings yet
+        err = self.func(*_rows(act(learn.pred.detach()), learn.yb[0])).float()     # (bs,)
         if self.where is not None: err = err[self.where(learn)]
         self.sums.append(err.sum())   # stays on the device: one transfer per epoch, in `value`
         self.count += len(err)
