@@ -185,7 +185,7 @@ _archs = [[DotProductBias,CollabNN], [GenreDotProductBias,GenreCollabNN]]   # wi
 @delegates(Learner.__init__, but=['model'])
 def collab_learner(
     dls:CollabDataLoaders, # Ratings
-    n_factors:int=50, # Length of the vectors, or width of the hidden layer with `use_nn`
+    n_factors:int|None=None, # Length of the vectors, or width of the hidden layer with `use_nn`; 50 if None
     use_nn:bool=False, # A neural net (`CollabNN`, `GenreCollabNN`) instead of a dot product (`DotProductBias`, `GenreDotProductBias`)
     emb_szs:list|dict|None=None, # Lengths of the user and item vectors of a neural net; by the embedding-size rule if None
     layers:list|None=None, # Widths of the hidden layers of a neural net
@@ -193,7 +193,7 @@ def collab_learner(
     y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings are; None for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
     arch=None, # Another model: a class with `from_dls`, or a model; 'best' is `SVDPlusPlus` with what `suggest(dls)` says, for `learn.fit_best()`
-    unk_p:float=0.1, # Share of ids that `IdDropout` replaces by the unknown one; 0 turns it off
+    unk_p:float|None=None, # Share of ids that `IdDropout` replaces by the unknown one; 0.1 if None, and 0 turns it off
     center:bool=False, # Predict deviations from the mean of the training ratings?
     opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     **kwargs
@@ -203,11 +203,11 @@ def collab_learner(
     if isinstance(arch, str) and arch!='best': raise ValueError(f"arch is {arch!r}; it has to be 'best', a class with from_dls(dls, ...), or a model")
     settings = suggest(dls) if isinstance(arch, str) else None
     if settings:
-        arch,dls,y_range = SVDPlusPlus,_with_bs(dls, settings.bs),ifnone(y_range, settings.y_range)
-        if n_factors==50: n_factors = settings.n_factors
+        arch,dls = SVDPlusPlus,_with_bs(dls, settings.bs)
+        y_range,n_factors,unk_p = ifnone(y_range, settings.y_range),ifnone(n_factors, settings.n_factors),ifnone(unk_p, settings.unk_p)
     if arch is not None and use_nn: raise ValueError('use_nn and arch both name the model; give one of them')
     if isinstance(arch, nn.Module):
-        default = dict(n_factors=50, emb_szs=None, layers=None, config=None, y_range=None)
+        default = dict(n_factors=None, emb_szs=None, layers=None, config=None, y_range=None)
         given = [k for k,v in dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range).items() if v!=default[k]]
         if given: raise ValueError(f'arch is a model already, so {given} would have no effect; give them to the model')
         model = arch
@@ -215,7 +215,7 @@ def collab_learner(
         if arch is None: arch = _archs[bool(dls.features)][use_nn]
         if not hasattr(arch, 'from_dls'): raise TypeError(f'arch is {arch!r}; it has to be a class with from_dls(dls, ...), or a model')
         args = dict(emb_szs=None if emb_szs is None or emb_szs=={} else _emb_szs(dls, emb_szs), layers=layers, y_range=y_range)
-        model = arch.from_dls(dls, n_factors=n_factors, **{**(config or {}), **{k:v for k,v in args.items() if v is not None}})
+        model = arch.from_dls(dls, n_factors=ifnone(n_factors, 50), **{**(config or {}), **{k:v for k,v in args.items() if v is not None}})
     if getattr(model, 'y_range', None) is not None: _check_range(dls, model.y_range)
     if center:
         if not isinstance(model, CollabModel): raise TypeError(f'center=True needs a CollabModel, not {type(model).__name__}; add the mean in its forward instead')
@@ -224,6 +224,7 @@ def collab_learner(
     if _parameters(loss_func):
         if getattr(model, 'y_range', None) is not None: raise ValueError(f'{type(loss_func).__name__} takes scores of any size and makes ratings of them itself; leave out y_range')
         model.loss_func = loss_func   # so that its parameters are trained, saved and moved
+    unk_p = ifnone(unk_p, .1)
     cbs = L(kwargs.pop('cbs', None)) + ([IdDropout(unk_p)] if unk_p else [])
     learn = CollabLearner(dls, model, loss_func=ifnone(loss_func, RatingMSE()), opt_func=opt_func, cbs=cbs, **kwargs)
     learn.settings = settings

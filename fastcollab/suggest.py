@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['decays', 'rating_range', 'Settings', 'suggest']
 
-# %% ../nbs/05e_suggest.ipynb #3eca3a72
+# %% ../nbs/05e_suggest.ipynb #b8f8ad08
 from dataclasses import dataclass
 
 from fastai.torch_basics import *
 
-# %% ../nbs/05e_suggest.ipynb #fe735f0c
+# %% ../nbs/05e_suggest.ipynb #a45e8972
 def decays(
     n:int, # Training ratings
     n_users:int, # Users of the training part
@@ -22,7 +22,7 @@ def decays(
     s = (58/per_id)**.36*max(1, n/80_000)**-.33*(1 if time else .8)
     return 1.5*s,2*s
 
-# %% ../nbs/05e_suggest.ipynb #5a1ecbed
+# %% ../nbs/05e_suggest.ipynb #181d2897
 def rating_range(
     y:Tensor, # Ratings, any shape
 )->tuple: # Lowest and highest rating that a model may predict
@@ -33,7 +33,7 @@ def rating_range(
     room = (high-low)/20 if len(levels)>20 else levels.diff().min().item()/2
     return low-room,high+room
 
-# %% ../nbs/05e_suggest.ipynb #83241aeb
+# %% ../nbs/05e_suggest.ipynb #47dad555
 @dataclass
 class Settings:
     "What to train `SVDPlusPlus` with, and why"
@@ -43,11 +43,12 @@ class Settings:
     epochs:int # Epochs of one cycle
     lr:float # Highest learning rate
     wd:tuple # Weight decays of the tables of ids, and of all others
+    unk_p:float # Share of ids that are replaced by the unknown one
     why:tuple # A line of explanation for each
     def __repr__(self):
         values = [f'{o:g}' if isinstance(o, float) else f'({o[0]:.3g}, {o[1]:.3g})' if isinstance(o, tuple) else f'{o:,}' for o in
-            (self.n_factors,self.y_range,self.bs,self.epochs,self.lr,self.wd)]
-        return '\n'.join(f'{k:<10} {v:<14} {w}' for k,v,w in zip(('n_factors','y_range','bs','epochs','lr','wd'), values, self.why))
+            (self.n_factors,self.y_range,self.bs,self.epochs,self.lr,self.wd,self.unk_p)]
+        return '\n'.join(f'{k:<10} {v:<14} {w}' for k,v,w in zip(('n_factors','y_range','bs','epochs','lr','wd','unk_p'), values, self.why))
 
 def suggest(
     dls, # `CollabDataLoaders`
@@ -58,5 +59,6 @@ def suggest(
     why = ('with a bias 48 numbers, three vectors of a processor; more gain nothing (validation on ml-100k)',
         'the ratings, half a step wider', 'a 156th of the ratings, at least 64: a step costs the same for any batch', '12, and fewer above 80,000 ratings: 8 at 900,000',
         'found on ml-100k; 3e-3 and 8e-3 are no better',
-        f'by {n/users:,.0f} ratings a user, {n/items:,.0f} an item{"" if time else ", no times"}: (1.5, 2)*(58/m)**.36*max(1, n/80000)**-.33{"" if time else "*.8"}, m their geometric mean; fitted to searches on MovieLens')
-    return Settings(47, rating_range(dls.train_ds.y), max(64, n//156), max(4, round(12*shrink**-.17)), 5e-3, wd, why)
+        f'by {n/users:,.0f} ratings a user, {n/items:,.0f} an item{"" if time else ", no times"}: (1.5, 2)*(58/m)**.36*max(1, n/80000)**-.33{"" if time else "*.8"}, m their geometric mean; fitted to searches on MovieLens',
+        'half of what models without features need: costs nothing on known ids, and newcomers are much better')
+    return Settings(47, rating_range(dls.train_ds.y), max(64, n//156), max(4, round(12*shrink**-.17)), 5e-3, wd, .05, why)
