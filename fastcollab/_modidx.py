@@ -768,6 +768,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'fastcollab.suggest': { 'fastcollab.suggest.Settings': ('suggest.html#settings', 'fastcollab/suggest.py'),
                                     'fastcollab.suggest.Settings.__repr__': ('suggest.html#settings.__repr__', 'fastcollab/suggest.py'),
                                     'fastcollab.suggest.decays': ('suggest.html#decays', 'fastcollab/suggest.py'),
+                                    'fastcollab.suggest.newcomer_share': ('suggest.html#newcomer_share', 'fastcollab/suggest.py'),
                                     'fastcollab.suggest.rating_range': ('suggest.html#rating_range', 'fastcollab/suggest.py'),
                                     'fastcollab.suggest.suggest': ('suggest.html#suggest', 'fastcollab/suggest.py')},
             'fastcollab.svdpp': { 'fastcollab.svdpp.SVDPlusPlus': ('svdpp.html#svdplusplus', 'fastcollab/svdpp.py'),
