@@ -77,7 +77,7 @@ def recommend(
     if not all:
         df = rec.recommend(_id(rec, 0, user), k, not seen, where=where, mb=mb)
         return df.to_csv(csv, index=False) if csv else print(df.to_string(index=False, float_format='{:.3f}'.format))
-    n,size = rec.n_users-1,rec.batch_size(mb)
+    n,size = rec.n_users-1,rec.batch_size(mb, k)
     batches = rec.batches(None, k, not seen, where=where, mb=mb)
     _write_all(progress_bar(batches, total=-(-n//size)) if sys.stderr.isatty() else batches, n, out)
 

@@ -153,7 +153,9 @@ def test_batch_equals_single(name):
     "The same lists whether users are asked alone, together, in another order or twice, in however much memory"
     rec = rec_of(name)
     whole = rec.recommend(k=6)
-    for mb in (64, .5, 1e-3, 1e-7): pd.testing.assert_frame_equal(rec.recommend(k=6, mb=mb), whole)
+    for mb in (64, .5, .05, 1e-3, 1e-7):
+        pd.testing.assert_frame_equal(rec.recommend(k=6, mb=mb), whole)
+        assert len(list(rec.batches(k=6, mb=mb)))==math.ceil(40/rec.batch_size(mb, 6))
     alone = pd.concat([rec.recommend(u, 6) for u in rec.ids[0]], ignore_index=True)
     some = rec.recommend([31,7,31,2], 6)
     for got,want in ((alone,whole), (some, pd.concat([whole[whole.user==u] for u in (31,7,31,2)], ignore_index=True))):
@@ -163,6 +165,31 @@ def test_batch_equals_single(name):
     assert type(rec.predict(7, 3)) is float and abs(rec.predict(7, 3)-rec.predict([7,8], [3,3])[0])<1e-6 and rec.predict([7], [3]).shape==(1,)
     assert np.allclose(rec.predict(7, [3,4]), [rec.predict(7, 3),rec.predict(7, 4)], atol=1e-6)
     assert np.allclose(rec.predict([7,8], 3), [rec.predict(7, 3),rec.predict(8, 3)], atol=1e-6)
+
+MEMORY = """import torch, pandas as pd
+from pathlib import Path
+from fastcollab.recommender import Recommender
+from fastcollab.scoring import DotScores
+from fastcollab.lists import Seen
+def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])/1024
+torch.set_num_threads(1)
+n,m,k,mb = %s
+g = torch.Generator().manual_seed(0)
+U,M,u = torch.randn(n+1, 64, generator=g),torch.randn(m+1, 64, generator=g),torch.arange(1, n+1).repeat_interleave(20)
+seen = Seen.of(u, torch.randint(1, m+1, (len(u),), generator=g), torch.ones(len(u)), n+1)
+rec = Recommender(DotScores(U, M), (pd.RangeIndex(1, n+1),pd.RangeIndex(1, m+1)), ('u','i','r'), pd.DataFrame(dict(title=range(m))), seen, biased=False)
+rec.recommend([1,2], k)
+Path('/proc/self/clear_refs').write_text('5')
+base = peak()
+for o in rec.batches(k=k, mb=mb): pass
+print(peak()-base)"""
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the peak of the memory is asked of Linux')
+@pytest.mark.parametrize('n,m,k,mb', [(40_000,200,10,64), (20_000,1000,100,64), (5000,5000,100,32), (1000,20_000,1,16)])
+def test_memory_is_bounded(n, m, k, mb):
+    "Scores and all that becomes of them take what `mb` allows, and not much more, whether there are many items, many users or long lists"
+    res = subprocess.run([sys.executable, '-c', MEMORY%str((n,m,k,mb))], capture_output=True, text=True)
+    assert res.returncode==0 and float(res.stdout)<1.25*mb+8, res.stdout+res.stderr
 
 @every
 def test_reads_do_not_write(name, tmp_path):
@@ -298,6 +325,9 @@ def test_ways_to_name_ids():
     for o in ((2,5), np.array([2,5]), pd.Series([2,5], index=[7,7]), pd.Index([2,5]), torch.tensor([2,5]), np.array([2,5], dtype=object)):
         pd.testing.assert_frame_equal(rec.recommend(o, 3), want)
         pd.testing.assert_frame_equal(rec.recommend([2,5], 2, items=o, exclude_seen=False), rec.recommend([2,5], 2, items=[5,2,5], exclude_seen=False))
+    for o in (range(2, 6, 3), (u for u in (2,5)), map(int, '25'), {2:0,5:0}.keys(), pd.array([2,5]), pd.array([2,5], dtype='Int8')):
+        pd.testing.assert_frame_equal(rec.recommend(o, 3), want)
+    assert list(rec.predict((u for u in (2,5)), range(3, 5)))==list(rec.predict([2,5], [3,4])) and rec.recommend(torch.tensor(2), 3).equals(rec.recommend(2, 3))
     assert set(rec.recommend({2,5}, 3).item)==set(want.item) and list(rec.recommend(np.int64(2), 3).item)==list(want.item[:3])
     assert not {2,5} & set(rec.recommend(1, 20, exclude=[2,5]).item) and 4 not in list(rec.recommend(1, 20, exclude=4).item)
     assert len(rec.recommend([], 3))==0 and list(rec.recommend([], 3))==['user','rank','item','title','score'] and rec.predict([], []).shape==(0,)
@@ -640,6 +670,10 @@ def test_imports_no_fastai(more):
 def rec(): return rec_of('DotProductBias')
 def ratings(**cols): return pd.DataFrame({**dict(userId=[901,901,902], movieId=[1,2,3], rating=[4.,2.,3.]), **cols})
 def features(): return rec_of('Genre_add')
+def nan():
+    res = hand()
+    res.scores = DotScores(torch.tensor([[0.,0],[1,0],[math.nan,0],[1,1]]), res.scores.M)
+    return res
 
 CASES = [ # What is done, how, the error, and words of its message
     ('unknown user', lambda: rec().recommend(999), KeyError, ['1 of 1 users', '999', 'not known', 'fold_in']),
@@ -670,6 +704,17 @@ CASES = [ # What is done, how, the error, and words of its message
     ('mb 0', lambda: rec().recommend(1, mb=0), ValueError, ['mb is 0', 'MB']),
     ('mb negative', lambda: rec().recommend(1, mb=-1), ValueError, ['mb is -1', 'MB']),
     ('mb NaN', lambda: rec().recommend(1, mb=float('nan')), ValueError, ['mb is nan', 'MB']),
+    ('mb inf', lambda: rec().recommend(1, mb=float('inf')), ValueError, ['mb is inf', 'MB']),
+    ('mb of text', lambda: rec().recommend(1, mb='x'), ValueError, ["mb is 'x'", 'MB']),
+    ('mb None', lambda: rec().recommend(1, mb=None), ValueError, ['mb is None', 'MB']),
+    ('users in a table', lambda: rec().recommend(ratings()), TypeError, ['users', 'DataFrame', "'userId'", 'one of its columns']),
+    ('items in a table', lambda: rec().recommend(1, items=ratings()), TypeError, ['items', 'DataFrame', "'movieId'", 'one of its columns']),
+    ('neighbours of several', lambda: rec().similar_items([1,2]), TypeError, ['list', 'items', 'a single id']),
+    ('neighbours of a table', lambda: rec().similar_users(ratings()), TypeError, ['DataFrame', 'users', 'a single id']),
+    ('explain several', lambda: rec().explain([1,2], 2), TypeError, ['list', 'users', 'a single id']),
+    ('explain several items', lambda: rec().explain(1, range(2, 4)), TypeError, ['range', 'items', 'a single id']),
+    ('recommend by a model that says NaN', lambda: nan().recommend('bob', 1), ValueError, ['no numbers', 'row 2 of the users']),
+    ('predict by a model that says NaN', lambda: nan().predict(['ann','bob'], 20), ValueError, ['no numbers', 'row 2 of the users']),
     ('predict an unknown user', lambda: rec().predict(999, 1), KeyError, ['1 of 1 users', '999']),
     ('predict an unknown item', lambda: rec().predict([1,2], [1,999]), KeyError, ['1 of 2 items', '999', 'fold_in_items']),
     ('predict half a pair', lambda: rec().predict(1), TypeError, ['(users, items)', 'DataFrame', 'int']),
