@@ -111,7 +111,7 @@ def _new_ratings(self:Recommender, side, ratings):
     if (bad := ratings[own].isna().to_numpy()).any(): raise ValueError(some_of(bad.sum(), n, f'ids are missing in column {own!r}', f'row {bad.argmax()}')+'; drop these rows')
     if (bad := ratings.duplicated([own,other]).to_numpy()).any():
         raise ValueError(some_of(bad.sum(), n, 'ratings are of a pair that was rated above', tuple(ratings[[own,other]][bad].iloc[0]))+'; keep one of each')
-    return _kind(pd.Index(ratings[own]), self.ids[side], ('users','items')[side]),self._rows(1-side, ratings[other]),torch.from_numpy(y)
+    return _kind(pd.Index(ratings[own]), self.ids[side], ('users','items')[side]),self._rows(1-side, ratings[other]),torch.tensor(y)
 
 @patch
 def _new_table(self:Recommender, side, table):
