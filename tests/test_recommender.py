@@ -2,11 +2,13 @@
 import copy, functools, inspect, math, subprocess, sys, warnings
 from functools import partial
 
-import numpy as np, pandas as pd, pytest, torch
+import fastcollab.all, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, GenreCollabNN, GenreDotProductBias, LinearCollab,
-    ParamEmbedding, Recommender, collab_learner, create_params, synthetic_ratings)
+    ParamEmbedding, Recommender, SVDPlusPlus, collab_learner, create_params, synthetic_ratings)
+from fastcollab.feature_models import FeatureModel
 from fastcollab.lists import Seen
+from fastcollab.models import CollabModel
 from fastcollab.scoring import DotScores, ModelScores, NetScores
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -54,10 +56,11 @@ MODELS = dict(DotProduct=partial(DotProduct, **nine), DotProductBias=partial(Dot
     CollabNN_bn_first=partial(CollabNN, layers=[16,8], use_bn=True, lin_first=False), CollabNN_tanh=partial(CollabNN, layers=[16,8], act_cls=nn.Tanh()),
     CollabNN_leaky=partial(CollabNN, act_cls=nn.LeakyReLU()), GenreCollabNN=partial(GenreCollabNN, n_factors=16),
     GenreCollabNN_deep=partial(GenreCollabNN, layers=[16,8], use_bn=True),
+    SVDPlusPlus=partial(SVDPlusPlus, **nine), SVDPlusPlus_features=partial(SVDPlusPlus, **nine),
     LinearCollab=LinearCollab, BiasBaseline=BiasBaseline, Flat=Flat, Params=Params, Features=Features,
     Twice=partial(Twice, **nine), TwiceNN=partial(TwiceNN, n_factors=16))
-FEATURED = [k for k in MODELS if k.startswith('Genre') or k=='Features']
-DOTS = ['DotProduct','DotProductBias','DotProductBias_param','DotProductBias_centered','Genre_add','Genre_mul','BiasBaseline']
+FEATURED = ['Genre_add','Genre_mul','GenreCollabNN','GenreCollabNN_deep','SVDPlusPlus_features','Features']
+DOTS = ['DotProduct','DotProductBias','DotProductBias_param','DotProductBias_centered','Genre_add','Genre_mul','SVDPlusPlus','SVDPlusPlus_features','BiasBaseline']
 ADDITIVE = ['LinearCollab','BiasBaseline']
 OWN = ['Flat','Params','Features','Twice','TwiceNN','CollabNN_leaky']
 every,dots = pytest.mark.parametrize('name', MODELS),pytest.mark.parametrize('name', DOTS)
@@ -281,6 +284,11 @@ def test_neighbours(name):
             assert np.allclose(got.score, sorted(np.delete(s, 4), reverse=True), atol=1e-5)
             if side: assert list(got.title)==list(got.item.map(ITEMS.title))
 
+def test_all_models_are_here():
+    "Whatever model the library has passes the contract"
+    own = {o for o in vars(fastcollab.all).values() if isinstance(o, type) and issubclass(o, CollabModel)}
+    assert own-{CollabModel,FeatureModel}<={getattr(o, 'func', o) for o in MODELS.values()} and len(own)>8
+
 def test_kinds():
     "What is collapsed, and what goes along as it is"
     kinds = {k:type(rec_of(k).scores) for k in MODELS}
@@ -484,7 +492,7 @@ def test_one_rating(name, stars):
     assert (x-x0).norm()<=rec.decay(0)**-.5*abs(avg.predict(901, 4)-stars)+1e-4             # or else the loss would be above that of the start
     assert np.isfinite(one.predict(901, rest)).all() and y.isfinite().all() and (x-x0).norm()<(y-x0).norm()
 
-@pytest.mark.parametrize('name', ['Genre_add','Genre_mul'])
+@pytest.mark.parametrize('name', ['Genre_add','Genre_mul','SVDPlusPlus_features'])
 def test_features_alone(name):
     "Items with genres and users with a decade, and no ratings, are what `learn.predict` says of unseen ones with the same"
     learn,rec = learner(name),rec_of(name)
@@ -573,7 +581,7 @@ def test_stars_sum_to_the_prediction(name, y_range):
         n = len(rec.seen.one(rec.ids[0].get_loc(u)+1)[0])
         assert len(rated)==min(k, n) and ('other ratings' in set(why.part))==(n>k) and (np.diff(rated.stars.abs())<=1e-6).all()
         assert list(rated.title)==[ITEMS.title[o] for o in rated.item] and why.part.iloc[0]=='mean' and why.part.iloc[-1]=='remainder'
-        assert {'features of the item','features of the user'}<=set(why.part) if name.startswith('Genre') else not any('features' in o for o in why.part)
+        assert {'features of the item','features of the user'}<=set(why.part) if name in FEATURED else not any('features' in o for o in why.part)
         assert ('user bias' in set(why.part))==('item bias' in set(why.part))==(name!='DotProduct')
 
 def test_parts_by_hand():
