@@ -165,13 +165,14 @@ def _grown(self:Recommender, side, ids, table, table_ids, cats):
 # %% ../nbs/09a_newcomers.ipynb #87a510d3
 def _more_items(items, new, table, name):
     "The table of items with new ones behind the old, titled by their ids where they have no title; known ones in `table` are changed"
+    def whole(df): return df.assign(**{o:df[o].where(df[o].notna(), False).astype(bool) for o in items.select_dtypes(bool) if o in df})   # or else NaN would be True
     more = pd.DataFrame(index=new) if table is None else table.drop_duplicates(name).set_index(name).reindex(new)
-    more = more.reindex(columns=items.columns)
+    more = whole(more.reindex(columns=items.columns))
     if 'title' in items and name!='title': more['title'] = [i if pd.isna(t) else t for t,i in zip(more['title'], new)]
     if name in items: more[name] = new
     res = pd.concat([items, more.astype(items.dtypes.to_dict(), errors='ignore')], ignore_index=True) if len(new) else items.copy()
     if table is not None and name in items:
-        known = table[~table[name].isin(new)]
+        known = whole(table[~table[name].isin(new)])
         at = pd.Index(res[name]).get_indexer(known[name])
         for o in known.columns.intersection(items.columns).difference([name]): res.loc[at, o] = known[o].to_numpy()
     return res

@@ -362,7 +362,7 @@ def test_own_table_of_items():
     table = pd.DataFrame(dict(movieId=[3,1,999], title=['Drei',None,'nobody'], stock=[True,False,True], price=[1.5,2.,3.]))
     rec = learn.recommender(items=table)
     assert rec.items.title[2]=='Drei' and rec.items.title[0]==ITEMS.title[1] and len(rec.items)==30
-    assert list(rec.recommend(1, 1, False, where='price < 1.8').item)==[3]
+    assert list(rec.recommend(1, 1, False, where='price < 1.8').item)==list(rec.recommend(1, 1, False, where='stock').item)==[3] and rec.items.stock.dtype==bool
     with pytest.raises(ValueError, match='no item is left'): rec.recommend(1, 1, where='price > 2.5')
     assert list(rec.ids[1])==list(rec.items.movieId)
 
@@ -541,6 +541,17 @@ def test_table_of_new_items(name):
     got = rec.fold_in_items(items=pd.DataFrame(dict(movieId=[901,902], title=['A','B'])))
     assert list(got.items.movieId)==[*range(1, 31),901,902] and got.items.dtypes.equals(rec.items.dtypes) and list(got.items.title[-2:])==['A','B']
     assert set(got.recommend(1, 2, where='movieId > 900').item)=={901,902} and set(got.recommend(1, 1, where="title == 'B'").item)=={902}
+
+def test_new_items_are_not_in_stock_unless_they_are_said_to_be():
+    "A Boolean column stays one: a new item without a value, or a known one that is told to have none, does not fulfil it"
+    rec = hand()
+    rec.items = rec.items.assign(item=[10,20,30,40], stock=[True,False,False,True])
+    for more in (dict(item=[50]), dict(item=[50], stock=[None]), dict(item=[50,60], stock=[np.nan,True]), dict(item=[50,10], stock=[False,None])):
+        got = rec.fold_in_items(items=pd.DataFrame(more))
+        assert got.items.stock.dtype==bool and not got.items.stock[got.items['item']==50].any()
+        left = {10,40} - ({10} if 10 in more['item'] else set()) | ({60} if 60 in more['item'] else set())
+        assert set(got.recommend('cleo', len(left), False, where='stock').item)==left
+    assert not rec.fold_in_items(pd.DataFrame(dict(user=['ann'], item=[50], rating=[4.]))).items.stock.iloc[-1]
 
 def test_decays_are_kept(tmp_path):
     "How strongly newcomers are held is not forgotten when some come without ratings, and is saved"
