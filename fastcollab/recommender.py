@@ -100,7 +100,7 @@ def to_ann(self:Recommender,
     connectivity:int=32, # Neighbours of each item in the graph; more find more and take more memory
     expansion:int=256, # Candidates looked at when building and asking; more find more and take longer
 ): # `usearch.index.Index`; its keys are rows of items, 1 for the first of `ids[1]`
-    "An index for approximate lists: `index.search(rec.queries(users), k)`"
+    "An index for approximate lists, of k+3 dimensions with biases and k+1 without: `index.search(rec.queries(users), k)`"
     self._need_dot('to_ann')
     try: from usearch.index import Index
     except ImportError: raise ImportError("to_ann needs usearch: pip install 'fastcollab[ann]'") from None
