@@ -55,10 +55,9 @@ MODELS = dict(DotProduct=partial(DotProduct, **nine), DotProductBias=partial(Dot
     CollabNN=partial(CollabNN, n_factors=16), CollabNN_bn=partial(CollabNN, layers=[16,8], use_bn=True, bn_final=True, ps=.05, embed_p=.05),
     CollabNN_bn_first=partial(CollabNN, layers=[16,8], use_bn=True, lin_first=False), CollabNN_tanh=partial(CollabNN, layers=[16,8], act_cls=nn.Tanh()),
     CollabNN_leaky=partial(CollabNN, act_cls=nn.LeakyReLU()), GenreCollabNN=partial(GenreCollabNN, n_factors=16),
-    GenreCollabNN_deep=partial(GenreCollabNN, layers=[16,8], use_bn=True),
-    SVDPlusPlus=partial(SVDPlusPlus, **nine), SVDPlusPlus_features=partial(SVDPlusPlus, **nine),
-    LinearCollab=LinearCollab, BiasBaseline=BiasBaseline, Flat=Flat, Params=Params, Features=Features,
-    Twice=partial(Twice, **nine), TwiceNN=partial(TwiceNN, n_factors=16))
+    GenreCollabNN_deep=partial(GenreCollabNN, layers=[16,8], use_bn=True), SVDPlusPlus=partial(SVDPlusPlus, **nine),
+    SVDPlusPlus_features=partial(SVDPlusPlus, **nine), LinearCollab=LinearCollab, BiasBaseline=BiasBaseline, Flat=Flat, Params=Params,
+    Features=Features, Twice=partial(Twice, **nine), TwiceNN=partial(TwiceNN, n_factors=16))
 FEATURED = ['Genre_add','Genre_mul','GenreCollabNN','GenreCollabNN_deep','SVDPlusPlus_features','Features']
 DOTS = ['DotProduct','DotProductBias','DotProductBias_param','DotProductBias_centered','Genre_add','Genre_mul','SVDPlusPlus','SVDPlusPlus_features','BiasBaseline']
 ADDITIVE = ['LinearCollab','BiasBaseline']
