@@ -72,8 +72,9 @@ def _manifest(path):
     try: res = json.loads(file.read_bytes())
     except ValueError as e: raise ValueError(f'{file} is damaged: {e}; save the recommender again') from None
     if not isinstance(res, dict) or res.get('format')!=FORMAT: raise ValueError(f'{file} is not of a {FORMAT}; name the folder that one was saved to')
-    if not isinstance(res.get('version'), int) or res['version']>VERSION:
-        raise ValueError(f'{path} was saved in version {res.get("version")} of the format, and this fastcollab reads versions up to {VERSION}; update fastcollab')
+    v = res.get('version')
+    if type(v) is not int or v<1: raise ValueError(f'{file} is damaged: it names {v!r} as the version of the format, and these are 1, 2, ...; save the recommender again')
+    if v>VERSION: raise ValueError(f'{path} was saved in version {v} of the format, and this fastcollab reads versions up to {VERSION}; update fastcollab')
     if res.pop('sum', None)!=_text_sum(res) or not re.fullmatch('data-[0-9a-f]{12}', str(res.get('data'))) or not {'files','info'}<=set(res):
         raise ValueError(f'{file} is damaged: its checksum is wrong, or something is missing; save the recommender again')
     return res

@@ -6,7 +6,7 @@
 __all__ = ['recommend', 'similar', 'fold_in', 'info', 'main']
 
 # %% ../nbs/14_cli.ipynb #750d2d7c
-import difflib, os, sys
+import difflib, os, re, sys
 from importlib import import_module
 from pathlib import Path
 
@@ -38,7 +38,8 @@ def _id(rec, side, text):
 
 def _table(file):
     "A table from a CSV or Parquet file"
-    return pd.read_parquet(file) if Path(file).suffix in ('.parquet','.pq') else pd.read_csv(file)
+    try: return pd.read_parquet(file) if Path(file).suffix in ('.parquet','.pq') else pd.read_csv(file)
+    except (ValueError,OSError) as e: raise ValueError(f'{file} cannot be read: {e}') from None
 
 # %% ../nbs/14_cli.ipynb #2d410dd5
 def _write_all(batches, n, out):
@@ -73,11 +74,13 @@ def recommend(
     "The best items for a user, or for everybody"
     if (user is None)!=all: raise ValueError('name a --user, or ask for --all')
     if all and (out is None or out.suffix not in ('.parquet','.csv')): raise ValueError(f'--all needs --out FILE.parquet or FILE.csv, not {out}')
+    if all and csv: raise ValueError('--csv is for the list of one --user; what --all finds goes to --out')
+    if out and not all: raise ValueError('--out is for --all; the list of one --user goes to --csv FILE')
     rec = _open(folder)
     if not all:
         df = rec.recommend(_id(rec, 0, user), k, not seen, where=where, mb=mb)
         return df.to_csv(csv, index=False) if csv else print(df.to_string(index=False, float_format='{:.3f}'.format))
-    n,size = rec.n_users-1,rec.batch_size(mb)
+    n,size = rec.n_users-1,rec.batch_size(mb, k)
     batches = rec.batches(None, k, not seen, where=where, mb=mb)
     _write_all(progress_bar(batches, total=-(-n//size)) if sys.stderr.isatty() else batches, n, out)
 
@@ -128,7 +131,7 @@ def main():
     if name in ('-h','--help'): return print(usage)
     if name not in says: sys.exit(f'fastcollab: no command {name!r}\n{usage}')
     f = cmds[name] if name in cmds else getattr(import_module('fastcollab.cli_train'), name).__wrapped__
-    sys.argv = [f'fastcollab {name}', *('--k' if o=='-k' else o for o in sys.argv[2:])]
+    sys.argv = [f'fastcollab {name}', *('--k' if o=='-k' else re.sub(r'^-k(?=\d)', '--k=', o) for o in sys.argv[2:])]
     args,kwargs,_ = parse_cli(f)
     try: f(*args, **kwargs)
     except (ValueError, TypeError, KeyError, OSError) as e: sys.exit(f'fastcollab {name}: {e.args[0] if isinstance(e, KeyError) else e}')

@@ -34,31 +34,32 @@ def _padded(values, starts, n, width):
     return values[torch.where(real, starts[:,None]+at, 0)],real.to(torch.float32)
 
 # %% ../nbs/08c_folding.ipynb #ed23133b
-def _solve(V, o, y, w, x0, decay, y_range):
-    "The rows (c,d) that minimise the loss on vectors V (c,m,d) with offsets o, ratings y and weights w (c,m)"
+_STEPS,_ROUNDS = 8,13   # curvature costs as much as eight steps; thirty steps with an old one are not always enough
+
+def _solve(V, o, y, w, x, x0, decay, y_range):
+    "Rows (c,d) closer to the minimum of the loss on vectors V (c,m,d) with offsets o, ratings y and weights w (c,m) than `x`, and which are there (c,)"
     def state(x):
         r,slope = link((V@x[...,None])[...,0]+o, y_range)
         e = w*(r-y)
         return (e**2).sum(1)+decay*((x-x0)**2).sum(1),e,w*slope
-    x,L = x0.clone(),None
-    loss,e,slope = state(x)
-    for step in range(100):
-        if step==3 or not step%8:                                           # curvature costs as much as eight steps
-            J = V*slope[...,None]                                           # (c,m,d)
-            L = torch.linalg.cholesky(torch.baddbmm(decay*torch.eye(x.shape[1]), J.mT, J))
+    (loss,e,slope),done = state(x),torch.zeros(len(x), dtype=torch.bool)
+    J = V*slope[...,None]                                                   # (c,m,d)
+    L = torch.linalg.cholesky(torch.baddbmm(decay*torch.eye(x.shape[1]), J.mT, J))
+    for step in range(_STEPS):
         g = ((slope*e)[:,None]@V)[:,0]+decay*(x-x0)
         d = torch.cholesky_solve(g[...,None], L)[...,0]
-        if y_range is None: return x-d
+        if y_range is None: return x-d,~done
         for _ in range(6):
             new = state(x-d)
             worse = new[0]>loss*(1+1e-6)
             if not worse.any(): break
             d[worse] /= 2
-        d[worse] = 0                                                        # as good as it gets in float32
+        d[worse] = 0                                                        # as good as it gets in float32, if the curvature is not an old one
         x = x-d
         loss,e,slope = state(x) if worse.any() else new
-        if d.abs().max()<1e-4: break
-    return x
+        done |= (d.abs().amax(1)<1e-4) & ~(worse & (step>0))
+        if done.all(): break
+    return x,done
 
 # %% ../nbs/08c_folding.ipynb #4cb06954
 def fold(
@@ -69,16 +70,21 @@ def fold(
     x0:torch.Tensor, # Where the rows start, and what they are held to, (rows,d)
     decay:float, # Weight of the squared distance from `x0`, more than 0
     y_range:tuple|None=None, # Lowest and highest rating; None for any number
-    mb:int=8, # Memory for the vectors of rows that are done together, in MB
+    mb:int=4, # Memory for the vectors of rows that are done together, in MB
 )->torch.Tensor: # (rows,d); `x0` where there are no ratings
     "The rows that minimise the loss on their ratings, the other side as it is"
     res,n = x0.clone(),ends[1:]-ends[:-1]
     order = n.argsort(stable=True)
     order = order[n[order]>0]
-    while len(order):
-        width = int(n[order[-1]])                                           # the longest ones first
-        c = order[-max(1, mb*2**18//(width*V.shape[1])):]
-        order = order[:-len(c)]
-        at,w = _padded(torch.arange(len(V)), ends[c], n[c], width)
-        res[c] = _solve(V[at], o[at], y[at], w, x0[c], decay, y_range)
+    for _ in range(_ROUNDS):
+        if not len(order): break
+        parts = []
+        while len(order):
+            width = int(n[order[-1]])                                       # the longest ones first
+            c = order[-max(1, mb*2**18//(width*V.shape[1])):]
+            order = order[:-len(c)]
+            at,w = _padded(torch.arange(len(V)), ends[c], n[c], width)
+            res[c],done = _solve(V[at], o[at], y[at], w, res[c], x0[c], decay, y_range)
+            parts.append(c[~done])
+        order = torch.cat(parts[::-1])
     return res

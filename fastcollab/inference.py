@@ -92,6 +92,7 @@ def _item_table(enc, items):
     elif not items[name].isin(ids).any(): raise KeyError(f'none of the {len(items):,} items of the table was seen in training, e.g. {items[name].iloc[0]!r}; check the column {name!r} and its type')
     titles = pd.Series(ifnone(enc.titles, ids), index=ids)
     res = items.set_index(name, drop=False).reindex(ids)
+    for o in items.select_dtypes(bool): res[o] = res[o].eq(True)            # False where it is missing
     res[name] = ids
     if 'title' not in res: res.insert(1, 'title', titles.to_numpy())
     res['title'] = res['title'].where(res['title'].notna(), titles)

@@ -214,6 +214,7 @@ def collab_learner(
     else:
         if arch is None: arch = _archs[bool(dls.features)][use_nn]
         if not hasattr(arch, 'from_dls'): raise TypeError(f'arch is {arch!r}; it has to be a class with from_dls(dls, ...), or a model')
+        if arch is BiasBaseline: raise TypeError('BiasBaseline is found in closed form and has no n_factors; give arch=BiasBaseline.from_dls(dls)')
         args = dict(emb_szs=None if emb_szs is None or emb_szs=={} else _emb_szs(dls, emb_szs), layers=layers, y_range=y_range)
         model = arch.from_dls(dls, n_factors=ifnone(n_factors, 50), **{**(config or {}), **{k:v for k,v in args.items() if v is not None}})
     if getattr(model, 'y_range', None) is not None: _check_range(dls, model.y_range)

@@ -6,6 +6,7 @@
 __all__ = ['plain_repr', 'some_of', 'Categories', 'Seen', 'Recommender']
 
 # %% ../nbs/09_lists.ipynb #d6ec2a56
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np, pandas as pd, torch
@@ -63,7 +64,7 @@ class Seen(NamedTuple):
     def one(self, u): return self.items[self.ends[u]:self.ends[u+1]].long(),self.ratings[self.ends[u]:self.ends[u+1]]
 
 # %% ../nbs/09_lists.ipynb #496a820a
-def _is_list(o): return isinstance(o, (list,tuple,set,np.ndarray,pd.Series,pd.Index,torch.Tensor))
+_is_list = pd.api.types.is_list_like   # whatever can be gone through, but text
 
 class Recommender:
     "Lists, similar items, newcomers and reasons from a trained model, in raw ids"
@@ -91,13 +92,19 @@ class Recommender:
         return f'Recommender: {self.n_users-1:,} users, {self.n_items-1:,} items, {len(self.seen.items):,} ratings, {type(self.scores).__name__}'
     def _rows(self, side, ids):
         "Row numbers of raw ids, (n,) int64"
-        ids = pd.Index(ids.tolist() if isinstance(ids, torch.Tensor) else list(ids) if _is_list(ids) else [ids])
         known,what = self.ids[side],('users','items')[side]
+        if isinstance(ids, pd.DataFrame): raise TypeError(f'{what} are a DataFrame with the columns {list(ids.columns)}; name one of its columns')
+        if isinstance(ids, torch.Tensor): ids = ids.tolist()
+        ids = pd.Index(list(ids) if _is_list(ids) else [ids])
         rows = known.get_indexer(ids)
         if (rows<0).any():
             hint = f'; they are {known.inferred_type} in the model, e.g. {plain_repr(known[0])}' if len(known) and ids.inferred_type!=known.inferred_type else f'; fold_in{"_items"*side} makes a recommender that knows them'
             raise KeyError(some_of((rows<0).sum(), len(ids), f'{what} not known', ids[rows<0][0])+hint)
         return torch.from_numpy(rows)+1
+    def _row(self, side, id_):
+        "Row number of one raw id"
+        if _is_list(id_): raise TypeError(f'a {type(id_).__name__} stands for one of the {("users","items")[side]}; name a single id')
+        return int(self._rows(side, id_)[0])
     def _stars(self, s): return link(torch.as_tensor(s)+self.shift, self.y_range)[0]
     def _titles(self, rows): return self.items['title'].array.take(np.asarray(rows)-1)   # of all titles, few are needed
     def _need_dot(self, what):
@@ -118,17 +125,21 @@ def _candidates(self:Recommender, items, exclude, where_, k):
     if where_ is not None: keep[1:] &= where(self.items, where_, self.sets)
     n = int(keep.sum())
     if not n: raise ValueError(f'no item is left to choose from with items={items if items is None else "..."}, exclude={exclude if exclude is None else "..."}, where={where_!r}; ask for less')
-    if isinstance(k, bool) or not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f'k is {k!r}; a list has at least one item')
     if k>n: raise ValueError(f'k is {k}, but there are {n:,} items to choose from; lower k')
     return None if n==self.n_items-1 else torch.from_numpy(np.flatnonzero(keep))
 
+_LISTED,_RATED = 128,16   # numbers of 4 bytes that a candidate, and a rated item, take on the way: row, score, order, place
+
 @patch
 def batch_size(self:Recommender,
-    mb:float=64, # Memory for scores, in MB
+    mb:float=64, # Memory for scores and what becomes of them, in MB
+    k:int=10, # Items per list
 )->int: # Users done at a time
-    "How many users have their scores in so much memory"
-    if not mb>0: raise ValueError(f'mb is {mb}; it is memory for scores, in MB')
-    return max(1, int(mb*2**18)//(self.n_items-1))
+    "How many users have their scores and their lists in so much memory"
+    if not isinstance(mb, Real) or not 0<mb<np.inf: raise ValueError(f'mb is {mb!r}; it is memory for scores, in MB')
+    if isinstance(k, bool) or not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f'k is {k!r}; a list has at least one item')
+    each = self.n_items-1+_LISTED*(k+8)+_RATED*len(self.seen.items)//self.n_users
+    return max(1, int(mb*2**18)//each)
 
 @patch
 def batches(self:Recommender,
@@ -138,12 +149,12 @@ def batches(self:Recommender,
     items=None, # Only among these items
     exclude=None, # Not these items
     where:str|None=None, # Only items that fulfil this condition on their table, see `where`
-    mb:float=64, # Memory for scores, in MB
+    mb:float=64, # Memory for scores and what becomes of them, in MB
 ): # Generator of DataFrames as `recommend` makes them, for some users each
     "The best items for each user, some users at a time, for results that do not fit into memory"
-    u = torch.arange(1, self.n_users) if users is None else self._rows(0, users)
+    u,size = torch.arange(1, self.n_users) if users is None else self._rows(0, users),self.batch_size(mb, k)
     i = self._candidates(items, exclude, where, k)
-    for part in top_items(self.scores, u, self.n_items, k, i, self.seen[:2] if exclude_seen else None, self.batch_size(mb)): yield self._frame(*part)
+    for part in top_items(self.scores, u, self.n_items, k, i, self.seen[:2] if exclude_seen else None, size): yield self._frame(*part)
 
 # %% ../nbs/09_lists.ipynb #c81c0764
 @patch
@@ -162,7 +173,7 @@ def recommend(self:Recommender,
     items=None, # Only among these items
     exclude=None, # Not these items
     where:str|None=None, # Only items that fulfil this condition on their table, see `where`
-    mb:float=64, # Memory for scores, in MB
+    mb:float=64, # Memory for scores and what becomes of them, in MB
 )->pd.DataFrame: # `user, rank, item, title, score`, the score in stars; fewer rows for a user who has seen almost everything
     "The best items for each user: exact, ties in the order of the items"
     parts = list(self.batches(users, k, exclude_seen, items, exclude, where, mb))
@@ -183,7 +194,10 @@ def predict(self:Recommender,
     elif items is None: raise TypeError(f'predict takes (users, items) or a DataFrame, not {type(users).__name__} alone')
     u,i = self._rows(0, users),self._rows(1, items)
     if len(u)!=len(i) and 1 not in (len(u),len(i)): raise ValueError(f'{len(u)} users and {len(i)} items; give as many of the one as of the other, or a single one')
-    res = self._stars(self.scores.pairs(*torch.broadcast_tensors(u, i))).float().numpy()
+    u,i = torch.broadcast_tensors(u, i)
+    s = fine_scores(self.scores, u, i[:,None])[:,0]
+    if not s.isfinite().all(): raise no_numbers(u[~s.isfinite()])
+    res = self._stars(s).float().numpy()
     return res if _is_list(users) or _is_list(items) else float(res[0])
 
 # %% ../nbs/09_lists.ipynb #ef8f6af1
@@ -193,7 +207,7 @@ def _similar(self:Recommender, side, id_, k, metric):
     what = ('users','items')[side]
     n = len(self.ids[side])-1
     if isinstance(k, bool) or not isinstance(k, (int,np.integer)) or not 1<=k<=n: raise ValueError(f'k is {k!r}, and there are {n:,} other {what}; choose 1 to {n}')
-    row,V = int(self._rows(side, [id_])[0])-1,self._vectors(side)[1:].double()
+    row,V = self._row(side, id_)-1,self._vectors(side)[1:].double()
     s = V@V[row]
     if metric=='cosine': s = s/(V.norm(dim=1)*V[row].norm()).clamp(min=1e-12)
     s[row] = -torch.inf

@@ -111,7 +111,7 @@ def _new_ratings(self:Recommender, side, ratings):
     if (bad := ratings[own].isna().to_numpy()).any(): raise ValueError(some_of(bad.sum(), n, f'ids are missing in column {own!r}', f'row {bad.argmax()}')+'; drop these rows')
     if (bad := ratings.duplicated([own,other]).to_numpy()).any():
         raise ValueError(some_of(bad.sum(), n, 'ratings are of a pair that was rated above', tuple(ratings[[own,other]][bad].iloc[0]))+'; keep one of each')
-    return _kind(pd.Index(ratings[own]), self.ids[side], ('users','items')[side]),self._rows(1-side, ratings[other]),torch.from_numpy(y)
+    return _kind(pd.Index(ratings[own]), self.ids[side], ('users','items')[side]),self._rows(1-side, ratings[other]),torch.tensor(y)
 
 @patch
 def _new_table(self:Recommender, side, table):
@@ -165,13 +165,14 @@ def _grown(self:Recommender, side, ids, table, table_ids, cats):
 # %% ../nbs/09a_newcomers.ipynb #87a510d3
 def _more_items(items, new, table, name):
     "The table of items with new ones behind the old, titled by their ids where they have no title; known ones in `table` are changed"
+    def whole(df): return df.assign(**{o:df[o].where(df[o].notna(), False).astype(bool) for o in items.select_dtypes(bool) if o in df})   # or else NaN would be True
     more = pd.DataFrame(index=new) if table is None else table.drop_duplicates(name).set_index(name).reindex(new)
-    more = more.reindex(columns=items.columns)
+    more = whole(more.reindex(columns=items.columns))
     if 'title' in items and name!='title': more['title'] = [i if pd.isna(t) else t for t,i in zip(more['title'], new)]
     if name in items: more[name] = new
     res = pd.concat([items, more.astype(items.dtypes.to_dict(), errors='ignore')], ignore_index=True) if len(new) else items.copy()
     if table is not None and name in items:
-        known = table[~table[name].isin(new)]
+        known = whole(table[~table[name].isin(new)])
         at = pd.Index(res[name]).get_indexer(known[name])
         for o in known.columns.intersection(items.columns).difference([name]): res.loc[at, o] = known[o].to_numpy()
     return res

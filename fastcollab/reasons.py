@@ -46,7 +46,7 @@ def explain(self:Recommender,
     "Why the prediction of `item` for `user` is what it is"
     self._need_dot('explain')
     if isinstance(k, bool) or not isinstance(k, (int,np.integer)) or k<1: raise ValueError(f'k is {k!r}; name at least one item')
-    u,i = int(self._rows(0, [user])[0]),int(self._rows(1, [item])[0])
+    u,i = self._row(0, user),self._row(1, item)
     (p,bu,pf,buf),(q,bi,qf,bif) = self._own_parts(0, u),self._own_parts(1, i)
     items,c,start = self._contributions(u, q)
     top = c.abs().sort(descending=True, stable=True).indices

@@ -54,14 +54,31 @@ def load(cls:Recommender,
 )->Recommender: # ValueError if it is damaged, foreign or newer; FileNotFoundError if there is none
     "Read a recommender; nothing in the folder is run"
     info,t,tables = read_artifact(path)
-    try: return cls._made(info, t, tables, model)
-    except (KeyError,IndexError,AttributeError) as e: raise ValueError(f'{path} is damaged: {type(e).__name__} {e}; save the recommender again') from None
+    kind = info.get('kind')
+    if model is not None and kind!='model': raise TypeError('this recommender needs no model; leave it out')
+    if kind=='model' and model is None: raise TypeError(f'this recommender was made from a {info["model"]}; give one of its class and size: Recommender.load(path, model=...)')
+    try:
+        if not (why := _unfit(info, t, tables)): return cls._made(info, t, tables, model)
+    except (KeyError,IndexError,AttributeError,TypeError,RuntimeError) as e: why = f'{type(e).__name__} {e}'
+    raise ValueError(f'{path} is damaged: {why}; save the recommender again')
+
+def _unfit(info, t, tables):
+    "What of the parts does not fit together; None if all does"
+    if info['kind'] not in ('dot','net','model'): return f'kind is {info["kind"]!r}, which is none of dot, net and model'
+    n = [len(tables[o])+1 for o in ('users','ids')]
+    sides = dict(users=0, items=1, vectors0=0, vectors1=1, table0=0, table1=1, **{f'feature{k}.rows':f['side'] for k,f in enumerate(info['features'])})
+    for o,k in sides.items():
+        if o in t and (t[o].ndim!=2 or len(t[o])!=n[k]): return f'the tensor {o} has the shape {tuple(t[o].shape)}, and {n[k]:,} rows are needed'
+    if 'users' in t and t['users'].shape[1]!=t['items'].shape[1]: return f'vectors of users have {t["users"].shape[1]} columns, and those of items {t["items"].shape[1]}'
+    if len(tables['items'])!=n[1]-1: return f'the table of items has {len(tables["items"]):,} rows, and there are {n[1]-1:,} items'
+    for k,o in enumerate(('user','item')):
+        if not (ok := tables['seen'][o].between(0, n[k]-1)).all(): return some_of((~ok).sum(), len(ok), f'ratings are of a row of {o}s that is not there', tables['seen'][o][~ok].iloc[0])
+    for o in ('rated','y_range'):
+        if info[o] is not None and not (isinstance(info[o], list) and [type(x) in (int,float) for x in info[o]]==[True]*2): return f'{o} is {info[o]!r}, and not two numbers'
 
 @patch(cls_method=True)
 def _made(cls:Recommender, info, t, tables, model):
     kind = info['kind']
-    if model is not None and kind!='model': raise TypeError('this recommender needs no model; leave it out')
-    if kind=='model' and model is None: raise TypeError(f'this recommender was made from a {info["model"]}; give one of its class and size: Recommender.load(path, model=...)')
     if kind=='dot': scores = DotScores(t['users'], t['items'])
     elif kind=='net': scores = NetScores(t['users'], t['items'], [(t[f'{k}.weight'],t[f'{k}.bias']) if o=='Linear' else o for k,o in enumerate(info['ops'])])
     else:
@@ -83,7 +100,7 @@ def to_ann(self:Recommender,
     connectivity:int=32, # Neighbours of each item in the graph; more find more and take more memory
     expansion:int=256, # Candidates looked at when building and asking; more find more and take longer
 ): # `usearch.index.Index`; its keys are rows of items, 1 for the first of `ids[1]`
-    "An index for approximate lists: `index.search(rec.queries(users), k)`"
+    "An index for approximate lists, of k+3 dimensions with biases and k+1 without: `index.search(rec.queries(users), k)`"
     self._need_dot('to_ann')
     try: from usearch.index import Index
     except ImportError: raise ImportError("to_ann needs usearch: pip install 'fastcollab[ann]'") from None

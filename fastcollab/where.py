@@ -28,7 +28,9 @@ class _Where:
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             return np.logical_and.reduce([self.compare(*o) for o in zip(sides, node.ops, sides[1:])])
-        if isinstance(node, ast.Name) and self.column(node).dtype==bool: return self.column(node).to_numpy()
+        if isinstance(node, ast.Name):
+            col = self.column(node)
+            if pd.api.types.infer_dtype(col, skipna=True)=='boolean': return col.eq(True).fillna(False).to_numpy(bool)
         self.fail(f'{ast.unparse(node)!r} is no comparison')
 
     def column(self, node):

@@ -248,6 +248,15 @@ def manifest(path, signed=True, **changes):
     body = {k:v for k,v in {**body, **changes}.items() if v is not ...}
     (path/'recommender.json').write_text(json.dumps({**body, 'sum':artifact._text_sum(body) if signed else '0'*64}))
 
+def resigned(path, name, change):
+    "Change what is in a file, a dict of tensors or a table, with checksums that fit"
+    file = data(path)/name
+    if name.endswith('.parquet'): change(pd.read_parquet(file)).to_parquet(file, index=False)
+    else: safetensors.torch.save_file({k:v.contiguous() for k,v in change(safetensors.torch.load_file(file)).items()}, file)
+    manifest(path, files={**json.loads((path/'recommender.json').read_text())['files'], name:artifact._sum(file.read_bytes())})
+
+def informed(path, **changes): manifest(path, info={**json.loads((path/'recommender.json').read_text())['info'], **changes})
+def tensors(path, **changes): resigned(path, 'tensors.safetensors', lambda t: {**t, **{k:f(t[k]) for k,f in changes.items()}})
 def data(path): return next(path.glob('data-*'))
 def put(path, content): path.write_bytes(content)
 def cut(path, n): put(path, path.read_bytes()[:n])
@@ -280,6 +289,23 @@ DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'dama
     'no files':(lambda p: manifest(p, files=...), ValueError, ['damaged','again']),
     'no info':(lambda p: manifest(p, info=...), ValueError, ['damaged','again']),
     'info without a kind':(lambda p: manifest(p, info={}), ValueError, ['damaged','again']),
+    **{f'version {v}':(lambda p, v=v: manifest(p, version=v), ValueError, ['version', repr(v), 'damaged','again']) for v in (0,-1,True,1.)},
+    'too few users':(lambda p: tensors(p, users=lambda o: o[:-1]), ValueError, ['users','(40, 5)','41 rows','damaged','again']),
+    'too few items':(lambda p: tensors(p, items=lambda o: o[:7]), ValueError, ['items','(7, 5)','31 rows','damaged','again']),
+    'users in a row':(lambda p: tensors(p, users=lambda o: o[0]), ValueError, ['users','(5,)','damaged','again']),
+    'vectors too short':(lambda p: tensors(p, users=lambda o: o[:,:3]), ValueError, ['3 columns','5','damaged','again']),
+    'no tensor of users':(lambda p: resigned(p, FILES[0], lambda t: dict(items=t['items'])), ValueError, ["'users'",'damaged','again']),
+    'table of items too short':(lambda p: resigned(p, 'items.parquet', lambda o: o[:9]), ValueError, ['table of items','9 rows','30 items','damaged','again']),
+    'ids too short':(lambda p: resigned(p, 'ids.parquet', lambda o: o[:9]), ValueError, ['31','10 rows','damaged','again']),
+    'an item that is not there':(lambda p: resigned(p, 'seen.parquet', lambda o: o.assign(item=o['item'].replace(3, 31))), ValueError, ['row of items','31','damaged','again']),
+    'a negative item':(lambda p: resigned(p, 'seen.parquet', lambda o: o.assign(item=-1)), ValueError, ['200 of 200','row of items','-1','damaged']),
+    'a user that is not there':(lambda p: resigned(p, 'seen.parquet', lambda o: o.assign(user=999)), ValueError, ['200 of 200','row of users','999','damaged']),
+    'seen without ratings':(lambda p: resigned(p, 'seen.parquet', lambda o: o.drop(columns='rating')), ValueError, ["'rating'",'damaged','again']),
+    'one number as a range':(lambda p: informed(p, rated=3), ValueError, ['rated is 3','two numbers','damaged','again']),
+    'text as a range':(lambda p: informed(p, y_range=['a','b']), ValueError, ['y_range is','two numbers','damaged','again']),
+    'a range of three':(lambda p: informed(p, y_range=[1,2,3]), ValueError, ['y_range is [1, 2, 3]','two numbers','damaged','again']),
+    'features that are a number':(lambda p: informed(p, features=3), ValueError, ['damaged','again']),
+    'a kind that there is not':(lambda p: informed(p, kind='tree'), ValueError, ["'tree'",'damaged','again']),
     'empty folder':(lambda p: (shutil.rmtree(p), p.mkdir()), FileNotFoundError, ['no recommender','name the folder']),
     'no folder':(lambda p: shutil.rmtree(p), FileNotFoundError, ['no recommender','name the folder']),
     'a file':(lambda p: (shutil.rmtree(p), put(p, b'x')), (FileNotFoundError,ValueError), ['no recommender','name the folder']),

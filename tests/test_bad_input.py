@@ -7,7 +7,7 @@ import fastai.collab, numpy as np, pandas as pd, pytest, torch
 from fastai.learner import Learner
 from fastai.torch_core import Module
 from torch import nn
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabNN, ColdItemSplitter, DotProduct, DotProductBias, FoldSplitter,
+from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders, CollabNN, ColdItemSplitter, DotProduct, DotProductBias, FoldSplitter,
     GenreEmbedding, IdDropout, LeaveLastSplitter, RandomSplitter, RatingMSE, TemporalSplitter, UserStratifiedSplitter, baseline_rmse,
     collab_learner, movielens, movielens_fold, rmse, synthetic_ratings)
 from fastcollab.cli import main
@@ -181,6 +181,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         KeyError, ['emb_szs', "'usr'", "'userId'", "'movieId'"]),
     ('ps too short', lambda: learner(use_nn=True, layers=[8,4], config=dict(ps=[.1])), ValueError, ['1 dropout', 'ps', '2 layers']),
     ('unknown option of the model', lambda: learner(config=dict(depth=3)), TypeError, ['depth']),
+    ('a class in closed form', lambda: learner(arch=BiasBaseline, y_range=None), TypeError, ['BiasBaseline', 'n_factors', 'BiasBaseline.from_dls(dls)']),
     ('layers without a net', lambda: learner(layers=[8]), TypeError, ['layers']),
     ('unknown option of the learner', lambda: learner(nonsense=3), TypeError, ['nonsense']),
     ('unk_p 1.5', lambda: learner(unk_p=1.5), ValueError, ['1.5', 'share', 'less than 1']),

@@ -83,6 +83,7 @@ def test_lists_of_one_user(trained, ratings, monkeypatch, capsys):
     said = run(monkeypatch, capsys, 'recommend', 'model/recommender', '--user', 7, '-k', 3)
     assert [o in said for o in rec.recommend(7, 3).title] == [True]*3 and 'score' in said
     assert len(run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 50, '--seen').splitlines()) == 51
+    assert run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k3')==run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '--k', 3)==said
 
 @pytest.mark.parametrize('mb', (.001,64))
 @pytest.mark.parametrize('suffix', ('parquet','csv'))
@@ -114,11 +115,18 @@ def test_similar_info_and_newcomers(trained, ratings, monkeypatch, capsys):
     (['recommend','model'], ['--user','--all']), (['recommend','model','--all'], ['--out','parquet']), (['recommend','model','--user','no'], ["'no'",'fold-in']),
     (['recommend','nowhere','--user','7'], ['nowhere','holds no recommender']), (['recommend','model','--user','7','-k','0'], ['k is 0']),
     (['recommend','model','--user','7','--where','year >'], ['no condition']), (['recommend','model','--all','--out','a.txt'], ['a.txt','csv']),
+    (['recommend','model','--user','7','--out','x.parquet'], ['--out','--all','--csv']), (['recommend','model','--all','--out','t.parquet','--csv','c.csv'], ['--csv','--out','--all']),
+    (['recommend','model','--user','7','--mb','0'], ['mb is 0']), (['recommend','model','--all','--out','t.csv','-k','0'], ['k is 0']),
+    (['fold-in','model','empty.csv','--out','x'], ['empty.csv','cannot be read']), (['fold-in','model','r.parquet.csv','--out','x'], ['r.parquet.csv','cannot be read']),
+    (['fold-in','model','text.parquet','--out','x'], ['text.parquet','cannot be read']), (['fold-in','model','uneven.csv','--out','x'], ['uneven.csv','cannot be read']),
     (['similar','model','Nothing like it'], ["no item 'Nothing like it'"]), (['fold-in','model','r.csv'], ['--out']), (['fold-in','model','none.csv','--out','x'], ['none.csv'])])
 def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
-    "One line that says what is wrong"
+    "One line that says what is wrong, and no file"
+    for name,text in (('empty.csv',''), ('text.parquet','a,b\n1,2\n'), ('uneven.csv','a,b\n1,2\n1,2,3,4\n')): Path(name).write_text(text)
+    Path('r.parquet.csv').write_bytes(Path('r.parquet').read_bytes())
+    before = sorted(Path().rglob('*'))
     with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, *args)
-    assert all(o in str(e.value) for o in words) and 'Traceback' not in str(e.value)
+    assert all(o in str(e.value) for o in words) and 'Traceback' not in str(e.value) and sorted(Path().rglob('*'))==before
 
 def test_asking_imports_no_fastai():
     "What answers starts without what trains"

@@ -2,11 +2,13 @@
 import copy, functools, inspect, math, subprocess, sys, warnings
 from functools import partial
 
-import numpy as np, pandas as pd, pytest, torch
+import fastcollab.all, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, GenreCollabNN, GenreDotProductBias, LinearCollab,
-    ParamEmbedding, Recommender, collab_learner, create_params, synthetic_ratings)
+    ParamEmbedding, Recommender, SVDPlusPlus, collab_learner, create_params, synthetic_ratings)
+from fastcollab.feature_models import FeatureModel
 from fastcollab.lists import Seen
+from fastcollab.models import CollabModel
 from fastcollab.scoring import DotScores, ModelScores, NetScores
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -53,11 +55,11 @@ MODELS = dict(DotProduct=partial(DotProduct, **nine), DotProductBias=partial(Dot
     CollabNN=partial(CollabNN, n_factors=16), CollabNN_bn=partial(CollabNN, layers=[16,8], use_bn=True, bn_final=True, ps=.05, embed_p=.05),
     CollabNN_bn_first=partial(CollabNN, layers=[16,8], use_bn=True, lin_first=False), CollabNN_tanh=partial(CollabNN, layers=[16,8], act_cls=nn.Tanh()),
     CollabNN_leaky=partial(CollabNN, act_cls=nn.LeakyReLU()), GenreCollabNN=partial(GenreCollabNN, n_factors=16),
-    GenreCollabNN_deep=partial(GenreCollabNN, layers=[16,8], use_bn=True),
-    LinearCollab=LinearCollab, BiasBaseline=BiasBaseline, Flat=Flat, Params=Params, Features=Features,
-    Twice=partial(Twice, **nine), TwiceNN=partial(TwiceNN, n_factors=16))
-FEATURED = [k for k in MODELS if k.startswith('Genre') or k=='Features']
-DOTS = ['DotProduct','DotProductBias','DotProductBias_param','DotProductBias_centered','Genre_add','Genre_mul','BiasBaseline']
+    GenreCollabNN_deep=partial(GenreCollabNN, layers=[16,8], use_bn=True), SVDPlusPlus=partial(SVDPlusPlus, **nine),
+    SVDPlusPlus_features=partial(SVDPlusPlus, **nine), LinearCollab=LinearCollab, BiasBaseline=BiasBaseline, Flat=Flat, Params=Params,
+    Features=Features, Twice=partial(Twice, **nine), TwiceNN=partial(TwiceNN, n_factors=16))
+FEATURED = ['Genre_add','Genre_mul','GenreCollabNN','GenreCollabNN_deep','SVDPlusPlus_features','Features']
+DOTS = ['DotProduct','DotProductBias','DotProductBias_param','DotProductBias_centered','Genre_add','Genre_mul','SVDPlusPlus','SVDPlusPlus_features','BiasBaseline']
 ADDITIVE = ['LinearCollab','BiasBaseline']
 OWN = ['Flat','Params','Features','Twice','TwiceNN','CollabNN_leaky']
 every,dots = pytest.mark.parametrize('name', MODELS),pytest.mark.parametrize('name', DOTS)
@@ -153,7 +155,9 @@ def test_batch_equals_single(name):
     "The same lists whether users are asked alone, together, in another order or twice, in however much memory"
     rec = rec_of(name)
     whole = rec.recommend(k=6)
-    for mb in (64, .5, 1e-3, 1e-7): pd.testing.assert_frame_equal(rec.recommend(k=6, mb=mb), whole)
+    for mb in (64, .5, .05, 1e-3, 1e-7):
+        pd.testing.assert_frame_equal(rec.recommend(k=6, mb=mb), whole)
+        assert len(list(rec.batches(k=6, mb=mb)))==math.ceil(40/rec.batch_size(mb, 6))
     alone = pd.concat([rec.recommend(u, 6) for u in rec.ids[0]], ignore_index=True)
     some = rec.recommend([31,7,31,2], 6)
     for got,want in ((alone,whole), (some, pd.concat([whole[whole.user==u] for u in (31,7,31,2)], ignore_index=True))):
@@ -163,6 +167,31 @@ def test_batch_equals_single(name):
     assert type(rec.predict(7, 3)) is float and abs(rec.predict(7, 3)-rec.predict([7,8], [3,3])[0])<1e-6 and rec.predict([7], [3]).shape==(1,)
     assert np.allclose(rec.predict(7, [3,4]), [rec.predict(7, 3),rec.predict(7, 4)], atol=1e-6)
     assert np.allclose(rec.predict([7,8], 3), [rec.predict(7, 3),rec.predict(8, 3)], atol=1e-6)
+
+MEMORY = """import torch, pandas as pd
+from pathlib import Path
+from fastcollab.recommender import Recommender
+from fastcollab.scoring import DotScores
+from fastcollab.lists import Seen
+def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])/1024
+torch.set_num_threads(1)
+n,m,k,mb = %s
+g = torch.Generator().manual_seed(0)
+U,M,u = torch.randn(n+1, 64, generator=g),torch.randn(m+1, 64, generator=g),torch.arange(1, n+1).repeat_interleave(20)
+seen = Seen.of(u, torch.randint(1, m+1, (len(u),), generator=g), torch.ones(len(u)), n+1)
+rec = Recommender(DotScores(U, M), (pd.RangeIndex(1, n+1),pd.RangeIndex(1, m+1)), ('u','i','r'), pd.DataFrame(dict(title=range(m))), seen, biased=False)
+rec.recommend([1,2], k)
+Path('/proc/self/clear_refs').write_text('5')
+base = peak()
+for o in rec.batches(k=k, mb=mb): pass
+print(peak()-base)"""
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the peak of the memory is asked of Linux')
+@pytest.mark.parametrize('n,m,k,mb', [(40_000,200,10,64), (20_000,1000,100,64), (5000,5000,100,32), (1000,20_000,1,16)])
+def test_memory_is_bounded(n, m, k, mb):
+    "Scores and all that becomes of them take what `mb` allows, and not much more, whether there are many items, many users or long lists"
+    res = subprocess.run([sys.executable, '-c', MEMORY%str((n,m,k,mb))], capture_output=True, text=True)
+    assert res.returncode==0 and float(res.stdout)<1.25*mb+8, res.stdout+res.stderr
 
 @every
 def test_reads_do_not_write(name, tmp_path):
@@ -254,6 +283,11 @@ def test_neighbours(name):
             assert np.allclose(got.score, sorted(np.delete(s, 4), reverse=True), atol=1e-5)
             if side: assert list(got.title)==list(got.item.map(ITEMS.title))
 
+def test_all_models_are_here():
+    "Whatever model the library has passes the contract"
+    own = {o for o in vars(fastcollab.all).values() if isinstance(o, type) and issubclass(o, CollabModel)}
+    assert own-{CollabModel,FeatureModel}<={getattr(o, 'func', o) for o in MODELS.values()} and len(own)>8
+
 def test_kinds():
     "What is collapsed, and what goes along as it is"
     kinds = {k:type(rec_of(k).scores) for k in MODELS}
@@ -298,6 +332,9 @@ def test_ways_to_name_ids():
     for o in ((2,5), np.array([2,5]), pd.Series([2,5], index=[7,7]), pd.Index([2,5]), torch.tensor([2,5]), np.array([2,5], dtype=object)):
         pd.testing.assert_frame_equal(rec.recommend(o, 3), want)
         pd.testing.assert_frame_equal(rec.recommend([2,5], 2, items=o, exclude_seen=False), rec.recommend([2,5], 2, items=[5,2,5], exclude_seen=False))
+    for o in (range(2, 6, 3), (u for u in (2,5)), map(int, '25'), {2:0,5:0}.keys(), pd.array([2,5]), pd.array([2,5], dtype='Int8')):
+        pd.testing.assert_frame_equal(rec.recommend(o, 3), want)
+    assert list(rec.predict((u for u in (2,5)), range(3, 5)))==list(rec.predict([2,5], [3,4])) and rec.recommend(torch.tensor(2), 3).equals(rec.recommend(2, 3))
     assert set(rec.recommend({2,5}, 3).item)==set(want.item) and list(rec.recommend(np.int64(2), 3).item)==list(want.item[:3])
     assert not {2,5} & set(rec.recommend(1, 20, exclude=[2,5]).item) and 4 not in list(rec.recommend(1, 20, exclude=4).item)
     assert len(rec.recommend([], 3))==0 and list(rec.recommend([], 3))==['user','rank','item','title','score'] and rec.predict([], []).shape==(0,)
@@ -324,7 +361,7 @@ def test_own_table_of_items():
     table = pd.DataFrame(dict(movieId=[3,1,999], title=['Drei',None,'nobody'], stock=[True,False,True], price=[1.5,2.,3.]))
     rec = learn.recommender(items=table)
     assert rec.items.title[2]=='Drei' and rec.items.title[0]==ITEMS.title[1] and len(rec.items)==30
-    assert list(rec.recommend(1, 1, False, where='price < 1.8').item)==[3]
+    assert list(rec.recommend(1, 1, False, where='price < 1.8').item)==list(rec.recommend(1, 1, False, where='stock').item)==[3] and rec.items.stock.dtype==bool
     with pytest.raises(ValueError, match='no item is left'): rec.recommend(1, 1, where='price > 2.5')
     assert list(rec.ids[1])==list(rec.items.movieId)
 
@@ -454,7 +491,7 @@ def test_one_rating(name, stars):
     assert (x-x0).norm()<=rec.decay(0)**-.5*abs(avg.predict(901, 4)-stars)+1e-4             # or else the loss would be above that of the start
     assert np.isfinite(one.predict(901, rest)).all() and y.isfinite().all() and (x-x0).norm()<(y-x0).norm()
 
-@pytest.mark.parametrize('name', ['Genre_add','Genre_mul'])
+@pytest.mark.parametrize('name', ['Genre_add','Genre_mul','SVDPlusPlus_features'])
 def test_features_alone(name):
     "Items with genres and users with a decade, and no ratings, are what `learn.predict` says of unseen ones with the same"
     learn,rec = learner(name),rec_of(name)
@@ -504,6 +541,17 @@ def test_table_of_new_items(name):
     assert list(got.items.movieId)==[*range(1, 31),901,902] and got.items.dtypes.equals(rec.items.dtypes) and list(got.items.title[-2:])==['A','B']
     assert set(got.recommend(1, 2, where='movieId > 900').item)=={901,902} and set(got.recommend(1, 1, where="title == 'B'").item)=={902}
 
+def test_new_items_are_not_in_stock_unless_they_are_said_to_be():
+    "A Boolean column stays one: a new item without a value, or a known one that is told to have none, does not fulfil it"
+    rec = hand()
+    rec.items = rec.items.assign(item=[10,20,30,40], stock=[True,False,False,True])
+    for more in (dict(item=[50]), dict(item=[50], stock=[None]), dict(item=[50,60], stock=[np.nan,True]), dict(item=[50,10], stock=[False,None])):
+        got = rec.fold_in_items(items=pd.DataFrame(more))
+        assert got.items.stock.dtype==bool and not got.items.stock[got.items['item']==50].any()
+        left = {10,40} - ({10} if 10 in more['item'] else set()) | ({60} if 60 in more['item'] else set())
+        assert set(got.recommend('cleo', len(left), False, where='stock').item)==left
+    assert not rec.fold_in_items(pd.DataFrame(dict(user=['ann'], item=[50], rating=[4.]))).items.stock.iloc[-1]
+
 def test_decays_are_kept(tmp_path):
     "How strongly newcomers are held is not forgotten when some come without ratings, and is saved"
     rec,one = hand(),pd.DataFrame(dict(user=['x'], item=[10], rating=[3.]))
@@ -543,7 +591,7 @@ def test_stars_sum_to_the_prediction(name, y_range):
         n = len(rec.seen.one(rec.ids[0].get_loc(u)+1)[0])
         assert len(rated)==min(k, n) and ('other ratings' in set(why.part))==(n>k) and (np.diff(rated.stars.abs())<=1e-6).all()
         assert list(rated.title)==[ITEMS.title[o] for o in rated.item] and why.part.iloc[0]=='mean' and why.part.iloc[-1]=='remainder'
-        assert {'features of the item','features of the user'}<=set(why.part) if name.startswith('Genre') else not any('features' in o for o in why.part)
+        assert {'features of the item','features of the user'}<=set(why.part) if name in FEATURED else not any('features' in o for o in why.part)
         assert ('user bias' in set(why.part))==('item bias' in set(why.part))==(name!='DotProduct')
 
 def test_parts_by_hand():
@@ -640,6 +688,10 @@ def test_imports_no_fastai(more):
 def rec(): return rec_of('DotProductBias')
 def ratings(**cols): return pd.DataFrame({**dict(userId=[901,901,902], movieId=[1,2,3], rating=[4.,2.,3.]), **cols})
 def features(): return rec_of('Genre_add')
+def nan():
+    res = hand()
+    res.scores = DotScores(torch.tensor([[0.,0],[1,0],[math.nan,0],[1,1]]), res.scores.M)
+    return res
 
 CASES = [ # What is done, how, the error, and words of its message
     ('unknown user', lambda: rec().recommend(999), KeyError, ['1 of 1 users', '999', 'not known', 'fold_in']),
@@ -670,6 +722,17 @@ CASES = [ # What is done, how, the error, and words of its message
     ('mb 0', lambda: rec().recommend(1, mb=0), ValueError, ['mb is 0', 'MB']),
     ('mb negative', lambda: rec().recommend(1, mb=-1), ValueError, ['mb is -1', 'MB']),
     ('mb NaN', lambda: rec().recommend(1, mb=float('nan')), ValueError, ['mb is nan', 'MB']),
+    ('mb inf', lambda: rec().recommend(1, mb=float('inf')), ValueError, ['mb is inf', 'MB']),
+    ('mb of text', lambda: rec().recommend(1, mb='x'), ValueError, ["mb is 'x'", 'MB']),
+    ('mb None', lambda: rec().recommend(1, mb=None), ValueError, ['mb is None', 'MB']),
+    ('users in a table', lambda: rec().recommend(ratings()), TypeError, ['users', 'DataFrame', "'userId'", 'one of its columns']),
+    ('items in a table', lambda: rec().recommend(1, items=ratings()), TypeError, ['items', 'DataFrame', "'movieId'", 'one of its columns']),
+    ('neighbours of several', lambda: rec().similar_items([1,2]), TypeError, ['list', 'items', 'a single id']),
+    ('neighbours of a table', lambda: rec().similar_users(ratings()), TypeError, ['DataFrame', 'users', 'a single id']),
+    ('explain several', lambda: rec().explain([1,2], 2), TypeError, ['list', 'users', 'a single id']),
+    ('explain several items', lambda: rec().explain(1, range(2, 4)), TypeError, ['range', 'items', 'a single id']),
+    ('recommend by a model that says NaN', lambda: nan().recommend('bob', 1), ValueError, ['no numbers', 'row 2 of the users']),
+    ('predict by a model that says NaN', lambda: nan().predict(['ann','bob'], 20), ValueError, ['no numbers', 'row 2 of the users']),
     ('predict an unknown user', lambda: rec().predict(999, 1), KeyError, ['1 of 1 users', '999']),
     ('predict an unknown item', lambda: rec().predict([1,2], [1,999]), KeyError, ['1 of 2 items', '999', 'fold_in_items']),
     ('predict half a pair', lambda: rec().predict(1), TypeError, ['(users, items)', 'DataFrame', 'int']),

@@ -11,6 +11,8 @@ FILMS = pd.DataFrame(dict(title=['Heat (1995)','Toy Story (1995)','Alien (1979)'
 GAPS = pd.DataFrame(dict(year=[1995,np.nan,1979], seats=pd.array([1,None,3], dtype='Int64'), title=['Heat',None,'Alien'], genres=['Action|Crime',None,'']))
 SETS = dict(genres='|')
 
+FLAGS = pd.DataFrame(dict(plain=[True,False,True], nullable=pd.array([True,None,False], dtype='boolean'), mixed=[True,None,np.nan], text=['a','b','c'], none=[None]*3))
+
 def rows(text, table=FILMS): return np.flatnonzero(where(table, text, SETS)).tolist()
 
 HOLDS = [ # Condition and the rows of FILMS that fulfil it
@@ -30,6 +32,14 @@ HOLDS = [ # Condition and the rows of FILMS that fulfil it
     ('stock == False or year == 1979', [1,2,3]), ('not year == 1995 and not stock', [3]), ('not (year == 1995 and not stock)', [0,2,3,4]),
     ("year == 1995 or year == 1979 and 'Comedy' in genres", [0,1]), ("(year == 1995 or year == 1979) and 'Comedy' in genres", [1]), ('not not stock', [0,2,4]),
     ('year > 999999999999999999999999999999', []), ('year > 1e400', []), ('  year == 1979  ', [2]), ('(year\n== 1979)', [2])]
+
+@pytest.mark.parametrize('text,want', [('plain', [0,2]), ('nullable', [0]), ('mixed', [0]), ('not mixed', [1,2]), ('not nullable', [1,2]), ('plain and not mixed', [2]),
+    ('nullable == True', [0]), ('mixed == True', [0])])
+def test_missing_is_not_true(text, want):
+    "A Boolean column may have gaps, which are False"
+    assert rows(text, FLAGS)==want
+    for o in ('text','none'):
+        with pytest.raises(ValueError, match='is no comparison'): rows(o, FLAGS)
 
 @pytest.mark.parametrize('text,want', HOLDS, ids=[o[0] for o in HOLDS])
 def test_what_holds(text, want):
