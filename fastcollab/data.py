@@ -383,6 +383,7 @@ def encode_ratings(
     if enc.when: _encode_times(df, enc, (train,valid), splits)
     return [train,valid]
 
+# %% ../nbs/04_data.ipynb #b2df2e28
 def _encode_times(df, enc, dsets, splits):
     "The times of both parts as the training part knows them"
     cols = [df[enc.when.name].iloc[part] for part in splits]

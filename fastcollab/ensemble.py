@@ -51,9 +51,9 @@ def ensemble(
     if len(learners)<2: raise ValueError(f'{len(learners)} learners; an ensemble has at least two')
     first,*others = learners
     if len(learners)>12: raise ValueError(f'{len(learners)} learners are too many to weigh; take 12 at most')
+    def words(o): return {k:list(v) for k,v in o.dls.classes.items()}
     for k,o in enumerate(others):
-        same = o.dls.valid_ds.x.shape==first.dls.valid_ds.x.shape and torch.equal(o.dls.valid_ds.x.cpu(), first.dls.valid_ds.x.cpu())
-        if not same or any(list(o.dls.classes[c])!=list(v) for c,v in first.dls.classes.items() if c in o.dls.classes) or set(o.dls.classes)!=set(first.dls.classes):
+        if words(o)!=words(first) or not np.array_equal(o.dls.valid_ds.x.cpu(), first.dls.valid_ds.x.cpu()):
             raise ValueError(f'learner {k+1} has other loaders than learner 0: the same ratings, split and features are needed')
     if weights is None:
         if not len(first.dls.valid_ds): raise ValueError('there are no validation ratings to find weights on; give weights=')

@@ -9,6 +9,7 @@ __all__ = ['FeatureModel', 'GenreDotProductBias', 'GenreCollabNN']
 from fastai.torch_basics import *
 from .layers import *
 from .models import *
+from .times import WHEN
 
 # %% ../nbs/05a_feature_models.ipynb #25c6f9b3
 class FeatureModel(CollabModel):
@@ -36,9 +37,9 @@ class FeatureModel(CollabModel):
     def _columns(self, x):
         "The feature columns of users and of items, (bs,Wu), (bs,Wi)"
         wu,wi = self.u_table.shape[1],self.i_table.shape[1]
-        if x.shape[1]!=2+wi+wu:
+        if x.shape[1] not in (2+wi+wu, 2+wi+wu+len(WHEN)):                      # times stand last; these models do not mind
             raise ValueError(f'{x.shape[1]} columns came, 2 of ids and {wi+wu} of {[f.name for f in self.features]} are needed; use the loaders that the model was made for')
-        return x[:,2+wi:],x[:,2:2+wi]
+        return x[:,2+wi:2+wi+wu],x[:,2:2+wi]
 
     def _with_features(self, x): return torch.cat([x, self.i_table[x[:,1]].long(), self.u_table[x[:,0]].long()], 1)
 
@@ -57,7 +58,7 @@ class GenreDotProductBias(FeatureModel, DotProductBias):
     ):
         if how not in ('add','mul'): raise ValueError(f"how is {how!r}; choose 'add' or 'mul'")
         DotProductBias.__init__(self, n_users, n_items, n_factors, y_range, emb)
-        self.how = how
+        self.how,self.agg = how,agg
         self._init_features(features)
         self.f_weight,self.f_bias = (nn.ModuleList(FeatureEmbedding(s, nf, agg) for s in self.sides) for nf in (n_factors,1))
 

@@ -14,6 +14,7 @@ from .learner import *
 from .models import *
 from .recommender import *
 from .scoring import *
+from .svdpp import *
 from .newcomers import Categories
 from .lists import Seen
 
@@ -55,29 +56,37 @@ def _same(model, whole, scores, biased=None, y_range=None, shift=0.):
     got,want = link(scores.pairs(u, i)+shift, y_range)[0],whole.pairs(u, i)
     return ((got-want).abs().max()<=2e-5*want.abs().max()).item()           # what float32 may differ by, and no more: scores are small at first
 
+class _Act(Module):
+    "What a loss makes of scores, as a layer"
+    def __init__(self, loss): self.loss = loss
+    def forward(self, s): return getcallable(self.loss, 'activation')(s)
+
 def _scores(learn):
     "Scores of the model, and what `Recommender` has to know of them"
-    model,train = deepcopy(learn.model).cpu(),learn.dls.train_ds
-    whole = ModelScores(model, train.enc.n_items, tuple(None if o is None else o.cpu() for o in train.tables))
+    model,train,act = deepcopy(learn.model).cpu(),learn.dls.train_ds,_Act(learn.loss_func)
+    tables,n_times = tuple(None if o is None else o.cpu() for o in train.tables),0 if train.when is None else train.when.shape[1]
+    some = torch.tensor([-1.,2.])
+    same = torch.equal(act(some.to(next(learn.model.parameters()).device)).cpu(), some)
+    whole = ModelScores(model if same else nn.Sequential(model, deepcopy(act).cpu()), train.enc.n_items, tables, n_times)
     with reading(model):
         vectors = [getattr(model, f'{o}_vectors')() if callable(getattr(model, f'{o}_vectors', None)) else None for o in ('user','item')]
         found = _collapsed(model)
         if found and _same(model, whole, found[0], **found[1]): return found[0],found[1] if isinstance(found[0], DotScores) else dict(found[1], vectors=vectors)
-    model.eval()
+    whole.model.eval()
     return whole,dict(vectors=vectors)
 
 # %% ../nbs/10c_inference.ipynb #b672c52c
 def _categories(learn):
     "The features of the model of `learn`, those of items first"
     model,feats = learn.model,{f.name:f for f in learn.dls.train_ds.enc.features}
-    if not isinstance(model, GenreDotProductBias): return ()
+    if not callable(getattr(model, 'feature_vectors', None)): return ()
     res = []
     for spec in model.features:
         codec,k = feats[spec.name].codec,[o.name for o in model.sides[spec.side]].index(spec.name)
         table = (model.u_table,model.i_table)[spec.side].cpu().long().split([o.width for o in model.sides[spec.side]], 1)[k]
         words = dict(sep=codec.sep, classes=list(codec.classes), edges=None if codec.edges is None else codec.edges.tolist(), width=codec.width)
         vec,bias = (o.detach().cpu() for o in (model.feature_vectors(spec.name),model.feature_bias(spec.name)))
-        res.append(Categories(spec.name, spec.side, words, model.how, model.f_weight[spec.side].tables[k].agg, table, vec, bias))
+        res.append(Categories(spec.name, spec.side, words, model.how, model.agg, table, vec, bias))
     return tuple(res)
 
 def _item_table(enc, items):
@@ -110,7 +119,8 @@ def recommender(self:CollabLearner,
     seen,names = Seen.of(x[:,0], x[:,1], y, enc.n_users),(*enc.id_names,enc.rating_name)
     sets = {f.name:f.codec.sep for f in enc.features if f.side==1}
     ids,rated = tuple(enc.index[o] for o in enc.id_names),(y.min().item(),y.max().item())
-    return Recommender(scores, ids, names, _item_table(enc, items), seen, rated=rated, sets=sets, features=_categories(self), **kwargs)
+    implicit = tuple(s.weight.detach().cpu() for s in self.model.sets) if isinstance(self.model, SVDPlusPlus) else (None,None)
+    return Recommender(scores, ids, names, _item_table(enc, items), seen, rated=rated, sets=sets, features=_categories(self), implicit=implicit, **kwargs)
 
 # %% ../nbs/10c_inference.ipynb #321dda5a
 @patch

@@ -129,16 +129,6 @@ def predict(self:CollabLearner,
     preds = self._predict_dl(self.dls.test_dl(rows, bs=2**13), getcallable(self.loss_func, 'activation'))
     return float(preds[0]) if is_row else preds
 
-@patch
-def predict_dist(self:CollabLearner,
-    user, # As in `predict`
-    item=None, # As in `predict`
-)->pd.DataFrame: # A row per pair, a column per rating; each row sums to 1
-    "How probable each rating is; for a learner whose loss is an `OrdinalLoss`"
-    if not callable(getattr(self.loss_func, 'probs', None)): raise TypeError(f'{self.loss_func} knows no probabilities; train with loss_func=OrdinalLoss.from_dls(dls)')
-    rows,_ = _asked(self.dls, user, item)
-    return pd.DataFrame(self._predict_dl(self.dls.test_dl(rows, bs=2**13), self.loss_func.probs), columns=self.loss_func.levels.tolist())
-
 # %% ../nbs/10_learner.ipynb #bd09d55c
 @patch
 def summary(self:CollabLearner)->str: # A table of all parameters, and what trains them
@@ -242,6 +232,17 @@ def fit_best(self:CollabLearner,
     if self.settings is None: raise ValueError("this learner has no settings; make it with collab_learner(dls, arch='best')")
     s = self.settings
     self.fit_one_cycle(s.epochs, s.lr, wd=list(s.wd), **kwargs)
+
+# %% ../nbs/10_learner.ipynb #bab01822
+@patch
+def predict_dist(self:CollabLearner,
+    user, # As in `predict`
+    item=None, # As in `predict`
+)->pd.DataFrame: # A row per pair, a column per rating; each row sums to 1
+    "How probable each rating is; for a learner whose loss is an `OrdinalLoss`"
+    if not callable(getattr(self.loss_func, 'probs', None)): raise TypeError(f'{self.loss_func} knows no probabilities; train with loss_func=OrdinalLoss.from_dls(dls)')
+    rows,_ = _asked(self.dls, user, item)
+    return pd.DataFrame(self._predict_dl(self.dls.test_dl(rows, bs=2**13), self.loss_func.probs), columns=self.loss_func.levels.tolist())
 
 # %% ../nbs/10_learner.ipynb #7464572b
 def baseline_rmse(

@@ -81,10 +81,11 @@ class Recommender:
         rated:tuple=(-np.inf,np.inf), # Lowest and highest rating in training
         features:tuple=(), # `Categories`
         sets:dict|None=None, # Columns of `items` that hold sets of categories, and what separates these
+        implicit:tuple=(None,None), # What each item adds to the users who have rated it (n_items,k+1), over the root of their number; and each user to items; None if nothing
     ):
         self.scores,self.ids,self.names,self.items,self.seen,self.vectors = scores,ids,tuple(names),items,seen,tuple(vectors)
         self.biased,self.y_range,self.shift,self.rated,self.features,self.decays = biased,y_range,shift,rated,tuple(features),[None,None]
-        self.sets = sets or {}
+        self.sets,self.implicit = sets or {},tuple(implicit)
 
     n_users = property(lambda self: len(self.ids[0])+1, doc='Rows of users, the unknown one included')
     n_items = property(lambda self: len(self.ids[1])+1, doc='Rows of items, the unknown one included')

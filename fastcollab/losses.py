@@ -47,7 +47,7 @@ class OrdinalLoss(Module):
 
     def _bounds(self, s):
         "Logits below which the rating is at most each level, (n,L+1)"
-        edge = torch.full((len(s),1), 30., device=s.device)
+        edge = torch.full((len(s),1), 1e4, device=s.device, dtype=s.dtype)   # as good as infinite, and without its nan
         return torch.cat([-edge, self.cuts-s.reshape(-1, 1), edge], 1)
     def probs(self,
         s:Tensor, # Scores, (bs,) or (bs,1)
@@ -56,7 +56,7 @@ class OrdinalLoss(Module):
         return self._bounds(s).sigmoid().diff(dim=1)
     def activation(self, s:Tensor)->Tensor: # (bs,) or (bs,1) -> the same
         "The expected rating"
-        return (self.probs(s)@self.levels).view(s.shape)
+        with torch.no_grad(): return (self.probs(s)@self.levels).view(s.shape)
     def forward(self,
         pred:Tensor, # Scores, (bs,) or (bs,1)
         targ:Tensor, # Ratings, (bs,) or (bs,1)

@@ -49,6 +49,14 @@ def _own_start(self:Recommender, side, rows):
     cats = [f.rows[rows] for f in self.features if f.side==side]
     return self._start(side, cats) if cats else self._start(side, []).expand(len(rows), -1)
 
+@patch
+def _from_sets(self:Recommender, side, others, ends):
+    "What it adds to rows to have been seen with `others` (n,), whose ends for each row are `ends`; 0 for models to which it says nothing"
+    T,n = self.implicit[side],ends.diff()
+    if T is None: return 0.
+    rows = torch.repeat_interleave(torch.arange(len(n)), n)
+    return torch.zeros(len(n), T.shape[1]).index_add_(0, rows, T[others])*n.clamp(min=1).rsqrt()[:,None]
+
 # %% ../nbs/09a_newcomers.ipynb #6fc752ce
 def _sample(rows, n, most, rng):
     "Up to `most` of each of n rows in `rows`, which are sorted: positions and rows"
@@ -86,10 +94,12 @@ def decay(self:Recommender,
     some,need,(row,place,y,hide),(other,known,stars) = self._held_out(side, np.random.default_rng(0))
     if not hide.any() or hide.all(): return 4.
     starts,(V,o) = (self._own_start(side, some),self._own_start(1-side, need)),self._other(1-side)
+    ends,known_ends = row_ends(row[~hide], len(some)),row_ends(other, len(need))
+    starts = starts[0]+self._from_sets(side, need[place[~hide]], ends),starts[1]+self._from_sets(1-side, known, known_ends)
     def error(decay):
-        X = fold(V[known], o[known], stars, row_ends(other, len(need)), starts[1], decay, self.y_range)     # the other side, without `some`
+        X = fold(V[known], o[known], stars, known_ends, starts[1], decay, self.y_range)     # the other side, without `some`
         W,p = (torch.cat([X[:,:-1],torch.ones(len(X), 1)], 1),X[:,-1]+self.shift) if self.biased else (X,torch.full((len(X),), self.shift))
-        x = fold(W[place[~hide]], p[place[~hide]], y[~hide], row_ends(row[~hide], len(some)), starts[0], decay, self.y_range)
+        x = fold(W[place[~hide]], p[place[~hide]], y[~hide], ends, starts[0], decay, self.y_range)
         s = (x[row[hide]]*W[place[hide]]).sum(1)+p[place[hide]]
         return ((link(s, self.y_range)[0]-y[hide])**2).mean().item()
     best = min((4.**k for k in range(-1, 5)), key=error)
@@ -196,7 +206,8 @@ def _folded(self:Recommender, side, ratings, table):
     ends = row_ends(torch.searchsorted(changed, r), len(changed))
     V,offset = self._other(side)
     decay = self.decay(side) if len(o) else 1.                              # of no effect without ratings
-    res._put(side, changed, fold(V[o], offset[o], stars, ends, res._own_start(side, changed), decay, self.y_range))
+    start = res._own_start(side, changed)+self._from_sets(side, o, ends)
+    res._put(side, changed, fold(V[o], offset[o], stars, ends, start, decay, self.y_range))
     res.decays = list(self.decays)
     return res
 
@@ -209,6 +220,8 @@ def _put(self:Recommender, side, rows, x):
     new[rows,:self._k] = x[:,:self._k]
     if self.biased: new[rows,self._k+side],new[rows,self._k+1-side] = x[:,-1],1.
     self.scores = DotScores(*((new,self.scores.M) if side==0 else (self.scores.U,new)))
+    if (told := self.implicit[1-side]) is not None:                         # to have been rated by a newcomer says nothing
+        self.implicit = tuple(torch.cat([told, told.new_zeros(len(new)-len(told), told.shape[1])]) if k==1-side else o for k,o in enumerate(self.implicit))
 
 @patch
 def _seen_with(self:Recommender, u, i, y, n_users, n_items):

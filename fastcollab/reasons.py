@@ -29,12 +29,13 @@ def _contributions(self:Recommender, u, q):
     items,y = self.seen.one(u)
     p,b,_,_ = self._own_parts(0, u)
     M,k = self.scores.M.double(),self._k
-    Q,p0 = M[items,:k],self._own_parts(0, 0)[0]
+    Q,p0,said = M[items,:k],self._own_parts(0, 0)[0],torch.zeros(len(items), k, dtype=torch.float64)
+    if self.implicit[0] is not None: said = self.implicit[0][items,:k].double()/max(1, len(items))**.5   # that it was rated, whatever the stars
     s = self.scores.pairs(torch.tensor(u), items)
     stars,slope = link(s+self.shift, self.y_range)
     A = Q.T@(slope[:,None]**2*Q)+self.decay(0)*torch.eye(k, dtype=torch.float64)
-    asks = slope*(y-stars)+slope**2*(Q@(p-p0))              # not divided by the slope, which may be 0
-    return items,asks*(Q@torch.linalg.solve(A, q)),p0@q
+    asks = slope*(y-stars)+slope**2*(Q@(p-p0-said.sum(0)))              # not divided by the slope, which may be 0
+    return items,asks*(Q@torch.linalg.solve(A, q))+said@q,p0@q
 
 # %% ../nbs/09b_reasons.ipynb #3c8ba186
 @patch

@@ -29,7 +29,7 @@ def _kept(self:Recommender):
         ops = [o if isinstance(o, str) else 'Linear' for o in s.ops]
         return dict(kind='net', ops=ops),dict(users=s.A, items=s.B, **{f'{k}.{n}':t for k,o in enumerate(s.ops) if not isinstance(o, str) for n,t in zip(('weight','bias'), o)})
     tables = {f'table{k}':t for k,t in enumerate(s.tables) if t is not None}
-    return dict(kind='model', model=f'{type(s.model).__module__}.{type(s.model).__qualname__}', n_items=s.n_items),{**tables, **{f'model.{k}':v for k,v in s.model.state_dict().items()}}
+    return dict(kind='model', model=f'{type(s.model).__module__}.{type(s.model).__qualname__}', n_items=s.n_items, n_times=s.n_times),{**tables, **{f'model.{k}':v for k,v in s.model.state_dict().items()}}
 
 @patch
 def save(self:Recommender,
@@ -41,8 +41,7 @@ def save(self:Recommender,
     info.update(names=self.names, sets=self.sets, biased=self.biased, y_range=self.y_range, shift=self.shift, rated=[float(o) for o in self.rated],
         features=[dict(name=f.name, side=f.side, words=f.words, how=f.how, agg=f.agg) for f in self.features])
     for k,f in enumerate(self.features): tensors.update({f'feature{k}.{o}':getattr(f, o) for o in ('rows','vec','bias')})
-    for k,v in enumerate(self.vectors):
-        if v is not None: tensors[f'vectors{k}'] = v
+    for name,parts in (('vectors',self.vectors),('implicit',self.implicit)): tensors.update({f'{name}{k}':v for k,v in enumerate(parts) if v is not None})
     seen = pd.DataFrame(dict(user=self.seen.users().int().numpy(), item=self.seen.items.numpy(), rating=self.seen.ratings.numpy()))
     write_artifact(path, info, tensors, dict(users=pd.DataFrame(dict(id=self.ids[0])), ids=pd.DataFrame(dict(id=self.ids[1])), items=self.items, seen=seen))
 
@@ -66,7 +65,7 @@ def _unfit(info, t, tables):
     "What of the parts does not fit together; None if all does"
     if info['kind'] not in ('dot','net','model'): return f'kind is {info["kind"]!r}, which is none of dot, net and model'
     n = [len(tables[o])+1 for o in ('users','ids')]
-    sides = dict(users=0, items=1, vectors0=0, vectors1=1, table0=0, table1=1, **{f'feature{k}.rows':f['side'] for k,f in enumerate(info['features'])})
+    sides = dict(users=0, items=1, vectors0=0, vectors1=1, table0=0, table1=1, implicit0=1, implicit1=0, **{f'feature{k}.rows':f['side'] for k,f in enumerate(info['features'])})
     for o,k in sides.items():
         if o in t and (t[o].ndim!=2 or len(t[o])!=n[k]): return f'the tensor {o} has the shape {tuple(t[o].shape)}, and {n[k]:,} rows are needed'
     if 'users' in t and t['users'].shape[1]!=t['items'].shape[1]: return f'vectors of users have {t["users"].shape[1]} columns, and those of items {t["items"].shape[1]}'
@@ -84,13 +83,13 @@ def _made(cls:Recommender, info, t, tables, model):
     else:
         try: model.load_state_dict({k.removeprefix('model.'):v for k,v in t.items() if k.startswith('model.')})
         except RuntimeError as e: raise ValueError(f'the weights of a {info["model"]} do not fit the model that was given: {e}') from None
-        scores = ModelScores(model.eval(), info['n_items'], tuple(t.get(f'table{k}') for k in (0,1)))
+        scores = ModelScores(model.eval(), info['n_items'], tuple(t.get(f'table{k}') for k in (0,1)), info.get('n_times', 0))
     seen = tables['seen']
     n_users = len(tables['users'])+1
     seen = Seen.of(*(torch.tensor(seen[o].to_numpy()) for o in ('user','item','rating')), n_users)
     features = tuple(Categories(rows=t[f'feature{k}.rows'], vec=t[f'feature{k}.vec'], bias=t[f'feature{k}.bias'], **f) for k,f in enumerate(info['features']))
     res = cls(scores, tuple(pd.Index(tables[o]['id']) for o in ('users','ids')), info['names'], tables['items'], seen, tuple(t.get(f'vectors{k}') for k in (0,1)),
-        info['biased'], info['y_range'] and tuple(info['y_range']), info['shift'], tuple(info['rated']), features, info['sets'])
+        info['biased'], info['y_range'] and tuple(info['y_range']), info['shift'], tuple(info['rated']), features, info['sets'], tuple(t.get(f'implicit{k}') for k in (0,1)))
     res.decays = info.get('decays', [None,None])
     return res
 

@@ -94,12 +94,13 @@ class ModelScores:
         model:torch.nn.Module, # In evaluation mode
         n_items:int, # Rows of items, `#na#` included
         tables:tuple=(None,None), # Category rows of users and of items, which the model finds behind the ids
+        n_times:int=0, # Columns of times, which the model finds last; lists have none
         bs:int=2**16, # Pairs asked about at a time
-    ): self.model,self.n_items,self.tables,self.bs = model,n_items,tables,bs
+    ): self.model,self.n_items,self.tables,self.n_times,self.bs = model,n_items,tables,n_times,bs
 
     def _ask(self, x):
         "Predictions of pairs (n,2), (n,)"
-        def full(b): return torch.cat([b, *(self.tables[k][b[:,k]].long() for k in (1,0) if self.tables[k] is not None)], 1)
+        def full(b): return torch.cat([b, *(self.tables[k][b[:,k]].long() for k in (1,0) if self.tables[k] is not None), b.new_zeros(len(b), self.n_times)], 1)
         with torch.no_grad(): return torch.cat([self.model(full(b)).float().reshape(-1) for b in x.split(self.bs)]) if len(x) else torch.empty(0)
     def block(self, u, i=None, out=None):
         "Scores of users `u` (n,) for items `i` (m,), (n,m) float32"

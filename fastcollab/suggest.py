@@ -58,6 +58,7 @@ class Settings:
             (self.n_factors,self.y_range,self.bs,self.epochs,self.lr,self.wd,self.unk_p)]
         return '\n'.join(f'{k:<10} {v:<14} {w}' for k,v,w in zip(('n_factors','y_range','bs','epochs','lr','wd','unk_p'), values, self.why))
 
+# %% ../nbs/05e_suggest.ipynb #2767fb36
 def suggest(
     dls, # `CollabDataLoaders`
 )->Settings: # Shown as a table with its reasons

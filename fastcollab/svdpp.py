@@ -118,6 +118,7 @@ def _columns(self:SVDPlusPlus, x): return FeatureModel._columns(self, x[:,:x.sha
 @patch
 def _with_features(self:SVDPlusPlus, x): return torch.cat([FeatureModel._with_features(self, x), x.new_zeros(len(x), len(self.when))], 1)
 
+# %% ../nbs/05d_svdpp.ipynb #51ec36f6
 @patch
 def towers(self:SVDPlusPlus)->tuple: # (n_users,n_factors+1) and (n_items,n_factors+1), biases last, with gradients
     "The towers of all users and of all items, with the features that they have"
@@ -132,6 +133,7 @@ def factors(self:SVDPlusPlus,
     U,M = (t if rows is None else t[rows] for t,rows in zip(self.towers(), (u,i)))
     return torch.cat([U, torch.ones_like(U[:,:1])], 1), torch.cat([M[:,:-1], torch.ones_like(M[:,:1]), M[:,-1:]], 1)
 
+# %% ../nbs/05d_svdpp.ipynb #5e74c976
 @patch
 def scores(self:SVDPlusPlus,
     u:Tensor, # Rows of users, (n,) int64
@@ -155,6 +157,7 @@ SVDPlusPlus.item_vectors = _read(1, lambda t: t[:,:-1], "The vectors of all item
 SVDPlusPlus.user_bias = _read(0, lambda t: t[:,-1], "The biases of all users, (n_users,)")
 SVDPlusPlus.item_bias = _read(1, lambda t: t[:,-1], "The biases of all items, (n_items,)")
 
+# %% ../nbs/05d_svdpp.ipynb #65e3c398
 @patch
 def _feature(self:SVDPlusPlus, name):
     "The rows of the feature `name` and their biases, (n,n_factors+1)"
@@ -195,6 +198,7 @@ def _loops():
 def _in_loops(model, x):
     return x.device.type=='cpu' and all(p.device.type=='cpu' and p.dtype==torch.float32 and p.is_contiguous() for p in model.parameters()) and _loops() is not None
 
+# %% ../nbs/05d_svdpp.ipynb #ea90013d
 class _LoopScores(torch.autograd.Function):
     "Scores of a batch from the tables of both towers and of times"
     @staticmethod
@@ -223,6 +227,7 @@ class _LoopScores(torch.autograd.Function):
             loops.add_rows_back(t, idx, wgt, f)
         return None,None,*map(torch.from_numpy, (*G[:2], *sets, *G[2:]))
 
+# %% ../nbs/05d_svdpp.ipynb #64a33eba
 _plans = weakref.WeakKeyDictionary()   # not in the model: it would travel with every copy and export
 
 def _plan(model):

@@ -4,7 +4,7 @@ import subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from fastcollab import svdpp
 from fastcollab.all import (Adam, CollabDataLoaders, LazyAdam, Recommender, SVDPlusPlus, SetSum, baseline_rmse, collab_learner,
-    load_learner, rmse, set_seed, synthetic_ratings, tower_splitter)
+    load_learner, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 FRAME = synthetic_ratings(60, 40, 900, seed=5)

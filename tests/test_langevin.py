@@ -1,0 +1,130 @@
+"The chain: that it draws from the distribution it says, that its curvature is that of the model, and what is kept of it"
+import numpy as np, pytest, torch
+from fastcollab.all import (Averaged, CollabDataLoaders, DotProductBias, Langevin, LazyAdam, OrdinalLoss, PosteriorMean, SVDPlusPlus, WholeDL,
+    baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
+from fastcollab.langevin import _Curvature, langevin_step
+
+FRAME = synthetic_ratings(150, 100, 3000, seed=5).assign(timestamp=lambda d: 10**9+d.timestamp%5*86400)
+
+def loaders(time=False, features=False, **kwargs):
+    return CollabDataLoaders.from_df(FRAME, seed=1, bs=64, time_name='timestamp' if time else None, genre_name='genres' if features else None, **kwargs)
+
+def chain(dls=None, epochs=4, seed=0, steps=50, lr=.5, fit=True, **kwargs):
+    set_seed(seed)
+    usual = dict(arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=Langevin, cbs=PosteriorMean(n=20), metrics=rmse)
+    learn = collab_learner((dls or loaders()).whole(steps), **{**usual, **kwargs})
+    if fit:
+        with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, wd=2.)
+    return learn
+
+@pytest.mark.parametrize('n,scale', ((40,1.),(1000,4.)))
+def test_it_draws_from_the_posterior(n, scale):
+    "A Gaussian mean with a Gaussian prior: mean and variance of the draws are those of the textbook"
+    g = torch.Generator().manual_seed(0)
+    y = scale+torch.randn(n, generator=g)
+    theta,kept = torch.nn.Parameter(torch.zeros(4)),[]
+    opt = Langevin([theta], lr=.05, mom=.8, wd=3.)
+    torch.manual_seed(0)
+    for s in range(20_000):
+        theta.grad = torch.stack([(t-y).mean() for t in theta.detach()])     # of half the mean squared error
+        opt.state[theta].update(curvature=torch.full((4,), float(n)), bound=1.)
+        opt.set_hypers(pull=float(n))
+        opt.step()
+        if s>500: kept.append(theta.detach().clone())
+    prior = 3*n**.5
+    mean,var = n*y.mean().item()/(n+prior),1/(n+prior)
+    kept = torch.stack(kept)
+    assert abs(kept.mean().item()-mean)<4*(var/300)**.5 and abs(kept.var().item()/var-1)<.1
+
+@pytest.mark.parametrize('time,features', ((False,False),(True,True)))
+def test_the_curvature_is_that_of_the_model(time, features):
+    "Counts of the rows times mean squares of the columns, against the derivatives of all scores; the bound is above the largest eigenvalue"
+    dls = loaders(time, features)
+    m = SVDPlusPlus.from_dls(dls, n_factors=3)
+    torch.manual_seed(0)
+    for p in m.parameters(): p.data.normal_(0, .3)
+    c,x = _Curvature(m, dls.train_ds),dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]
+    params = c.params()
+    def scores(): return m._scores(x)[:,0].detach()
+    J,before = [],scores()
+    for p,rows,b in zip(params, c.rows, c.bounds):
+        part = []
+        for r in range(len(p)):                                             # biases: scores are linear in them
+            p.data[r,-1] += 1
+            part.append(scores()-before)
+            p.data[r,-1] -= 1
+        if not part: continue
+        part = torch.stack(part, 1)                                         # (n,rows)
+        got = (part**2).sum(0).clamp(min=1)
+        assert torch.allclose(got, rows[:,0], rtol=.05, atol=.6), (got, rows[:,0])
+        J.append(part/(rows[:,0]*b)**.5)
+    assert torch.linalg.svdvals(torch.cat(J, 1))[0]**2<1.1
+    u,i,_ = c.columns()
+    M = m.towers()[1].detach()
+    assert torch.allclose(u[:-1], (M[x[:,1]][:,:-1]**2).mean(0).clamp(min=.02), atol=1e-4) and u[-1]==1
+
+def test_it_learns_and_the_seed_decides():
+    a,b,c = (chain(epochs=8, seed=s).recorder.values[-1][2] for s in (0,0,1))
+    assert a==b!=c and a<baseline_rmse(loaders()).iloc[0]
+
+def test_unknown_ids_do_not_shake_it():
+    "Row 0 meets a tenth of all ratings if ids are dropped"
+    learn = chain(epochs=6, unk_p=.1)
+    assert learn.recorder.values[-1][0]<1.2
+
+def test_the_mean_is_better_than_a_state():
+    learn = chain(epochs=8)
+    mean = learn.validate()[1]
+    m,kept = learn.model,learn.model.kept
+    ones = []
+    for row in kept[::5]:
+        m.kept = row[None]
+        ones.append(learn.validate()[1])
+    m.kept = kept
+    assert mean<min(ones) and learn.validate()[1]==mean
+
+def test_asking_saving_and_loading(tmp_path):
+    "predict, get_preds, export, save and a second fit"
+    learn = chain(loaders(True, True, path=tmp_path))
+    rows = FRAME.iloc[:40]
+    want = learn.predict(rows)
+    assert len(learn.model.kept)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0][:,0], want, atol=1e-5)
+    learn.save('chain')
+    learn.export('chain.pkl')
+    other = chain(loaders(True, True, path=tmp_path), seed=3, fit=False)
+    assert np.allclose(other.load('chain').predict(rows), want, atol=1e-5) and np.allclose(load_learner(tmp_path/'chain.pkl').predict(rows), want, atol=1e-5)
+    assert np.allclose(learn.recommender().predict(rows.drop(columns='timestamp')), learn.predict(rows.drop(columns='timestamp')), atol=1e-4)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, .5, wd=2.)
+    assert len(learn.model.kept)==20 and not np.allclose(learn.predict(rows), want, atol=1e-3)
+
+def test_validate_keeps_what_was_kept():
+    learn = chain()
+    learn.validate()
+    assert len(learn.model.kept)==20
+
+def test_whole_batches():
+    dls = loaders(features=True)
+    whole = dls.whole(3)
+    batches = list(whole.train)
+    assert len(whole.train)==3==len(batches) and all(len(y)==len(dls.train_ds) for _,y in batches) and isinstance(whole.train, WholeDL)
+    assert torch.equal(batches[0][0], dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]) and len(whole.train.new().dataset)==len(dls.train_ds)
+    assert len(list(dls.train))==-(-len(dls.train_ds)//64)
+
+ERRORS = [
+    ('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['opt_func=Langevin','LazyAdam']),
+    ('another model', lambda: chain(arch=DotProductBias), TypeError, ['DotProductBias','SVDPlusPlus']),
+    ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError, ['RatingMSE','OrdinalLoss']),
+    ('n', lambda: PosteriorMean(n=0), ValueError, ['n is 0']),
+    ('burn', lambda: PosteriorMean(burn=1.), ValueError, ['burn 1']),
+    ('steps', lambda: loaders().whole(0), ValueError, ['steps is 0'])]
+@pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
+def test_errors(name, f, kind, words):
+    with pytest.raises(kind) as e: f()
+    assert all(o in str(e.value) for o in words)
+
+def test_a_parameter_without_curvature_stands_still(): assert langevin_step(torch.ones(2), .1, .9, 1., 1.)=={}
+
+def test_no_state_before_the_first():
+    m = SVDPlusPlus.from_dls(loaders(), n_factors=3)
+    x = loaders().one_batch()[0]
+    assert torch.equal(Averaged(m).eval()(x), m.eval()(x))
