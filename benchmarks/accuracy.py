@@ -34,6 +34,10 @@ def quietly(learn, f):
     with learn.no_bar(), learn.no_logging(): f()
     return learn
 
+def error(learn):
+    "RMSE on the validation part"
+    with learn.no_bar(): return learn.validate()[1]
+
 def fit_mf(df, splits, seed):
     "Biased matrix factorisation"
     set_seed(seed)
@@ -61,13 +65,13 @@ def mean_sd(res): return f'{np.mean(res):.4f} +- {np.std(res, ddof=1):.4f}'
 def table(name, df, folds, cols, asked, published=''):
     "All models on `folds`, a list of splits: mean over folds and seeds, deviation over seeds of the means over folds"
     weights = both_weights(df, folds[0], cols)
-    res = np.array([[[fit_mf(df, o, seed).validate()[1], *_pair(loaders(df, o, **cols), seed, weights)] for o in folds] for seed in SEEDS]).mean(1)   # (seeds,4)
+    res = np.array([[[error(fit_mf(df, o, seed)), *_pair(loaders(df, o, **cols), seed, weights)] for o in folds] for seed in SEEDS]).mean(1)   # (seeds,4)
     for k,(what,goal) in enumerate(zip(('biased MF','best','chain',f'both, {weights[0]:.2f} and {weights[1]:.2f}'), ('',asked[0],'',asked[1]))):
         row(f'{name}: {what}', mean_sd(res[:,k]), f'<= {goal}{published}' if goal else '')
 
 def _pair(dls, seed, weights):
     learns = [fit_best(dls, seed),fit_chain(dls, seed)]
-    return *(o.validate()[1] for o in learns),ensemble(learns, weights).validate()[1]
+    return *map(error, learns),error(ensemble(learns, weights))
 
 def u1():
     "ml-100k, fold u1"
@@ -86,7 +90,7 @@ def folds():
     res = []
     for d,splits in parts: res.append((with_year(d),splits))
     weights,rows = both_weights(*res[0], columns(df)),[]
-    for seed in SEEDS: rows.append(np.mean([[fit_mf(d, o, seed).validate()[1], *_pair(loaders(d, o, **columns(d)), seed, weights)] for d,o in res], 0))
+    for seed in SEEDS: rows.append(np.mean([[error(fit_mf(d, o, seed)), *_pair(loaders(d, o, **columns(d)), seed, weights)] for d,o in res], 0))
     for k,(what,goal) in enumerate((('biased MF',''),('best','<= 0.873'),('chain',''),(f'both, {weights[0]:.2f} and {weights[1]:.2f}','<= 0.868'))): row(f'features and time: {what}', mean_sd([o[k] for o in rows]), goal)
 
 def five(n, seed=0):
@@ -123,7 +127,7 @@ def forward():
             row(f'{name}: best, {"with" if time else "without"} times', mean_sd([o[0] for o in res]), '; '.join(f'{o:.4f}' for o in np.mean(res, 0)[1:]))
         learn = fit_mf(df, splits, 0)
         learn.add_cb(ValidRMSE())
-        row(f'{name}: biased MF', f'{learn.validate()[1]:.4f}')
+        row(f'{name}: biased MF', f'{error(learn):.4f}')
 
 def rule():
     "How the error on a tenth depends on the decay, beside what `suggest` says"

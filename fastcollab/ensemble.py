@@ -24,6 +24,16 @@ class Blend(CollabModel):
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,1)
         return sum(w*act(m(x)).reshape(-1, 1) for m,w,act in zip(self.models, self.weights, self.acts))
     def _with_features(self, x): return getattr(self.models[0], '_with_features', noop)(x)
+    def _vectors(self, name):
+        parts = [getattr(m, name)()*w.abs()**.5 for m,w in zip(self.models, self.weights) if callable(getattr(m, name, None))]
+        if not parts: raise TypeError(f'none of {[type(m).__name__ for m in self.models]} has {name}()')
+        return torch.cat(parts, 1)
+    def user_vectors(self)->Tensor: # (n_users,k)
+        "Those of the models that have some, side by side: dot products are weighted sums"
+        return self._vectors('user_vectors')
+    def item_vectors(self)->Tensor: # (n_items,k)
+        "Those of the models that have some, side by side: dot products are weighted sums"
+        return self._vectors('item_vectors')
 
 # %% ../nbs/10d_ensemble.ipynb #82b3b2a3
 def blend_weights(

@@ -84,11 +84,26 @@ class Averaged(CollabModel):
         "Add the parameters as they are to those that are averaged"
         now = nn.utils.parameters_to_vector(self.model.parameters()).detach()
         self.kept = torch.cat([self.kept, now[None]])
+    def _each(self, f):
+        "What `f` gives at each of the kept states"
+        params,res = list(self.model.parameters()),[]
+        own = [p.data for p in params]
+        try:
+            for row in self.kept:
+                for p,v in zip(params, row.split([p.numel() for p in params])): p.data = v.view(p.shape)
+                res.append(f())
+        finally:
+            for p,v in zip(params, own): p.data = v
+        return res
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,1)
         if self.training or not len(self.kept): return self.model(x)
-        names,params = zip(*self.model.named_parameters())
-        def at(row): return {n:v.view(p.shape) for n,p,v in zip(names, params, row.split([p.numel() for p in params]))}
-        return sum(torch.func.functional_call(self.model, at(row), (x,)) for row in self.kept)/len(self.kept)
+        with torch.no_grad(): return sum(self._each(lambda: self.model(x)))/len(self.kept)
+    def user_vectors(self)->Tensor: # (n_users,states*n_factors)
+        "Those of all states side by side: dot products are means over the states"
+        return torch.cat(self._each(self.model.user_vectors), 1)/len(self.kept)**.5
+    def item_vectors(self)->Tensor: # (n_items,states*n_factors)
+        "Those of all states side by side: dot products are means over the states"
+        return torch.cat(self._each(self.model.item_vectors), 1)/len(self.kept)**.5
     def _with_features(self, x): return self.model._with_features(x)
     def _load_from_state_dict(self, state, prefix, *args):
         if prefix+'kept' in state: self.kept = self.kept.new_empty(state[prefix+'kept'].shape)   # as many as were saved

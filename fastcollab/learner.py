@@ -190,8 +190,7 @@ def collab_learner(
 )->CollabLearner:
     "A `Learner` for ratings: fastai's `collab_learner`, with any model, and ready for ids that it has not seen"
     if not isinstance(dls, CollabDataLoaders): raise TypeError(f'dls is {type(dls).__module__}.{type(dls).__name__}; build it with fastcollab.data.CollabDataLoaders')
-    if isinstance(arch, str) and arch!='best': raise ValueError(f"arch is {arch!r}; it has to be 'best', a class with from_dls(dls, ...), or a model")
-    settings = suggest(dls) if isinstance(arch, str) else None
+    settings = suggest(dls) if isinstance(arch, str) and arch=='best' else None
     if settings:
         arch,dls = SVDPlusPlus,_with_bs(dls, settings.bs)
         y_range,n_factors,unk_p = ifnone(y_range, settings.y_range),ifnone(n_factors, settings.n_factors),ifnone(unk_p, settings.unk_p)
@@ -203,7 +202,7 @@ def collab_learner(
         model = arch
     else:
         if arch is None: arch = _archs[bool(dls.features)][use_nn]
-        if not hasattr(arch, 'from_dls'): raise TypeError(f'arch is {arch!r}; it has to be a class with from_dls(dls, ...), or a model')
+        if not hasattr(arch, 'from_dls'): raise TypeError(f"arch is {arch!r}; it has to be 'best', a class with from_dls(dls, ...), or a model")
         if arch is BiasBaseline: raise TypeError('BiasBaseline is found in closed form and has no n_factors; give arch=BiasBaseline.from_dls(dls)')
         args = dict(emb_szs=None if emb_szs is None or emb_szs=={} else _emb_szs(dls, emb_szs), layers=layers, y_range=y_range)
         model = arch.from_dls(dls, n_factors=ifnone(n_factors, 50), **{**(config or {}), **{k:v for k,v in args.items() if v is not None}})

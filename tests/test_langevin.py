@@ -110,12 +110,10 @@ def test_whole_batches():
     assert torch.equal(batches[0][0], dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]) and len(whole.train.new().dataset)==len(dls.train_ds)
     assert len(list(dls.train))==-(-len(dls.train_ds)//64)
 
-ERRORS = [
-    ('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['opt_func=Langevin','LazyAdam']),
+ERRORS = [('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['opt_func=Langevin','LazyAdam']),
     ('another model', lambda: chain(arch=DotProductBias), TypeError, ['DotProductBias','SVDPlusPlus']),
     ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError, ['RatingMSE','OrdinalLoss']),
-    ('n', lambda: PosteriorMean(n=0), ValueError, ['n is 0']),
-    ('burn', lambda: PosteriorMean(burn=1.), ValueError, ['burn 1']),
+    ('n', lambda: PosteriorMean(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorMean(burn=1.), ValueError, ['burn 1']),
     ('steps', lambda: loaders().whole(0), ValueError, ['steps is 0'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, f, kind, words):

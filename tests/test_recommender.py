@@ -403,6 +403,10 @@ def loss(rec, side, rated, x, x0):
     r = s if rec.y_range is None else rec.y_range[0]+(rec.y_range[1]-rec.y_range[0])*torch.sigmoid(s)
     return ((r-y)**2).sum()+rec.decay(side)*((x-x0)**2).sum()
 
+def from_sets(rec, side, rated):
+    "What it adds to have been seen with these, where that says something"
+    return 0. if rec.implicit[side] is None else (rec.implicit[side][[o for o,_ in rated]].sum(0)/len(rated)**.5).double()
+
 def row(rec, side, id_):
     "Vector and bias of an id, None for the average newcomer"
     T,r = (rec.scores.U,rec.scores.M)[side],0 if id_ is None else rec.ids[side].get_loc(id_)+1
@@ -428,6 +432,7 @@ def test_fold_in_finds_the_minimum(name, side, y_range):
         rated = [(rec.ids[1-side].get_loc(o)+1,float(y)) for o,y in rated.items()]
         x0 = row(rec, side, None)
         if rec.features and id_ in rec.ids[side]: x0 = rec._own_start(side, torch.tensor([rec.ids[side].get_loc(id_)+1]))[0].double()
+        x0 = x0+from_sets(rec, side, rated)
         x = row(got, side, id_)
         best,g = loss(rec, side, rated, x, x0).item(),torch.Generator().manual_seed(0)
         assert best<=loss(rec, side, rated, x0, x0).item()+1e-6
@@ -499,10 +504,13 @@ def test_one_rating(name, stars):
     avg = rec.fold_in(users=pd.DataFrame(dict(userId=[901])))
     x,y,x0 = (row(o, 0, 901) for o in (one,many,avg))
     assert x.isfinite().all() and torch.equal(x0, row(rec, 0, None))
-    assert abs(one.predict(901, 4)-stars)<=abs(avg.predict(901, 4)-stars)
+    at = [(rec.ids[1].get_loc(i)+1,stars) for i in range(1, 31)]
+    start,start_many = x0+from_sets(rec, 0, at[3:4]),x0+from_sets(rec, 0, at)
+    off = loss(rec, 0, at[3:4], start, start).item()**.5
+    assert abs(one.predict(901, 4)-stars)<=off+1e-6
     rest = [i for i in range(1, 31) if i!=4]
-    assert (x-x0).norm()<=rec.decay(0)**-.5*abs(avg.predict(901, 4)-stars)+1e-4             # or else the loss would be above that of the start
-    assert np.isfinite(one.predict(901, rest)).all() and y.isfinite().all() and (x-x0).norm()<(y-x0).norm()
+    assert (x-start).norm()<=rec.decay(0)**-.5*off+1e-4                                     # or else the loss would be above that of the start
+    assert np.isfinite(one.predict(901, rest)).all() and y.isfinite().all() and (x-start).norm()<(y-start_many).norm()
 
 @pytest.mark.parametrize('name', ['Genre_add','Genre_mul','SVDPlusPlus_features'])
 def test_features_alone(name):

@@ -19,12 +19,9 @@ def test_units_agree(secs):
         days,got = day_numbers(col)
         assert days.tolist()==want and got=='date'
 
-WRONG = [
-    ('years', pd.Series([1995,2016]), ValueError, ['1995','2016','no seconds','pd.to_datetime']),
-    ('day numbers', pd.Series([10124.,10125]), ValueError, ['10124','no seconds']),
-    ('minutes', pd.Series([14_578_745,14_578_746]), ValueError, ['no seconds']),
-    ('text', pd.Series(['1997-09-20']), TypeError, ['1997-09-20','pd.to_datetime']),
-    ('flags', pd.Series([True,False]), TypeError, ['bool']),
+WRONG = [('years', pd.Series([1995,2016]), ValueError, ['1995','2016','no seconds','pd.to_datetime']),
+    ('day numbers', pd.Series([10124.,10125]), ValueError, ['10124','no seconds']), ('minutes', pd.Series([14_578_745,14_578_746]), ValueError, ['no seconds']),
+    ('text', pd.Series(['1997-09-20']), TypeError, ['1997-09-20','pd.to_datetime']), ('flags', pd.Series([True,False]), TypeError, ['bool']),
     ('negative', pd.Series([-9e8,-8e8]), ValueError, ['no seconds'])]
 @pytest.mark.parametrize('name,col,kind,words', WRONG, ids=[o[0] for o in WRONG])
 def test_no_times(name, col, kind, words):
@@ -101,8 +98,7 @@ def test_missing_times():
     assert ((dls.train_ds.when==0).all(1).float().mean()-1/7).abs()<.05
     fitted(dls)
 
-ERRORS = [
-    ('no such column', lambda: CollabDataLoaders.from_df(FRAME, time_name='date'), KeyError, ['date']),
+ERRORS = [('no such column', lambda: CollabDataLoaders.from_df(FRAME, time_name='date'), KeyError, ['date']),
     ('all missing', lambda: loaders(FRAME.assign(timestamp=np.nan)), ValueError, ['is empty in all','leave out time_name']),
     ('small numbers', lambda: loaders(FRAME.assign(timestamp=FRAME.index)), ValueError, ['no seconds']),
     ('another unit', lambda: fitted(loaders()).predict(FRAME.assign(timestamp=FRAME.timestamp*1000)), ValueError, ['in ms here','in s in training','convert']),
