@@ -119,6 +119,7 @@ def recommender(self:CollabLearner,
     seen,names = Seen.of(x[:,0], x[:,1], y, enc.n_users),(*enc.id_names,enc.rating_name)
     sets = {f.name:f.codec.sep for f in enc.features if f.side==1}
     ids,rated = tuple(enc.index[o] for o in enc.id_names),(y.min().item(),y.max().item())
+    if getattr(self.model, 'when', ()): warn('this model was trained with times, and lists have none: it is more accurate here if it is trained without time_name')
     implicit = tuple(s.weight.detach().cpu() for s in self.model.sets) if isinstance(self.model, SVDPlusPlus) else (None,None)
     return Recommender(scores, ids, names, _item_table(enc, items), seen, rated=rated, sets=sets, features=_categories(self), implicit=implicit, **kwargs)
 
