@@ -827,6 +827,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastcollab.svdpp._plan': ('svdpp.html#_plan', 'fastcollab/svdpp.py'),
                                   'fastcollab.svdpp._quiet': ('svdpp.html#_quiet', 'fastcollab/svdpp.py'),
                                   'fastcollab.svdpp._read': ('svdpp.html#_read', 'fastcollab/svdpp.py'),
+                                  'fastcollab.svdpp._tables': ('svdpp.html#_tables', 'fastcollab/svdpp.py'),
                                   'fastcollab.svdpp.tower_splitter': ('svdpp.html#tower_splitter', 'fastcollab/svdpp.py')},
             'fastcollab.times': { 'fastcollab.times.RatingTimes': ('times.html#ratingtimes', 'fastcollab/times.py'),
                                   'fastcollab.times.RatingTimes.__init__': ('times.html#ratingtimes.__init__', 'fastcollab/times.py'),

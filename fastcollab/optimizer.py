@@ -205,10 +205,10 @@ def _adam_dense(params, states, lr, mom, wd, sqr_mom, eps):
     for p,st in zip(params, states):
         if 'grad_avg' not in st: st.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
         st['step'] = st.get('step', 0)+1
-    p,g,s = [o.data for o in params],[o.grad.data for o in params],states[0]['step']
+    p,g,s = [o.data for o in params],[torch.zeros_like(o) if o.grad is None else o.grad.data for o in params],states[0]['step']
     m,v = ([st[k] for st in states] for k in ('grad_avg','sqr_avg'))
     if not states[0].get('do_wd', True): wd = 0.
-    if (loops := compiled()) and all(o.device.type=='cpu' and o.dtype==torch.float32 and o.is_contiguous() for o in p+g+m+v):   # one pass over memory, not nine
+    if (loops := compiled()) and all(o.device.type=='cpu' and o.dtype==torch.float32 and o.is_contiguous() for o in p+g):   # one pass over memory, not nine
         for o in zip(p, g, m, v): loops.adam_all(*(t.view(-1).numpy() for t in o), s, lr, mom, wd, sqr_mom, eps)
         return
     if wd: torch._foreach_mul_(p, 1-lr*wd)
@@ -232,8 +232,8 @@ def step(self:LazyAdam, closure=None):
             st = self.state[p]
             if p in self.tables:
                 if p.requires_grad and (p.grad is not None or 'step' in st): self.tables[p].step(**h)
-            elif p.requires_grad and getattr(p, 'grad', None) is not None:
-                if p.grad.is_sparse: p.grad = p.grad.to_dense()
+            elif p.requires_grad and (p.grad is not None or 'step' in st):       # no gradient is one of 0: the momentum goes on
+                if p.grad is not None and p.grad.is_sparse: p.grad = p.grad.to_dense()
                 alike[st.get('step', 0),st.get('do_wd', True)].append(p)
         for params in alike.values(): _adam_dense(params, [self.state[p] for p in params], **h)
     self._done += 1
@@ -241,9 +241,7 @@ def step(self:LazyAdam, closure=None):
 @patch
 def zero_grad(self:LazyAdam):
     "Forget the gradients"
-    for p,*_ in self.all_params(with_grad=True):
-        if p.grad.is_sparse: p.grad = None
-        else: p.grad.detach_().zero_()
+    for p,*_ in self.all_params(with_grad=True): p.grad = None   # zeros would be written, and then added to
 
 # %% ../nbs/06_optimizer.ipynb #a172cdf4
 @patch

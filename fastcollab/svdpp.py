@@ -196,7 +196,9 @@ def _loops():
     return towers
 
 def _in_loops(model, x):
-    return x.device.type=='cpu' and all(p.device.type=='cpu' and p.dtype==torch.float32 and p.is_contiguous() for p in model.parameters()) and _loops() is not None
+    return x.device.type=='cpu' and all(p.device.type=='cpu' and p.dtype==torch.float32 and p.is_contiguous() for p in _tables(model)) and _loops() is not None
+
+def _tables(model): return *model.ids,*(s.weight for s in model.sets),*model.f_weight,model.d_weight   # `parameters` would look for them in every step
 
 # %% ../nbs/05d_svdpp.ipynb #ea90013d
 class _LoopScores(torch.autograd.Function):
@@ -232,7 +234,7 @@ _plans = weakref.WeakKeyDictionary()   # not in the model: it would travel with 
 
 def _plan(model):
     "What the loops need beside the tables, made anew when a buffer has changed"
-    key = [(o.data_ptr(),o._version) for o in model.buffers()]
+    key = [(o.data_ptr(),o._version) for o in (model.u_table,model.i_table,*(b for s in model.sets for b in s._buffers.values()))]
     if model not in _plans or _plans[model].key!=key: _plans[model] = _new_plan(model, key)
     return _plans[model]
 
@@ -253,8 +255,7 @@ def _new_plan(self, key):
     return SimpleNamespace(key=key, sides=[side(0),side(1)], starts=np.cumsum([0,*self.when])[:-1].astype(np.int64))
 
 def _loop_scores(model, x):
-    tables = *model.ids,*(s.weight for s in model.sets),*model.f_weight,model.d_weight
-    return _LoopScores.apply(x, _plan(model), *tables)
+    return _LoopScores.apply(x, _plan(model), *_tables(model))
 
 # %% ../nbs/05d_svdpp.ipynb #a7e85e0d
 def tower_splitter(
