@@ -188,7 +188,7 @@ def _loops():
     f,i = np.zeros((1,2), np.float32),np.zeros((1,2), np.int64)
     one,cols,starts = np.ones(1, np.float32),i[:0],i[0,:0]
     with compiling():
-        towers.add_sums(f, np.zeros(2, np.int64), np.zeros(0, np.int32), one, f)
+        towers.add_sums(f, np.zeros(2, np.int64), np.zeros(0, np.int32), one, one>0, f)
         towers.add_rows(f, np.zeros((1,0), np.int32), np.zeros((1,0), np.float32), f)
         towers.add_rows_back(f, np.zeros((1,0), np.int32), np.zeros((1,0), np.float32), f)
         towers.scores(f, f, f, f, f, i, cols, cols, starts, one)
@@ -207,8 +207,10 @@ class _LoopScores(torch.autograd.Function):
     def forward(ctx, x, plan, *tables):
         loops,x,(P,Q,Y,X,F0,F1,D) = _loops(),x.contiguous().numpy(),[o.detach().numpy() for o in tables]
         T = [P.copy(),Q.copy()]
-        for t,table,f,(ends,cols,_,_,scale,idx,wgt,_) in zip(T, (Y,X), (F0,F1), plan.sides):
-            loops.add_sums(table, ends, cols, scale, t)
+        for k,(t,table,f,(ends,cols,_,_,scale,idx,wgt,_)) in enumerate(zip(T, (Y,X), (F0,F1), plan.sides)):
+            want = np.zeros(len(t), bool)
+            want[x[:,k]] = True
+            loops.add_sums(table, ends, cols, scale, want, t)
             loops.add_rows(f, idx, wgt, t)
         res = np.empty(len(x), np.float32)
         ctx.args = (*T, F0, F1, D, x, plan.sides[0][-1], plan.sides[1][-1], plan.starts)
@@ -225,7 +227,7 @@ class _LoopScores(torch.autograd.Function):
         loops.scores_back(*ctx.args, g.contiguous().numpy()[:,0], *G)
         sets = [np.zeros(o, np.float32) for o in ctx.shapes]
         for t,s,f,(_,_,ends,cols,scale,idx,wgt,_) in zip(G, sets, G[2:4], plan.sides):
-            loops.add_sums(t*scale[:,None], ends, cols, np.ones(len(s), np.float32), s)
+            loops.add_sums(t*scale[:,None], ends, cols, *(np.ones(len(s), o) for o in (np.float32,bool)), s)
             loops.add_rows_back(t, idx, wgt, f)
         return None,None,*map(torch.from_numpy, (*G[:2], *sets, *G[2:]))
 

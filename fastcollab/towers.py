@@ -12,23 +12,20 @@ from .kernel import _fast,_inner
 
 # %% ../nbs/05c_towers.ipynb #5f3a3096
 @njit(**_fast)
-def add_sums(table, ends, cols, scale, res):
-    "Add scale[r] times the sum of the rows of `table` that are named in cols[ends[r]:ends[r+1]] to each row r of `res`"
-    W = res.shape[1]
-    acc = np.empty(W, np.float32)
+def add_sums(table, ends, cols, scale, want, res):
+    "Add scale[r] times the sum of the rows of `table` that are named in cols[ends[r]:ends[r+1]] to each row r of `res` that is wanted"
     for r in range(len(res)):
-        o,end = ends[r],ends[r+1]
-        if o==end: continue
-        acc[:] = 0
-        while o+4<=end:
-            a,b,c,d = cols[o],cols[o+1],cols[o+2],cols[o+3]
-            for j in range(W): acc[j] += (table[a,j]+table[b,j])+(table[c,j]+table[d,j])
-            o += 4
+        if not want[r]: continue
+        o,end,w = ends[r],ends[r+1],scale[r]
+        while o+8<=end:
+            a,b,c,d,e,f,g,h = cols[o],cols[o+1],cols[o+2],cols[o+3],cols[o+4],cols[o+5],cols[o+6],cols[o+7]
+            for j in range(res.shape[1]):
+                res[r,j] += w*(((table[a,j]+table[b,j])+(table[c,j]+table[d,j]))+((table[e,j]+table[f,j])+(table[g,j]+table[h,j])))
+            o += 8
         while o<end:
             a = cols[o]
-            for j in range(W): acc[j] += table[a,j]
+            for j in range(res.shape[1]): res[r,j] += w*table[a,j]
             o += 1
-        for j in range(W): res[r,j] += scale[r]*acc[j]
 
 # %% ../nbs/05c_towers.ipynb #696433cd
 @njit(**_fast)
