@@ -256,8 +256,7 @@ def _new_plan(self, key):
         return *parts,idx,wgt,np.array(cols, np.int64).reshape(-1, 2)
     return SimpleNamespace(key=key, sides=[side(0),side(1)], starts=np.cumsum([0,*self.when])[:-1].astype(np.int64))
 
-def _loop_scores(model, x):
-    return _LoopScores.apply(x, _plan(model), *_tables(model))
+def _loop_scores(model, x): return _LoopScores.apply(x, _plan(model), *_tables(model))
 
 # %% ../nbs/05d_svdpp.ipynb #a7e85e0d
 def tower_splitter(
