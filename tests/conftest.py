@@ -3,8 +3,11 @@ import os
 from pathlib import Path
 
 import matplotlib, pytest, torch
+from hypothesis import settings
 
 matplotlib.use('agg')
+settings.register_profile('repeatable', derandomize=True)   # the same examples in every run
+settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'repeatable'))               # 'default' draws others
 torch.set_num_threads(1)   # the batches here are small: threads that wait for each other cost more than they help
 from fastcollab.all import CollabDataLoaders, synthetic_ratings
 
