@@ -112,7 +112,7 @@ def test_an_ensemble_is_a_learner(tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(st.integers(2, 10**8), st.integers(1, 10**6), st.integers(1, 10**6), st.booleans())
 def test_decays_are_sane(n, users, items, time):
-    "Positive, less with more ratings, and never so much that a step takes more than a tenth of a parameter"
+    "Positive, less with more ratings, and in one proportion to each other"
     a,b = decays(n, users, items, time),decays(2*n, users, items, time)
     assert 0<b[0]<a[0] and 0<b[1]<a[1] and a[1]/a[0]==pytest.approx(4/3)
 
