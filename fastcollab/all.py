@@ -8,6 +8,7 @@ from fastcollab.losses import *
 from fastcollab.splits import *
 from fastcollab.features import *
 from fastcollab.times import *
+from fastcollab.moods import *
 from fastcollab.data import *
 from fastcollab.models import *
 from fastcollab.feature_models import *

@@ -145,7 +145,7 @@ class RatingsDataset:
         y:Tensor|None=None, # Ratings, (n,1) float32
         tables:list|None=None, # Category rows of users and of items, (n_users+,W) int32; those of `enc` if None
         ents:list=(None,None), # Which row of its table each rating has, (n,) int32; that of its id if None
-        when:Tensor|None=None, # Categories of the time of each rating, (n,3) int32; None without times
+        when:Tensor|None=None, # Categories of the time of each rating, and its second, (n,4) int32; None without times
     ): self.enc,self.x,self.y,self.tables,self.ents,self.when = enc,x,y,list(ifnone(tables, enc.tables)),list(ents),when
 
     def __len__(self): return len(self.x)

@@ -55,7 +55,7 @@ class _Curvature:
             joint.append(max(1., 1.5*len(model.sides[k])))
         c = model.d_weight.new_zeros(len(model.d_weight))
         if when is not None:
-            for t,at in zip(when.long().T, np.cumsum([0,*model.when])): c += torch.bincount(t[t>0]+at, minlength=len(c))
+            for t,at in zip(when.long().T, np.cumsum([0,*model.when])[:-1]): c += torch.bincount(t[t>0]+at, minlength=len(c))
         self.rows,shares = [o.clamp(min=1)[:,None] for o in (*rows,c)],[1,1,3,3,1,1,1]
         total = sum(s for s,o in zip(shares, self.rows) if len(o))
         self.bounds = [float(j)*total/s for j,s in zip((*joint,3.), shares)]

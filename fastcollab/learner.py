@@ -194,6 +194,8 @@ def collab_learner(
     if settings:
         arch,dls = SVDPlusPlus,_with_bs(dls, settings.bs)
         y_range,n_factors,unk_p = ifnone(y_range, settings.y_range),ifnone(n_factors, settings.n_factors),ifnone(unk_p, settings.unk_p)
+        config = {'when':(), **(config or {})}                              # moods know more of a time than days do, and leave lists alone
+        if dls.train_ds.when is not None: kwargs['cbs'] = L(kwargs.get('cbs'))+FitMoods()
     if arch is not None and use_nn: raise ValueError('use_nn and arch both name the model; give one of them')
     if isinstance(arch, nn.Module):
         default = dict(n_factors=None, emb_szs=None, layers=None, config=None, y_range=None)

@@ -12,7 +12,9 @@ from fastai.torch_basics import *
 from .feature_models import *
 from .layers import *
 from .models import *
+from .moods import *
 from .optimizer import compiled,compiling
+from .times import WHEN
 
 # %% ../nbs/05d_svdpp.ipynb #a83e0f3c
 class _SetSum(torch.autograd.Function):
@@ -77,7 +79,7 @@ class SVDPlusPlus(FeatureModel):
         self.ids = nn.ParameterList(create_params(n, W) for n in sizes)
         self.sets = nn.ModuleList(SetSum(*o, W) for o in ((u,i,*sizes),(i,u,*sizes[::-1])))
         self.f_weight = nn.ParameterList(create_params(sum(f.n for f in side), W) for side in self.sides)
-        self.d_weight = create_params(sum(self.when), W)
+        self.d_weight,self.moods = create_params(sum(self.when), W),Moods()
 
     @classmethod
     def from_dls(cls, dls, **kwargs):
@@ -85,11 +87,14 @@ class SVDPlusPlus(FeatureModel):
         return super().from_dls(dls, seen=dls.train_ds.x, **{'when':times.sizes if times else (), **kwargs})
 
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,1)
-        self._columns(x)
-        return self._out(_loop_scores(self, x) if _in_loops(self, x) else self._scores(x))
+        x,secs = self._split(x)
+        res = self._out(_loop_scores(self, x) if _in_loops(self, x) else self._scores(x))
+        if self.training or not len(self.moods): return res
+        res = res+self.moods(x[:,0], secs)
+        return res if self.y_range is None else res.clamp(*self.y_range)    # (bs,1)
 
     def _scores(self, x):
-        (a,bu),(c,bi),(d,bt) = (o.split([self.n_factors,1], 1) for o in (*(self._side(k, x[:,k], g) for k,g in enumerate(self._columns(x))), self._time(x)))
+        (a,bu),(c,bi),(d,bt) = (o.split([self.n_factors,1], 1) for o in (*(self._side(k, x[:,k], g) for k,g in enumerate(self._columns(x[:,:x.shape[1]-len(self.when)]))), self._time(x)))
         return (a*c+(a+c)*d).sum(1, keepdim=True)+bu+bi+bt                  # (bs,1)
     def _side(self, k, rows, g):
         "Towers (n,n_factors+1) of the users (0) or items (1) `rows`; those of unknown ids with the features `g` that come with the rating"
@@ -114,9 +119,12 @@ def _bag(g, start, table):
 
 # %% ../nbs/05d_svdpp.ipynb #9228a9b9
 @patch
-def _columns(self:SVDPlusPlus, x): return FeatureModel._columns(self, x[:,:x.shape[1]-len(self.when)])
-@patch
-def _with_features(self:SVDPlusPlus, x): return torch.cat([FeatureModel._with_features(self, x), x.new_zeros(len(x), len(self.when))], 1)
+def _split(self:SVDPlusPlus, x):
+    "What scores are made of, and the second of each rating, (bs,)"
+    self._columns(x)                                                        # an error if these are not the columns of the model
+    n = 2+self.u_table.shape[1]+self.i_table.shape[1]
+    if x.shape[1]==n: x = F.pad(x, (0,len(WHEN)))
+    return x[:,:n+len(self.when)],x[:,-1]
 
 # %% ../nbs/05d_svdpp.ipynb #51ec36f6
 @patch

@@ -1,0 +1,133 @@
+"Moods: the Gaussian process by hand, what they leave alone, and when they are learned"
+import numpy as np, pandas as pd, pytest, torch
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from fastcollab.all import (Averaged, CollabDataLoaders, DotProductBias, FitMoods, Langevin, Moods, OrdinalLoss, PosteriorMean, SVDPlusPlus, collab_learner, ensemble,
+    rmse, set_seed, synthetic_ratings)
+from hypothesis import given, settings, strategies as st
+
+def by_hand(users, secs, errors, ask_users, ask_secs):
+    "The posterior mean, with a matrix of all ratings"
+    def k(u, t, v, s): return (u[:,None]==v)*sum(a*np.exp(-np.abs(t[:,None]-s)/r) for a,r in ((.1,20),(.15,600)))
+    known = (users>0)&(secs>0)
+    u,t,e = users[known],secs[known],errors[known]
+    res = k(ask_users, ask_secs, u, t)@np.linalg.solve(k(u, t, u, t)+np.eye(len(u)), e)
+    return np.where((ask_users>0)&(ask_secs>0), res, 0)
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([30,5000,2**30]))
+def test_equals_the_textbook(seed, span):
+    "Users in any order, ratings of the same second, unknown users and times, close together and far apart"
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 60))
+    users,secs,errors = rng.integers(0, 5, n),rng.integers(0, span, n)*(rng.random(n)<.9),rng.normal(size=n)
+    ask = rng.integers(0, 7, 80),rng.integers(0, span+span//5, 80)*(rng.random(80)<.9)
+    got = Moods().fit(*map(torch.from_numpy, (users,secs,errors)))(*map(torch.from_numpy, ask))
+    assert got.shape==(80,1) and np.allclose(got[:,0], by_hand(users, secs, errors, *ask), atol=1e-4)
+
+def sittings(n_users=60, seed=0):
+    "Ratings whose users have a mood in each sitting, of some twenty minutes"
+    df = synthetic_ratings(n_users, 40, 1800, seed=5).sort_values('userId').reset_index(drop=True)
+    rng,n = np.random.default_rng(seed),np.arange(len(df))
+    mood = rng.normal(size=len(df))[n//15]
+    return df.assign(rating=((df.rating+mood)*2).round().clip(1, 10)/2, timestamp=10**9+n//15*86400*3+n%15*60)
+
+DF = sittings()
+def loaders(df=DF, time='timestamp', **kwargs): return CollabDataLoaders.from_df(df, seed=1, bs=64, time_name=time, **kwargs)
+def best(dls, epochs=3, **kwargs):
+    set_seed(0)
+    learn = collab_learner(dls, arch='best', n_factors=5, metrics=rmse, **kwargs)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 2e-2, wd=[.3,.4])
+    return learn
+
+def test_the_best_model_has_moods_and_no_days():
+    learn = best(loaders())
+    m = learn.model
+    assert m.when==() and len(m.moods)==len(learn.dls.train_ds)
+    before,after = (o[2] for o in learn.recorder.values[-2:])
+    assert after<.95*before
+    none = best(loaders(time=None))
+    assert not len(none.model.moods) and not any(isinstance(cb, FitMoods) for cb in none.cbs)
+
+def test_lists_know_no_moods(recwarn):
+    "A prediction without a time, and all lists, are those of the model below"
+    learn = best(loaders())
+    plain,with_time = learn.predict(DF.drop(columns='timestamp')),learn.predict(DF)
+    assert np.abs(plain-with_time).max()>.3 and with_time.min()>=.25 and with_time.max()<=5.25
+    rec = learn.recommender()
+    assert not [o for o in recwarn if 'time' in str(o.message)] and np.allclose(rec.predict(DF), plain, atol=1e-4)
+    later = learn.predict(DF.assign(timestamp=DF.timestamp+10**7))
+    assert np.allclose(later, plain, atol=1e-4)
+    learn.model.moods.clear()
+    assert np.allclose(learn.predict(DF), plain, atol=1e-6)
+
+def test_learned_anew_by_each_fit():
+    "Errors are those of the model without moods, however often it is trained"
+    learn = best(loaders())
+    first = {k:v.clone() for k,v in learn.model.moods.state_dict().items()}
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 0.)
+    for k,v in learn.model.moods.state_dict().items(): assert torch.allclose(v, first[k], atol=1e-4)
+
+def test_saved_loaded_exported(tmp_path):
+    learn = best(loaders())
+    learn.path = tmp_path
+    want = learn.predict(DF)
+    learn.save('m')
+    other = best(loaders(), 1)
+    other.path = tmp_path
+    other.load('m')
+    assert np.array_equal(other.predict(DF), want)
+    new = collab_learner(loaders(), arch='best', n_factors=5)
+    new.path = tmp_path
+    new.load('m')
+    assert np.array_equal(new.predict(DF), want)
+    learn.export('l.pkl')
+    from fastai.learner import load_learner
+    assert np.array_equal(load_learner(tmp_path/'l.pkl').predict(DF), want)
+
+def test_fits_that_end_early(tmp_path):
+    "An early stop, and weights of another epoch that come back, still leave moods that fit them"
+    for cb in (EarlyStoppingCallback('rmse', comp=np.less, min_delta=10, patience=1), SaveModelCallback('rmse', comp=np.less, min_delta=10)):
+        dls = loaders()
+        dls.path = tmp_path
+        learn = best(dls, 5, cbs=cb)
+        m = learn.model
+        assert len(m.moods)==len(dls.train_ds)
+        have = m.moods.before.clone()
+        next(o for o in learn.cbs if isinstance(o, FitMoods)).moods.clear()
+        next(o for o in learn.cbs if isinstance(o, FitMoods))._fit()
+        assert torch.allclose(m.moods.before, have, atol=1e-5)
+
+def test_the_rate_finder_learns_none(tmp_path):
+    dls = loaders()
+    dls.path = tmp_path
+    learn = collab_learner(dls, arch='best', n_factors=5)
+    with learn.no_bar(), learn.no_logging(): learn.lr_find(show_plot=False, num_it=20)
+    assert not len(learn.model.moods)
+
+def test_chains_and_ensembles():
+    "A chain has moods of its averaged predictions; moods of a blend are the blend of moods"
+    dls = loaders()
+    set_seed(0)
+    chain = collab_learner(dls.whole(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=Langevin, config=dict(when=()), cbs=[PosteriorMean(n=5), FitMoods()], metrics=rmse)
+    with chain.no_bar(), chain.no_logging(): chain.fit(2, .3)
+    assert isinstance(chain.model, Averaged) and len(chain.model.model.moods)==len(dls.train_ds)
+    learn = best(loaders())
+    both = ensemble([learn,chain], weights=[.5,.5])
+    assert np.allclose(both.predict(DF), (learn.predict(DF)+chain.predict(DF))/2, atol=1e-5)
+
+ERRORS = [('no moods', lambda dls: collab_learner(dls, arch=DotProductBias, y_range=(0,5.5), cbs=FitMoods()), loaders, TypeError, ['DotProductBias has no moods']),
+    ('no times', lambda dls: collab_learner(dls, arch=SVDPlusPlus, y_range=(0,5.5), cbs=FitMoods()), lambda: loaders(time=None), ValueError, ['no times','time_name=']),
+    ('another loss', lambda dls: collab_learner(dls, arch=SVDPlusPlus, loss_func=OrdinalLoss.from_dls(dls), cbs=FitMoods()), loaders, TypeError, ['RatingMSE','OrdinalLoss'])]
+@pytest.mark.parametrize('name,make,dls,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
+def test_errors(name, make, dls, kind, words):
+    learn = make(dls())
+    with pytest.raises(kind) as e, learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert all(o in str(e.value) for o in words)
+
+@pytest.mark.cuda
+def test_cuda():
+    learn = best(loaders(device='cuda'))
+    want = learn.predict(DF)
+    assert np.allclose(best(loaders(device='cpu')).model.moods.before.shape, learn.model.moods.before.shape)
+    learn.model.cpu()
+    assert np.allclose(learn.predict(DF), want, atol=1e-4)
