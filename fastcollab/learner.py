@@ -138,8 +138,9 @@ def summary(self:CollabLearner)->str: # A table of all parameters, and what trai
     rows = []
     for name,p in self.model.named_parameters():
         own,mod = owners[id(p)]
-        kind = 'Parameter' if mod is self.model else type(mod).__name__
-        rows.append(line(f'{name if mod is self.model else own} ({kind})'[:28], ' x '.join(map(str, p.shape)), f'{p.numel():,}', str(p.requires_grad)))
+        if not p.numel(): continue                                          # a table of features or times that there are none of
+        bare = mod is self.model or isinstance(mod, nn.ParameterList)
+        rows.append(line(f'{name if bare else own} ({"Parameter" if bare else type(mod).__name__})'[:28], ' x '.join(map(str, p.shape)), f'{p.numel():,}', str(p.requires_grad)))
     total,train = (sum(p.numel() for p in self.model.parameters() if p.requires_grad or k==0) for k in (0,1))
     xb = self.dls.train.one_batch()[0] if len(self.dls.train) else tensor([[0,0]])
     res = [f'{type(self.model).__name__} (Input shape: {" x ".join(map(str, xb.shape))})', '='*76, line('Layer (type)', 'Shape', 'Param #', 'Trainable'), '='*76,

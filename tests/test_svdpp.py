@@ -51,7 +51,7 @@ def test_the_formula_by_hand(features, time):
         return t
     def when(row, u):
         ts = np.cumsum([0,*m.when])
-        return sum((m.d_weight[ts[c]+r] for c,r in enumerate(row.tolist()) if r and (c or u)), torch.zeros(4))
+        return sum((m.d_weight[ts[c]+r] for c,r in enumerate(row.tolist()[:3]) if r and (c or u)), torch.zeros(4))
     x = torch.cat([dls.train_ds.rows(torch.arange(20))[0], dls.valid_ds.rows(torch.arange(40))[0]])
     x[:5,0],x[3:8,1] = 0,0
     n_item = sum(f.width for f in m.sides[1])
@@ -75,7 +75,7 @@ def test_loops_equal_torch(features, time, k, seed):
     wi,wu = m.i_table.shape[1],m.u_table.shape[1]
     gone[:,2:2+wi] &= gone[:,1:2]                                           # those of a known id do not change
     gone[:,2+wi:2+wi+wu] &= gone[:,:1]
-    x = x.masked_fill(gone, 0)
+    x = m._split(x.masked_fill(gone, 0))[0]
     w = torch.from_numpy(rng.normal(size=(len(x),1))).float()
     res = []
     for f in (m._scores, lambda x: svdpp._loop_scores(m, x)):
@@ -160,3 +160,9 @@ def test_on_cuda():
     m = SVDPlusPlus.from_dls(loaders(), n_factors=3)
     x = m._with_features(torch.tensor([[1,2],[0,3]]))
     assert torch.allclose(m.cuda()(x.cuda()).cpu(), m.cpu()(x), atol=1e-5)
+
+def test_summary_names_each_table_once():
+    "Tables in lists have their numbers, and those without rows are not shown"
+    lines = str(fitted(loaders(False, False), epochs=1).summary()).splitlines()
+    names = [o.split(' (')[0] for o in lines[4:lines.index('_'*76)]]
+    assert names==['ids.0','ids.1','sets.0','sets.1']

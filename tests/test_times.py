@@ -2,7 +2,7 @@
 import warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import CollabDataLoaders, RatingTimes, SVDPlusPlus, collab_learner, day_numbers, set_seed, synthetic_ratings
+from fastcollab.all import CollabDataLoaders, RatingTimes, SVDPlusPlus, collab_learner, set_seed, synthetic_ratings, unix_seconds
 from hypothesis import given, settings, strategies as st
 
 DAY = 86400
@@ -10,14 +10,13 @@ DAY = 86400
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(10**8, 4*10**9), min_size=1, max_size=30))
 def test_units_agree(secs):
-    "Seconds, finer units and dates are the same days"
-    want = [s//DAY for s in secs]
+    "Seconds, finer units and dates are the same seconds"
     for unit,per in dict(s=1, ms=10**3, us=10**6, ns=10**9).items():
-        days,got = day_numbers(pd.Series([s*per for s in secs], name='t'))
-        assert days.tolist()==want and got==unit
+        res,got = unix_seconds(pd.Series([s*per for s in secs], name='t'))
+        assert res.tolist()==secs and got==unit
     for col in (pd.Series(pd.to_datetime(secs, unit='s')), pd.Series(pd.to_datetime(secs, unit='s', utc=True))):
-        days,got = day_numbers(col)
-        assert days.tolist()==want and got=='date'
+        res,got = unix_seconds(col)
+        assert res.tolist()==secs and got=='date'
 
 WRONG = [('years', pd.Series([1995,2016]), ValueError, ['1995','2016','no seconds','pd.to_datetime']),
     ('day numbers', pd.Series([10124.,10125]), ValueError, ['10124','no seconds']), ('minutes', pd.Series([14_578_745,14_578_746]), ValueError, ['no seconds']),
@@ -25,7 +24,7 @@ WRONG = [('years', pd.Series([1995,2016]), ValueError, ['1995','2016','no second
     ('negative', pd.Series([-9e8,-8e8]), ValueError, ['no seconds'])]
 @pytest.mark.parametrize('name,col,kind,words', WRONG, ids=[o[0] for o in WRONG])
 def test_no_times(name, col, kind, words):
-    with pytest.raises(kind) as e: day_numbers(col.rename('when'))
+    with pytest.raises(kind) as e: unix_seconds(col.rename('when'))
     assert all(o in str(e.value) for o in [*words,'when'])
 
 @settings(max_examples=60, deadline=None)
@@ -40,12 +39,13 @@ def test_categories_by_hand(seed):
     got = times.encode(pd.Series(new_days*DAY*1.), new_users)
     pairs = sorted(set(zip(users.tolist(), days.tolist())))
     all_days = sorted(set(days.tolist()))
-    for (p,d,b),u,day in zip(got.tolist(), new_users.tolist(), new_days.tolist()):
+    for (p,d,b,s),u,day in zip(got.tolist(), new_users.tolist(), new_days.tolist()):
         assert d==(all_days.index(day)+1 if day in all_days else 0)
         known = (u,day) in pairs
         assert p==(pairs.index((u,day))+1 if known else 0)
         assert b==(int(np.log2(((users==u)&(days==day)).sum()))+1 if known else 0)
-    assert (got.max(0)<np.array(times.sizes)).all()
+        assert s==max(0, (day-all_days[0])*DAY+1)
+    assert (got[:,:3].max(0)<np.array(times.sizes)).all()
 
 FRAME = synthetic_ratings(60, 40, 900, seed=5)
 FRAME = FRAME.assign(timestamp=10**9+FRAME.timestamp%5*DAY)
@@ -63,14 +63,14 @@ def test_validation_teaches_nothing():
     a = loaders(splits=splits)
     b = loaders(FRAME.assign(timestamp=np.where(np.arange(900)<600, FRAME.timestamp, FRAME.timestamp+365*DAY)), splits=splits)
     assert a.train_ds.enc.when.sizes==b.train_ds.enc.when.sizes and torch.equal(a.train_ds.when, b.train_ds.when)
-    assert (b.valid_ds.when==0).all() and (a.valid_ds.when>0).any()
+    assert (b.valid_ds.when[:,:3]==0).all() and (a.valid_ds.when>0).any()
 
 def test_batches_end_with_times():
     dls = loaders(genre_name='genres')
     x = dls.one_batch()[0]
-    assert x.shape[1]==2+dls.train_ds.enc.tables[1].shape[1]+3
-    assert (x[:,-3:]>0).all() and list(dls.valid_ds.items.columns)==['userId','movieId','rating','genres']
-    assert loaders().one_batch()[0].shape[1]==5
+    assert x.shape[1]==2+dls.train_ds.enc.tables[1].shape[1]+4
+    assert (x[:,-4:]>0).all() and list(dls.valid_ds.items.columns)==['userId','movieId','rating','genres']
+    assert loaders().one_batch()[0].shape[1]==6
 
 def test_other_models_do_not_mind():
     "Loaders may have times that a model has no use for"
