@@ -78,6 +78,32 @@ def test_notebook_outputs(path):
             assert not re.search(r'Warning:|site-packages|/(home|root|tmp|work|Users)/', text), f'cell {cell["id"]}: {text[:200]}'
             assert o.get('name') != 'stderr', f'cell {cell["id"]} writes to stderr'
 
+TUTORIALS = [o for o in NOTEBOOKS if o.parent.name=='tutorials']
+
+@pytest.mark.parametrize('path', TUTORIALS, ids=lambda o: o.stem)
+def test_tutorials_open_and_end(path):
+    "A tutorial says first what the reader will be able to do, and last where to go next: the next one, and the API, in links that exist"
+    texts = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown']
+    assert texts[0].startswith('# ') and '\n> ' in texts[0] and 'you can' in texts[0]
+    end = texts[-1][texts[-1].index('## Where to go next'):]
+    links = [(path.parent/o).resolve() for o in re.findall(r'\]\(([^)#]+\.ipynb)\)', end)]
+    assert [o for o in links if not o.is_file()] == []
+    assert any(o.parent==ROOT/'nbs' for o in links), 'no link to a notebook of the API'
+    k = TUTORIALS.index(path)
+    assert k==len(TUTORIALS)-1 or TUTORIALS[k+1] in links, f'no link to {TUTORIALS[k+1].name}'
+
+def test_tutorials_are_numbered_and_listed():
+    "The numbers of their names are the reading order, and the README has all of them in it"
+    assert [o.stem[:3] for o in TUTORIALS] == [f'{k:02}_' for k in range(1, len(TUTORIALS)+1)]
+    assert re.findall(r'nbs/tutorials/(\w+)\.ipynb', (ROOT/'README.md').read_text()) == [o.stem for o in TUTORIALS]
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
+def test_links_between_notebooks(path):
+    "Links to files lead to files"
+    text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown')
+    base = ROOT if path.stem=='index' else path.parent
+    assert [o for o in re.findall(r'\]\(([^)#:]+\.\w+)\)', text) if not (base/o).is_file()] == []
+
 def test_cell_ids_are_unique():
     ids = [c['id'] for p in NOTEBOOKS for c in json.loads(p.read_text())['cells']]
     assert len(ids) == len(set(ids))
