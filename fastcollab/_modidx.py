@@ -273,6 +273,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'fastcollab.feedback._concentration': ('feedback.html#_concentration', 'fastcollab/feedback.py'),
                                      'fastcollab.feedback._copy': ('feedback.html#_copy', 'fastcollab/feedback.py'),
                                      'fastcollab.feedback._shares': ('feedback.html#_shares', 'fastcollab/feedback.py'),
+                                     'fastcollab.feedback.category_shares': ('feedback.html#category_shares', 'fastcollab/feedback.py'),
+                                     'fastcollab.feedback.concentration': ('feedback.html#concentration', 'fastcollab/feedback.py'),
                                      'fastcollab.feedback.plot_feedback': ('feedback.html#plot_feedback', 'fastcollab/feedback.py'),
                                      'fastcollab.feedback.simulate_feedback': ('feedback.html#simulate_feedback', 'fastcollab/feedback.py'),
                                      'fastcollab.feedback.top_rows': ('feedback.html#top_rows', 'fastcollab/feedback.py')},
