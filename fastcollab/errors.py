@@ -75,7 +75,7 @@ def plot_error_by_popularity(self:CollabInterpretation,
 ): # The axes
     "RMSE by the number of ratings in training"
     if what not in ('items','users'): raise ValueError(f"what is {what!r}; choose 'items' or 'users'")
-    ax,n,square = axes_for(ax, figsize),self.rows[f'{what[:-1]}_ratings'],self.rows.error**2
+    n,square,ax = self.rows[f'{what[:-1]}_ratings'],self.rows.error**2,axes_for(ax, figsize)   # an error leaves no figure behind
     bins = _bins(n[n>0]).reindex(n.index, fill_value=-1)                    # -1: cold
     g = square.groupby(bins)
     mse,half,x = g.mean(),g.agg(_interval),n.groupby(bins).mean()
@@ -100,7 +100,7 @@ def plot_calibration(self:CollabInterpretation,
 ): # The axes
     "The mean rating by prediction"
     if bins<1: raise ValueError(f'bins is {bins}; at least one is needed')
-    ax,rows = axes_for(ax, figsize),self.rows
+    rows,ax = self.rows,axes_for(ax, figsize)
     g = rows.groupby(_bins(rows.prediction, bins))
     x,y,half = g.prediction.mean(),g.rating.mean(),g.rating.agg(_interval)
     off = np.average((y-x).abs(), weights=g.size())
@@ -120,7 +120,7 @@ def plot_residuals(self:CollabInterpretation,
 ): # The axes
     "How errors are distributed"
     if bins<1: raise ValueError(f'bins is {bins}; at least one is needed')
-    ax,error = axes_for(ax, figsize),self.rows.error
+    error,ax = self.rows.error,axes_for(ax, figsize)
     mean,sd = error.mean(),error.std(ddof=0)
     n,edges,_ = ax.hist(error, bins, color='0.8', edgecolor='0.4', lw=.5)
     if sd>0:
@@ -145,7 +145,7 @@ def plot_star_confusion(self:CollabInterpretation,
     figsize:tuple=(7,6), # Width and height in inches
 ): # The axes
     "What is predicted for each rating, in percent of its rows"
-    ax,levels = axes_for(ax, figsize),self._levels()
+    levels,ax = self._levels(),axes_for(ax, figsize)
     def nearest(v): return np.searchsorted((levels[1:]+levels[:-1])/2, v)
     y,p = nearest(self.rows.rating),nearest(self.rows.prediction)
     n = np.bincount(y*len(levels)+p, minlength=len(levels)**2).reshape(len(levels), -1)

@@ -217,7 +217,7 @@ def plot_popularity(self:CollabInterpretation,
     figsize:tuple=(7,4.5), # Width and height in inches
 ): # The axes
     "How much of the ratings, and how much of the lists, the most rated items have"
-    ax,(rated,listed,numbers) = axes_for(ax, figsize),self._listed(k, n_users, seed)
+    (rated,listed,numbers),ax = self._listed(k, n_users, seed),axes_for(ax, figsize)
     order = torch.argsort(-rated, stable=True)
     x = 100*np.arange(len(order)+1)/len(order)
     lists = f'lists of {k} for {min(n_users, len(self.source.ids[0])):,} of {len(self.source.ids[0]):,} users'
