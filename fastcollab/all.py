@@ -24,3 +24,5 @@ from fastcollab.inference import *
 from fastcollab.ensemble import *
 from fastcollab.feedback import *
 from fastcollab.interpret import *
+from fastcollab.plots import *
+from fastcollab.errors import *

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # a module between two floors stands between their numbers
 FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, splits=.5, features=.5, times=.5, moods=.5, data=1, models=1, feature_models=1.5, kernel=0, towers=.5,
     optimizer=1, svdpp=1.7, suggest=1.8, fused=2, callback=2, langevin=2.2, where=2, scoring=2, folding=2, artifact=2, lists=2.3, newcomers=2.5,
-    reasons=2.7, recommender=3, learner=4, ensemble=4.2, inference=4.3, metadata=4.5, feedback=4.5, interpret=5, distributed=5, serve=5, cli_train=5.5, cli=6,
-    all=6)
+    reasons=2.7, recommender=3, learner=4, ensemble=4.2, inference=4.3, metadata=4.5, feedback=4.5, sources=4.8, interpret=5, plots=5.1, errors=5.15,
+    distributed=5, serve=5, cli_train=5.5, cli=6, all=6)
 MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if not o.stem.startswith('_'))
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 
@@ -45,8 +45,8 @@ def test_dependencies_are_what_is_imported():
     "Every third-party import is declared, in an extra if the module works without; pyarrow is what pandas reads Parquet with"
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
     declared = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']}
-    used = {dict(sklearn='scikit-learn').get(o.split('.')[0], o.split('.')[0]) for m in MODULES for o in imports(ROOT/f'fastcollab/{m}.py')} - set(sys.stdlib_module_names) - {'fastcollab'}
-    assert used <= declared | {*proj['optional-dependencies']['ann'], *proj['optional-dependencies']['onnx']}
+    used = {dict(sklearn='scikit-learn', mpl_toolkits='matplotlib', umap='umap-learn').get(o.split('.')[0], o.split('.')[0]) for m in MODULES for o in imports(ROOT/f'fastcollab/{m}.py')} - set(sys.stdlib_module_names) - {'fastcollab'}
+    assert used <= declared | {*proj['optional-dependencies']['ann'], *proj['optional-dependencies']['onnx'], *proj['optional-dependencies']['viz']}
     assert declared <= used
 
 def test_constraints_cover_the_dependencies():
@@ -77,6 +77,32 @@ def test_notebook_outputs(path):
             assert o['output_type'] != 'error', f'cell {cell["id"]} shows an error'
             assert not re.search(r'Warning:|site-packages|/(home|root|tmp|work|Users)/', text), f'cell {cell["id"]}: {text[:200]}'
             assert o.get('name') != 'stderr', f'cell {cell["id"]} writes to stderr'
+
+TUTORIALS = [o for o in NOTEBOOKS if o.parent.name=='tutorials']
+
+@pytest.mark.parametrize('path', TUTORIALS, ids=lambda o: o.stem)
+def test_tutorials_open_and_end(path):
+    "A tutorial says first what the reader will be able to do, and last where to go next: the next one, and the API, in links that exist"
+    texts = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown']
+    assert texts[0].startswith('# ') and '\n> ' in texts[0] and 'you can' in texts[0]
+    end = texts[-1][texts[-1].index('## Where to go next'):]
+    links = [(path.parent/o).resolve() for o in re.findall(r'\]\(([^)#]+\.ipynb)\)', end)]
+    assert [o for o in links if not o.is_file()] == []
+    assert any(o.parent==ROOT/'nbs' for o in links), 'no link to a notebook of the API'
+    k = TUTORIALS.index(path)
+    assert k==len(TUTORIALS)-1 or TUTORIALS[k+1] in links, f'no link to {TUTORIALS[k+1].name}'
+
+def test_tutorials_are_numbered_and_listed():
+    "The numbers of their names are the reading order, and the README has all of them in it"
+    assert [o.stem[:3] for o in TUTORIALS] == [f'{k:02}_' for k in range(1, len(TUTORIALS)+1)]
+    assert re.findall(r'nbs/tutorials/(\w+)\.ipynb', (ROOT/'README.md').read_text()) == [o.stem for o in TUTORIALS]
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
+def test_links_between_notebooks(path):
+    "Links to files lead to files"
+    text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown')
+    base = ROOT if path.stem=='index' else path.parent
+    assert [o for o in re.findall(r'\]\(([^)#:]+\.\w+)\)', text) if not (base/o).is_file()] == []
 
 def test_cell_ids_are_unique():
     ids = [c['id'] for p in NOTEBOOKS for c in json.loads(p.read_text())['cells']]
