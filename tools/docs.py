@@ -1,0 +1,201 @@
+"""The site, as hooks of mkdocs: notebooks processed by nbdev become pages; those of modules show signatures, docments as tables, and links to the source.
+`make docs` builds it and links.py checks it."""
+import inspect, re
+from base64 import b64decode
+from html import escape, unescape
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+from fastcore.docments import DocmentTbl, DocmentText, docstring, empty
+from fastcore.nbio import read_nb
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+from mkdocs.utils import get_relative_url
+from nbdev.serve import proc_nbs
+from readme import outputs, parts
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')   # what the text calls instances
+PLACES = {'nbs':'api.md', 'nbs/tutorials':'tutorials.md', 'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
+site = None   # the `Site` being built: hooks of mkdocs are functions of a module
+
+# ---- What is said of a symbol
+class Signature(DocmentText):
+    "A signature without what the table below it says: types and docments"
+    def _fmt_param(self, nm, p): return super()._fmt_param(nm, {**p, 'anno':empty})
+    @property
+    def params(self): return [(o,'') for o,_ in super().params]
+    @property
+    def _ret_str(self): return '):'
+
+def type_str(anno):
+    "A type by its last name: `DataFrame` for `pandas.DataFrame`"
+    return '' if anno is empty else re.sub(r'\b(?:\w+\.)+(?=\w)', '', inspect.formatannotation(anno)).strip("'").replace('NoneType', 'None')
+
+def inline(text):
+    "Plain text with `code` and addresses, as HTML"
+    text = re.sub('`([^`]+)`', r'<code>\1</code>', escape(text, quote=False))
+    return re.sub(r'https?://[^\s<)]*\w', r'<a href="\g<0>">\g<0></a>', text)
+
+def docments_table(sym):
+    "The arguments and the result of `sym`, as an HTML table; '' if nothing is said of them"
+    doc = DocmentTbl(sym)
+    rows = [(f'<code>{o}</code>', doc.dm[o]) for o in doc.params] + [('Returns', doc.dm['return'])]*bool(doc.has_return)
+    # a type of None is fastcore's guess from a default of None
+    rows = [(name, type_str(d['anno']).removeprefix('None'), '' if d['docment'] is empty else d['docment']) for name,d in rows]
+    if not any(typ or says for _,typ,says in rows): return ''
+    body = ''.join(f'<tr><td>{name}</td><td>{escape(typ)}</td><td>{inline(says)}</td></tr>' for name,typ,says in rows)
+    return f'<div class="docments"><table><thead><tr><th>Argument</th><th>Type</th><th>Meaning</th></tr></thead><tbody>{body}</tbody></table></div>'
+
+def methods(cls):
+    "Names and functions of the documented public methods in the body of `cls`"
+    for name,o in vars(cls).items():
+        fn = inspect.unwrap(o.fget if isinstance(o, property) else getattr(o, '__func__', o))
+        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__: yield name,fn
+
+# ---- Pages
+class Page:
+    "The page made from a notebook in `_proc`"
+    def __init__(self, path):
+        self.nb,self.src,self.symbols = read_nb(path),path.relative_to(ROOT/'_proc'),{}
+        fm = yaml.safe_load(self.nb.cells[0].source.strip().strip('-'))
+        self.title,self.description = fm['title'],fm.get('description', '')
+        self.uri = (self.src.parent/fm.get('output-file', self.src.name)).with_suffix('.md').as_posix()
+        module = ROOT/f'fastcollab/{Path(self.uri).stem}.py'
+        self.module = import_module(f'fastcollab.{module.stem}') if self.src.parent==Path() and module.exists() else None
+
+    def code(self, cell):
+        "The parts of a code cell"
+        src = re.sub(r'^#\|.*\n', '', cell.source, flags=re.M).strip()
+        if src.startswith('show_doc('): return self.doc(src[len('show_doc('):-1].split(',')[0])
+        return [f'```python\n{src}\n```', *outputs(cell, table=frame, image=lambda png: self.image(png, cell))]
+
+    def image(self, png, cell):
+        "A picture as a file of its own, named by its cell and described by the heading above it"
+        name = f'images/{Path(self.uri).stem}-{cell.id}-{len(site.files)}.png'
+        site.files.append(File.generated(site.config, name, content=b64decode(png)))
+        above = [o for c in self.nb.cells[:cell.idx_] if c.cell_type=='markdown' for o in re.findall('^#+ (.*)', c.get('source', ''), re.M)]
+        return f'![{(above or [self.title])[-1]}]({get_relative_url(name, self.uri)})'
+
+    def doc(self, name):
+        "Heading, source, signature, docstring and docments of the symbol `name`, and of the methods of a class"
+        sym = eval(name, dict(vars(self.module)))
+        yield from self.entry(name, sym.fget if isinstance(sym, property) else inspect.unwrap(sym))
+        if not isinstance(sym, type): return
+        for m,fn in methods(sym):
+            if not self.shown(f'{name}.{m}'): yield from self.entry(f'{name}.{m}', fn, level=4)
+
+    def shown(self, name):
+        "Has, or will have, the symbol `name` a cell of its own in the notebook?"
+        return any(re.search(rf'^show_doc\({re.escape(name)}\)', c.get('source', ''), re.M) for c in self.nb.cells)
+
+    def entry(self, name, sym, level=3):
+        self.symbols[name] = name.lower()
+        line = inspect.getsourcelines(sym)[1]
+        yield f'{"#"*level} `{name}` {{ #{name.lower()} }}'
+        yield f'<a class="source" href="source/fastcollab/{Path(self.uri).stem}.html#__codelineno-0-{line}">source</a>'
+        yield f'```python\n{Signature(sym, maxline=88, docstring=False)}\n```'.replace('def', 'class' if isinstance(sym, type) else 'def', 1)
+        yield f'<p>{inline(docstring(sym))}</p>'
+        yield docments_table(sym)
+
+    def markdown(self):
+        for c in self.nb.cells:
+            if c.cell_type=='markdown': c.source = site.relink(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', c.get('source', '')), ROOT/'nbs'/self.src)
+        body = [o for o in parts(self.nb, self.code) if o and not o.startswith('<!--')]
+        return top(self.title, self.description) + '\n\n'.join(body)
+
+def top(title, description='', **meta):
+    "Front matter, title and lead of a page"
+    return f'---\n{yaml.dump(dict(title=title, **meta))}---\n\n# {title}\n\n' + (f'<p class="lead">{inline(description)}</p>\n\n' if description else '')
+
+def frame(html):
+    "A table as Jupyter shows it, without its style"
+    return f'<div class="frame">{re.sub("<table[^>]*>", "<table>", re.sub("<style.*?</style>", "", html, flags=re.S))}</div>'.replace('\n', ' ')
+
+def source(path):
+    "A file of the repository as a page with numbered lines"
+    name = path.relative_to(ROOT).as_posix()
+    return top(name, search=dict(exclude=True)) + f'````{"python" if path.suffix==".py" else "text"} linenums="1"\n{path.read_text()}````\n'
+
+class Site:
+    "All pages, and the files that belong to them"
+    def __init__(self, config):
+        self.config,self.files = config,[]
+        self.pages = [Page(o) for o in sorted(proc_nbs(n_workers=2).rglob('*.ipynb'))]
+        self.modules = [o for o in self.pages if o.module]
+        self.tutorials = [o for o in self.pages if o.src.parent==Path('tutorials')]
+
+    def add(self, uri, text): self.files.append(File.generated(self.config, uri, content=text))
+
+    def relink(self, md, path):
+        "Links of the file `path` to files of the repository, as links to their pages"
+        def page(m):
+            for base in (path.parent, ROOT):   # README.md is nbs/index.ipynb, and its links start at the root
+                file = (base/m[1]).resolve()
+                if file.exists() and file.is_relative_to(ROOT): return f']({get_relative_url(self.place(file), self.uri_of(path))}{m[2] or ""})'
+            return m[0]
+        return re.sub(r'\]\((?!\w+:|#|/)([^)#\s]+)(#[^)]*)?\)', page, md)
+
+    def uri_of(self, path): return next((o.uri for o in self.pages if ROOT/'nbs'/o.src==path), PLACES.get(path.name, ''))
+
+    def place(self, file):
+        "The page or the file of the site that shows `file`; one is made if there is none"
+        name = file.relative_to(ROOT).as_posix()
+        if uri := PLACES.get(name) or self.uri_of(file): return uri
+        uri = f'images/{file.name}' if file.suffix in ('.png','.svg','.jpg','.gif') else f'source/{Path(name).with_suffix(".md")}'
+        if not any(o.src_uri==uri for o in self.files): self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
+        return uri
+
+    def index(self, title, description, pages):
+        "A page that lists `pages` in their order"
+        rows = '\n'.join(f'1. [{o.title}]({o.uri}): {o.description}'.rstrip(': ') for o in pages)
+        return f'{top(title, description)}{rows}\n'
+
+    def build(self):
+        "Every page as a file of mkdocs"
+        for o in self.pages: self.add(o.uri, o.markdown())
+        for o in self.modules: self.place(ROOT/f'fastcollab/{Path(o.uri).stem}.py')
+        self.add('tutorials.md', self.index('Tutorials', 'In reading order. Each is a notebook that runs as it stands.', self.tutorials))
+        self.add('api.md', self.index('API', 'The modules from the lowest floor to the highest: each is made from the notebook that explains it.', self.modules))
+        for o in ('CHANGELOG.md', 'CONTRIBUTING.md'): self.add(PLACES[o], self.relink((ROOT/o).read_text(), ROOT/o))
+        results = [f'## {o.stem}\n\n```text\n{o.read_text()}```' for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
+        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.') + '\n\n'.join(results))
+        public = vars(import_module('fastcollab.all'))
+        # a name that two modules define is the one of `fastcollab.all`; one that is not there is linked on its own page only
+        self.public = {name:(o.uri,anchor) for o in self.modules for name,anchor in o.symbols.items()
+            if getattr(public.get(name.split('.')[0]), '__module__', '')==o.module.__name__}
+        return self.files
+
+    def symbol(self, code, uri):
+        "Page and anchor of what `code` on the page `uri` names: `f`, `f(x)`, `Class.method`, `learn.method()`, `method` on the page of its class; else None"
+        if not (m := re.fullmatch(r'([A-Za-z]\w*(?:\.\w+)*)(\(.*\))?', code, re.S)): return None
+        name,own = m[1],next((o.symbols for o in self.modules if o.uri==uri), {})
+        var,_,attr = name.partition('.')
+        local = [o for o in own if o==name or o.endswith(f'.{name}')]
+        if name in own or len(local)==1: return uri,own[name if name in own else local[0]]
+        return self.public.get(name) or self.public.get(f'{VARIABLES.get(var)}.{attr}')
+
+# ---- Hooks
+def on_config(config):
+    global site
+    site = Site(config)
+    uris = lambda pages: [o.uri for o in pages]
+    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials.md', *uris(site.tutorials)]), dict(API=['api.md', *uris(site.modules)]),
+        dict(Figures='figures.md'), dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]
+
+def on_files(files, config):
+    for o in [o for o in files if o.src_dir==config.docs_dir]: files.remove(o)   # notebooks as they are: their pages come instead
+    for o in site.build(): files.append(o)
+    files.append(File.generated(config, 'site.css', content=(ROOT/'tools/site.css').read_text()))
+    return files
+
+def on_page_content(html, page, **kwargs):
+    "Formulas as MathML, names of symbols as links"
+    def math(m): return convert(unescape(m[2])[2:-2], display='block' if m[1]=='div' else 'inline')
+    def link(m):
+        to = site.symbol(unescape(re.sub('<.*?>', '', m[1])), page.file.src_uri)
+        return f'<a href="{get_relative_url(to[0].replace(".md", ".html"), page.file.url)}#{to[1]}">{m[0]}</a>' if to else m[0]
+    html = re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', math, html, flags=re.S)
+    apart = re.split(r'(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)', html, flags=re.S)   # no links in code, links and headings
+    return ''.join(o if i%2 else re.sub(r'<code>(.*?)</code>', link, o, flags=re.S) for i,o in enumerate(apart))
