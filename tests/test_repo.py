@@ -78,6 +78,12 @@ def test_notebook_outputs(path):
             assert not re.search(r'Warning:|site-packages|/(home|root|tmp|work|Users)/', text), f'cell {cell["id"]}: {text[:200]}'
             assert o.get('name') != 'stderr', f'cell {cell["id"]} writes to stderr'
 
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
+def test_title_has_a_cell_of_its_own(path):
+    "nbdev makes the title and its line the head of a page, and drops what else their cell holds"
+    first = next(c for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown')
+    assert re.fullmatch(r'# .+\n\n?> .+', ''.join(first['source'])), f'cell {first["id"]}: a title and a line that starts with >, the rest in a cell of its own'
+
 def test_cell_ids_are_unique():
     ids = [c['id'] for p in NOTEBOOKS for c in json.loads(p.read_text())['cells']]
     assert len(ids) == len(set(ids))
