@@ -10,24 +10,30 @@ import yaml
 from fastcore.docments import DocmentTbl, DocmentText, docstring, empty
 from fastcore.nbio import read_nb
 from latex2mathml.converter import convert
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 from nbdev.serve import proc_nbs
-from readme import outputs, parts
+from readme import outputs, parts, relink
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')   # what the text calls instances
-PLACES = {'nbs':'api.md', 'nbs/tutorials':'tutorials.md', 'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
+PLACES = {'nbs':'api/index.md', 'nbs/tutorials':'tutorials/index.md', 'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
+ALONE = dict(hide=['navigation'])   # a page that is a section by itself
+log = get_plugin_logger('docs')   # a warning fails the build
 site = None   # the `Site` being built: hooks of mkdocs are functions of a module
 
 # ---- What is said of a symbol
 class Signature(DocmentText):
     "A signature without what the table below it says: types and docments"
     def _fmt_param(self, nm, p): return super()._fmt_param(nm, {**p, 'anno':empty})
-    @property
-    def params(self): return [(o,'') for o,_ in super().params]
-    @property
-    def _ret_str(self): return '):'
+    def __str__(self):
+        lines = [f'{"class" if isinstance(self.obj, type) else "def"} {self.obj.__name__}(']
+        for i,(o,_) in enumerate(params := self.params):
+            o += ', ' if i<len(params)-1 else ')'
+            if len(lines[-1]+o)>80: lines.append('    ')
+            lines[-1] += o
+        return '\n'.join(o.rstrip() for o in lines) + ')'*(not params)
 
 def type_str(anno):
     "A type by its last name: `DataFrame` for `pandas.DataFrame`"
@@ -64,6 +70,7 @@ class Page:
         self.uri = (self.src.parent/fm.get('output-file', self.src.name)).with_suffix('.md').as_posix()
         module = ROOT/f'fastcollab/{Path(self.uri).stem}.py'
         self.module = import_module(f'fastcollab.{module.stem}') if self.src.parent==Path() and module.exists() else None
+        self.source = f'source/fastcollab/{module.stem}.html'
 
     def code(self, cell):
         "The parts of a code cell"
@@ -80,6 +87,7 @@ class Page:
 
     def doc(self, name):
         "Heading, source, signature, docstring and docments of the symbol `name`, and of the methods of a class"
+        if name[0]=='_': return   # a method patched into a private class
         sym = eval(name, dict(vars(self.module)))
         yield from self.entry(name, sym.fget if isinstance(sym, property) else inspect.unwrap(sym))
         if not isinstance(sym, type): return
@@ -93,17 +101,19 @@ class Page:
     def entry(self, name, sym, level=3):
         self.symbols[name] = name.lower()
         line = inspect.getsourcelines(sym)[1]
-        yield f'{"#"*level} `{name}` {{ #{name.lower()} }}'
-        yield f'<a class="source" href="source/fastcollab/{Path(self.uri).stem}.html#__codelineno-0-{line}">source</a>'
-        yield f'```python\n{Signature(sym, maxline=88, docstring=False)}\n```'.replace('def', 'class' if isinstance(sym, type) else 'def', 1)
+        yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1] if level==4 else name}" }}'
+        yield f'<a class="source" href="{self.source}#__codelineno-0-{line}">source</a>'
+        yield f'```python\n{Signature(sym)}\n```'
         yield f'<p>{inline(docstring(sym))}</p>'
         yield docments_table(sym)
 
     def markdown(self):
         for c in self.nb.cells:
-            if c.cell_type=='markdown': c.source = site.relink(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', c.get('source', '')), ROOT/'nbs'/self.src)
+            # links to symbols are made on the page, where more is known of them than nbdev knows
+            if c.cell_type=='markdown': c.source = site.relink(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', c.get('source', '')), ROOT/'nbs'/self.src, self.uri)
         body = [o for o in parts(self.nb, self.code) if o and not o.startswith('<!--')]
-        return top(self.title, self.description) + '\n\n'.join(body)
+        if self.module: body.insert(0, f'<a class="source" href="{self.source}">source</a>')
+        return top(self.title, self.description, **{} if self.module or self.src.parent!=Path() else ALONE) + '\n\n'.join(body)
 
 def top(title, description='', **meta):
     "Front matter, title and lead of a page"
@@ -128,43 +138,39 @@ class Site:
 
     def add(self, uri, text): self.files.append(File.generated(self.config, uri, content=text))
 
-    def relink(self, md, path):
-        "Links of the file `path` to files of the repository, as links to their pages"
-        def page(m):
-            for base in (path.parent, ROOT):   # README.md is nbs/index.ipynb, and its links start at the root
-                file = (base/m[1]).resolve()
-                if file.exists() and file.is_relative_to(ROOT): return f']({get_relative_url(self.place(file), self.uri_of(path))}{m[2] or ""})'
-            return m[0]
-        return re.sub(r'\]\((?!\w+:|#|/)([^)#\s]+)(#[^)]*)?\)', page, md)
-
-    def uri_of(self, path): return next((o.uri for o in self.pages if ROOT/'nbs'/o.src==path), PLACES.get(path.name, ''))
+    def relink(self, md, path, uri):
+        "Links of the file `path` to files of the repository, as links of its page `uri` to their pages; mkdocs complains of those that are left"
+        def place(to):
+            file = (path.parent/to).resolve()
+            return get_relative_url(self.place(file), uri) if file.exists() and file.is_relative_to(ROOT) else to
+        return relink(md, place)
 
     def place(self, file):
         "The page or the file of the site that shows `file`; one is made if there is none"
         name = file.relative_to(ROOT).as_posix()
-        if uri := PLACES.get(name) or self.uri_of(file): return uri
+        if uri := PLACES.get(name) or next((o.uri for o in self.pages if ROOT/'nbs'/o.src==file), None): return uri
         uri = f'images/{file.name}' if file.suffix in ('.png','.svg','.jpg','.gif') else f'source/{Path(name).with_suffix(".md")}'
         if not any(o.src_uri==uri for o in self.files): self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
         return uri
 
-    def index(self, title, description, pages):
+    def add_index(self, uri, title, description, pages):
         "A page that lists `pages` in their order"
-        rows = '\n'.join(f'1. [{o.title}]({o.uri}): {o.description}'.rstrip(': ') for o in pages)
-        return f'{top(title, description)}{rows}\n'
+        rows = '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ') for o in pages)
+        self.add(uri, f'{top(title, description)}{rows}\n')
 
     def build(self):
         "Every page as a file of mkdocs"
         for o in self.pages: self.add(o.uri, o.markdown())
         for o in self.modules: self.place(ROOT/f'fastcollab/{Path(o.uri).stem}.py')
-        self.add('tutorials.md', self.index('Tutorials', 'In reading order. Each is a notebook that runs as it stands.', self.tutorials))
-        self.add('api.md', self.index('API', 'The modules from the lowest floor to the highest: each is made from the notebook that explains it.', self.modules))
-        for o in ('CHANGELOG.md', 'CONTRIBUTING.md'): self.add(PLACES[o], self.relink((ROOT/o).read_text(), ROOT/o))
+        self.add_index('tutorials/index.md', 'Tutorials', 'In reading order. Each is a notebook that runs as it stands.', self.tutorials)
+        self.add_index('api/index.md', 'API', 'The modules from the lowest floor to the highest: each is made from the notebook that explains it.', self.modules)
+        for o in ('CHANGELOG.md', 'CONTRIBUTING.md'): self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(), ROOT/o, PLACES[o]))
         results = [f'## {o.stem}\n\n```text\n{o.read_text()}```' for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
-        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.') + '\n\n'.join(results))
-        public = vars(import_module('fastcollab.all'))
+        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE) + '\n\n'.join(results))
+        self.all = import_module('fastcollab.all')
         # a name that two modules define is the one of `fastcollab.all`; one that is not there is linked on its own page only
         self.public = {name:(o.uri,anchor) for o in self.modules for name,anchor in o.symbols.items()
-            if getattr(public.get(name.split('.')[0]), '__module__', '')==o.module.__name__}
+            if getattr(getattr(self.all, name.split('.')[0], None), '__module__', '')==o.module.__name__}
         return self.files
 
     def symbol(self, code, uri):
@@ -174,14 +180,17 @@ class Site:
         var,_,attr = name.partition('.')
         local = [o for o in own if o==name or o.endswith(f'.{name}')]
         if name in own or len(local)==1: return uri,own[name if name in own else local[0]]
-        return self.public.get(name) or self.public.get(f'{VARIABLES.get(var)}.{attr}')
+        name = f'{VARIABLES.get(var, var)}.{attr}' if attr else name
+        cls = getattr(self.all, name.split('.')[0], None)
+        if isinstance(cls, type) and attr and (var not in VARIABLES or m[2]) and not hasattr(cls, attr.split('.')[0]): log.warning(f'{uri}: `{code}`, but {cls.__name__} has no {attr}')
+        return self.public.get(name)
 
 # ---- Hooks
 def on_config(config):
     global site
     site = Site(config)
     uris = lambda pages: [o.uri for o in pages]
-    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials.md', *uris(site.tutorials)]), dict(API=['api.md', *uris(site.modules)]),
+    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials/index.md', *uris(site.tutorials)]), dict(API=['api/index.md', *uris(site.modules)]),
         dict(Figures='figures.md'), dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]
 
 def on_files(files, config):
@@ -192,7 +201,7 @@ def on_files(files, config):
 
 def on_page_content(html, page, **kwargs):
     "Formulas as MathML, names of symbols as links"
-    def math(m): return convert(unescape(m[2])[2:-2], display='block' if m[1]=='div' else 'inline')
+    def math(m): return f'<{m[1]} class="math">{convert(unescape(m[2])[2:-2], display="block" if m[1]=="div" else "inline")}</{m[1]}>'
     def link(m):
         to = site.symbol(unescape(re.sub('<.*?>', '', m[1])), page.file.src_uri)
         return f'<a href="{get_relative_url(to[0].replace(".md", ".html"), page.file.url)}#{to[1]}">{m[0]}</a>' if to else m[0]

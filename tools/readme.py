@@ -1,5 +1,5 @@
 "What a reader of a notebook sees, as Markdown, without Quarto: README.md from nbs/index.ipynb here, the pages of the site in docs.py"
-import re
+import posixpath, re
 from pathlib import Path
 
 from fastcore.nbio import read_nb
@@ -26,9 +26,16 @@ def parts(nb, code=lambda cell: [f'```python\n{cell.source.strip()}\n```', *outp
         if cell.cell_type=='markdown': yield src
         elif cell.cell_type=='code': yield from code(cell)
 
+def relink(md, place):
+    "`md` with links to files replaced by what `place` makes of them"
+    return re.sub(r'\]\((?!\w+:|#)([^)#\s]+)', lambda m: f']({place(m[1])}', md)
+
 def readme(nb_path):
-    "The Markdown of the notebook `nb_path`"
-    return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(parts(read_nb(nb_path))) + '\n'
+    "The Markdown of the notebook `nb_path`, with links that start at its grandparent, where README.md is"
+    nb = read_nb(nb_path)
+    for c in nb.cells:
+        if c.cell_type=='markdown': c.source = relink(c.source, lambda o: posixpath.normpath(f'{nb_path.parent.name}/{o}'))
+    return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(parts(nb)) + '\n'
 
 if __name__=='__main__':
     root = Path(__file__).resolve().parent.parent
