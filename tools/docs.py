@@ -4,11 +4,14 @@ import inspect, re
 from base64 import b64decode
 from html import escape, unescape
 from importlib import import_module
+from importlib.resources import files as resources
+from io import BytesIO
 from pathlib import Path
 
 import yaml
 from fastcore.docments import DocmentTbl, DocmentText, docstring, empty
 from fastcore.nbio import read_nb
+from fontTools import subset
 from latex2mathml.converter import convert
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
@@ -76,7 +79,8 @@ class Page:
         "The parts of a code cell"
         src = re.sub(r'^#\|.*\n', '', cell.source, flags=re.M).strip()
         if src.startswith('show_doc('): return self.doc(src[len('show_doc('):-1].split(',')[0])
-        return [f'```python\n{src}\n```', *outputs(cell, table=frame, image=lambda png: self.image(png, cell))]
+        shown = outputs(cell, table=frame, image=lambda png: self.image(png, cell))
+        return [f'```python\n{src}\n```', *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
 
     def image(self, png, cell):
         "A picture as a file of its own, named by its cell and described by the heading above it"
@@ -122,6 +126,16 @@ def top(title, description='', **meta):
 def frame(html):
     "A table as Jupyter shows it, without its style"
     return f'<div class="frame">{re.sub("<table[^>]*>", "<table>", re.sub("<style.*?</style>", "", html, flags=re.S))}</div>'.replace('\n', ' ')
+
+def math_font():
+    "STIX Two Math, which ziamath brings along, with the characters of formulas: many systems have no font that can set them"
+    opts = subset.Options(flavor='woff', hinting=False, layout_features=['ssty'])
+    font,sub,out = subset.load_font(str(resources('ziamath')/'fonts/STIXTwoMath-Regular.ttf'), opts),subset.Subsetter(opts),BytesIO()
+    # Latin, accents, Greek; dashes; arrows and operators; brackets; italic and script letters
+    sub.populate(unicodes=[o for a,b in ((0x20,0x100),(0x2b0,0x3f0),(0x2010,0x2060),(0x20d0,0x2300),(0x27e6,0x27f0),(0x1d400,0x1d800)) for o in range(a, b)])
+    sub.subset(font)
+    subset.save_font(font, out, opts)
+    return out.getvalue()
 
 def source(path):
     "A file of the repository as a page with numbered lines"
@@ -196,7 +210,7 @@ def on_config(config):
 def on_files(files, config):
     for o in [o for o in files if o.src_dir==config.docs_dir]: files.remove(o)   # notebooks as they are: their pages come instead
     for o in site.build(): files.append(o)
-    files.append(File.generated(config, 'site.css', content=(ROOT/'tools/site.css').read_text()))
+    for name,content in (('site.css',(ROOT/'tools/site.css').read_text()), ('math.woff',math_font())): files.append(File.generated(config, name, content=content))
     return files
 
 def on_page_content(html, page, **kwargs):

@@ -26,10 +26,10 @@ def check(
     for page,found in pages.items():
         for link in found.links:
             url = urlsplit(link)
-            if url.scheme or url.netloc: external.add(link); continue
             to = (folder if url.path[:1]=='/' else page.parent)/unquote(url.path).lstrip('/') if url.path else page
             to = to.resolve()/'index.html' if to.is_dir() else to.resolve()
-            if not to.is_file() or (to in pages and unquote(url.fragment) not in pages[to].ids): broken.add(f'{page.relative_to(folder)} -> {link}')
+            if url.scheme or url.netloc: external.add(link)
+            elif not to.is_file() or (to in pages and unquote(url.fragment) not in pages[to].ids): broken.add(f'{page.relative_to(folder)} -> {link}')
     return sorted(broken),sorted(external)
 
 if __name__=='__main__':
