@@ -4,20 +4,18 @@ import inspect, re
 from base64 import b64decode
 from html import escape, unescape
 from importlib import import_module
-from importlib.resources import files as resources
-from io import BytesIO
 from pathlib import Path
+from xml.etree.ElementTree import tostring
 
 import yaml
 from fastcore.docments import DocmentTbl, DocmentText, docstring, empty
 from fastcore.nbio import read_nb
-from fontTools import subset
-from latex2mathml.converter import convert
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 from nbdev.serve import proc_nbs
 from readme import outputs, parts, relink
+from ziamath import Latex, config as zia
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')   # what the text calls instances
@@ -26,6 +24,7 @@ ALONE = dict(hide=['navigation'])   # a page that is a section by itself
 log = get_plugin_logger('docs')   # a warning fails the build
 site = None   # the `Site` being built: hooks of mkdocs are functions of a module
 
+zia.svg2 = False   # paths without names, which would clash on a page
 # ---- What is said of a symbol
 class Signature(DocmentText):
     "A signature without what the table below it says: types and docments"
@@ -127,15 +126,13 @@ def frame(html):
     "A table as Jupyter shows it, without its style"
     return f'<div class="frame">{re.sub("<table[^>]*>", "<table>", re.sub("<style.*?</style>", "", html, flags=re.S))}</div>'.replace('\n', ' ')
 
-def math_font():
-    "STIX Two Math, which ziamath brings along, with the characters of formulas: many systems have no font that can set them"
-    opts = subset.Options(flavor='woff', hinting=False, layout_features=['ssty'])
-    font,sub,out = subset.load_font(str(resources('ziamath')/'fonts/STIXTwoMath-Regular.ttf'), opts),subset.Subsetter(opts),BytesIO()
-    # Latin, accents, Greek; dashes; arrows and operators; brackets; italic and script letters
-    sub.populate(unicodes=[o for a,b in ((0x20,0x100),(0x2b0,0x3f0),(0x2010,0x2060),(0x20d0,0x2300),(0x27e6,0x27f0),(0x1d400,0x1d800)) for o in range(a, b)])
-    sub.subset(font)
-    subset.save_font(font, out, opts)
-    return out.getvalue()
+def formula(tex, block):
+    "TeX as a picture that is made of paths: alike everywhere, in the size and the colour of the text, and read out as TeX"
+    tex,size = tex.strip(),20
+    math = Latex(tex, size=size, inline=not block, color='currentColor')
+    svg,(width,height) = math.svgxml(),math.getsize()
+    svg.attrib.update({'role':'img', 'aria-label':tex, 'style':f'width:{width/size:.3f}em;height:{height/size:.3f}em;vertical-align:{math.getyofst()/size:.3f}em'})
+    return tostring(svg, encoding='unicode')
 
 def source(path):
     "A file of the repository as a page with numbered lines"
@@ -210,12 +207,12 @@ def on_config(config):
 def on_files(files, config):
     for o in [o for o in files if o.src_dir==config.docs_dir]: files.remove(o)   # notebooks as they are: their pages come instead
     for o in site.build(): files.append(o)
-    for name,content in (('site.css',(ROOT/'tools/site.css').read_text()), ('math.woff',math_font())): files.append(File.generated(config, name, content=content))
+    files.append(File.generated(config, 'site.css', content=(ROOT/'tools/site.css').read_text()))
     return files
 
 def on_page_content(html, page, **kwargs):
-    "Formulas as MathML, names of symbols as links"
-    def math(m): return f'<{m[1]} class="math">{convert(unescape(m[2])[2:-2], display="block" if m[1]=="div" else "inline")}</{m[1]}>'
+    "Formulas as pictures, names of symbols as links"
+    def math(m): return f'<{m[1]} class="math">{formula(unescape(m[2])[2:-2], m[1]=="div")}</{m[1]}>'
     def link(m):
         to = site.symbol(unescape(re.sub('<.*?>', '', m[1])), page.file.src_uri)
         return f'<a href="{get_relative_url(to[0].replace(".md", ".html"), page.file.url)}#{to[1]}">{m[0]}</a>' if to else m[0]
