@@ -57,10 +57,10 @@ def docments_table(sym):
     return f'<div class="docments"><table><thead><tr><th>Argument</th><th>Type</th><th>Meaning</th></tr></thead><tbody>{body}</tbody></table></div>'
 
 def methods(cls):
-    "Names and functions of the documented public methods in the body of `cls`"
+    "Names of the documented public methods in the body of `cls`, and what their signatures are read from"
     for name,o in vars(cls).items():
         fn = inspect.unwrap(o.fget if isinstance(o, property) else getattr(o, '__func__', o))
-        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__: yield name,fn
+        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__: yield name,(getattr(cls, name) if isinstance(o, classmethod) else fn)
 
 # ---- Pages
 class Page:
@@ -115,12 +115,12 @@ class Page:
             # links to symbols are made on the page, where more is known of them than nbdev knows
             if c.cell_type=='markdown': c.source = site.relink(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', c.get('source', '')), ROOT/'nbs'/self.src, self.uri)
         body = [o for o in parts(self.nb, self.code) if o and not o.startswith('<!--')]
-        if self.module: body.insert(0, f'<a class="source" href="{self.source}">source</a>')
-        return top(self.title, self.description, **{} if self.module or self.src.parent!=Path() else ALONE) + '\n\n'.join(body)
+        link = f'<a class="source" href="{self.source}">source</a>\n\n' if self.module else ''
+        return top(self.title, self.description, link, **{} if self.module or self.src.parent!=Path() else ALONE) + '\n\n'.join(body)
 
-def top(title, description='', **meta):
-    "Front matter, title and lead of a page"
-    return f'---\n{yaml.dump(dict(title=title, **meta))}---\n\n# {title}\n\n' + (f'<p class="lead">{inline(description)}</p>\n\n' if description else '')
+def top(title, description='', link='', **meta):
+    "Front matter, title, link to the source and lead of a page"
+    return f'---\n{yaml.dump(dict(title=title, **meta))}---\n\n# {title}\n\n{link}' + (f'<p class="lead">{inline(description)}</p>\n\n' if description else '')
 
 def frame(html):
     "A table as Jupyter shows it, without its style"
