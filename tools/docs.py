@@ -69,10 +69,10 @@ class Page:
         self.nb,self.src,self.symbols = read_nb(path),path.relative_to(ROOT/'_proc'),{}
         fm = yaml.safe_load(self.nb.cells[0].source.strip().strip('-'))
         self.title,self.description = fm['title'],fm.get('description', '')
-        self.uri = (self.src.parent/fm.get('output-file', self.src.name)).with_suffix('.md').as_posix()
-        module = ROOT/f'fastcollab/{Path(self.uri).stem}.py'
-        self.module = import_module(f'fastcollab.{module.stem}') if self.src.parent==Path() and module.exists() else None
-        self.source = f'source/fastcollab/{module.stem}.html'
+        name = re.search(r'#\| default_exp (\w+)', (ROOT/'nbs'/self.src).read_text())
+        self.module = import_module(f'fastcollab.{name[1]}') if name else None
+        self.uri = f'{name[1]}.md' if name else (self.src.parent/fm['output-file']).with_suffix('.md').as_posix()
+        self.source = f'source/fastcollab/{Path(self.uri).stem}.html'
 
     def code(self, cell):
         "The parts of a code cell"
