@@ -9,23 +9,24 @@ ifdef FASTCOLLAB_DATA
 export FASTCOLLAB_DATA := $(abspath $(FASTCOLLAB_DATA))
 endif
 export MPLBACKEND ?= agg
+export NO_MKDOCS_2_WARNING := 1
 # batches are small: threads that wait for each other cost more than they help
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test sync style nbtest pytest readme clean
+.PHONY: demo test sync style nbtest pytest readme docs docs-serve clean
 
 demo: $(VENV)/.run
 	$(BIN)/fastcollab demo --out demo
 
 test: sync style nbtest pytest
 
-# modules equal an export of the notebooks, notebooks are clean, README.md equals its notebook: compared in a copy, so nothing here changes
+# modules equal an export of the notebooks, notebooks are clean, README.md equals its notebook, Quarto knows them all: compared in a copy, so nothing here changes
 sync: $(VENV)/.dev
 	@echo '== notebooks, modules and README.md in sync'
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && cp -R nbs fastcollab tools pyproject.toml README.md "$$tmp" && bin=$$PWD/$(BIN) && \
-	  (cd "$$tmp" && "$$bin/nbdev-export" && "$$bin/nbdev-clean" && "$$bin/python" tools/readme.py) && \
+	  (cd "$$tmp" && "$$bin/nbdev-export" && "$$bin/nbdev-clean" && "$$bin/nbdev-sidebar" && "$$bin/python" tools/readme.py) && \
 	  for o in nbs fastcollab README.md; do diff -r -x __pycache__ -x .ipynb_checkpoints -x models $$o "$$tmp/$$o" || \
-	    { echo 'out of sync: run nbdev-export, nbdev-clean and python tools/readme.py, and commit what they change'; exit 1; }; done
+	    { echo 'out of sync: run nbdev-export, nbdev-clean, nbdev-sidebar and python tools/readme.py, and commit what they change'; exit 1; }; done
 
 style: $(VENV)/.dev
 	@echo '== chkstyle'
@@ -35,15 +36,25 @@ nbtest: $(VENV)/.dev
 	@echo '== notebooks'
 	@$(BIN)/nbdev-test --n-workers 2 --timing
 
-pytest: $(VENV)/.dev
+# tests/test_site.py builds the site, checks its links and looks at it
+pytest: $(VENV)/.dev $(VENV)/.docs
 	@echo '== tests'
 	@$(BIN)/python -m pytest
 
 readme: $(VENV)/.dev
 	$(BIN)/python tools/readme.py
 
+# the site made from the notebooks, without Quarto: fails with a list if a link inside it leads nowhere
+docs: $(VENV)/.docs
+	@echo '== the site, in _docs'
+	@$(BIN)/python -m mkdocs build -q
+	@$(BIN)/python tools/links.py
+
+docs-serve: $(VENV)/.docs
+	@$(BIN)/python -m mkdocs serve --no-strict
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo _proc _docs
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.exit(sys.version_info<(3,10) and "Python 3.10 or later is needed; name it as in: make PY=python3.11 demo")'
@@ -55,4 +66,9 @@ $(VENV)/.run: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.run
 	@echo '== set-up: tools for the tests (once)'
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	@echo '== set-up: tools for the site (once)'
+	@$(PIP) -e '.[docs]'
 	@touch $@

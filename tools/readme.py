@@ -1,31 +1,41 @@
-"Write README.md from nbs/index.ipynb: what a reader of the notebook sees, as Markdown, without Quarto"
-import re
+"What a reader of a notebook sees, as Markdown, without Quarto: README.md from nbs/index.ipynb here, the pages of the site in docs.py"
+import posixpath, re
 from pathlib import Path
 
 from fastcore.nbio import read_nb
 
 def table(html):
     "An HTML table as a Markdown table"
-    rows = [[re.sub('<.*?>', '', o).strip() for o in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.S)] for row in re.findall('<tr.*?</tr>', html, re.S)]
+    rows = [[re.sub('<.*?>', '', o).strip().replace('|', r'\|') for o in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.S)] for row in re.findall('<tr.*?</tr>', html, re.S)]
     rows.insert(1, ['---']*len(rows[0]))
     return '\n'.join(f'| {" | ".join(o)} |' for o in rows)
 
-def outputs(cell):
-    "What a cell shows: tables as tables, all else as text"
+def outputs(cell, table=table, image=lambda png:None):
+    "What a cell shows: tables by `table`, pictures by `image` if it makes something of them, all else as text"
     for o in cell.get('outputs', []):
         data = {k:''.join(v) for k,v in o.get('data', dict(text=o.get('text', ''))).items()}
         if '<table' in data.get('text/html', ''): yield table(data['text/html'])
+        elif 'image/png' in data and (shown := image(data['image/png'])): yield shown
         elif text := (data.get('text/plain') or data.get('text', '')).rstrip(): yield f'```text\n{text}\n```'
 
-def readme(nb_path):
-    "The Markdown of the notebook `nb_path`, without hidden cells and directives"
-    parts = []
-    for cell in read_nb(nb_path).cells:
-        src = cell.source.strip()
+def parts(nb, code=lambda cell: [f'```python\n{cell.source.strip()}\n```', *outputs(cell)]):
+    "The cells of `nb` as Markdown, without hidden ones; `code` makes the parts of a code cell"
+    for cell in nb.cells:
+        src = cell.get('source', '').strip()
         if not src or src.startswith('#| hide'): continue
-        if cell.cell_type=='markdown': parts.append(src)
-        else: parts += [f'```python\n{src}\n```', *outputs(cell)]
-    return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(parts) + '\n'
+        if cell.cell_type=='markdown': yield src
+        elif cell.cell_type=='code': yield from code(cell)
+
+def relink(md, place):
+    "`md` with links to files replaced by what `place` makes of them"
+    return re.sub(r'\]\((?!\w+:|#)([^)#\s]+)', lambda m: f']({place(m[1])}', md)
+
+def readme(nb_path):
+    "The Markdown of the notebook `nb_path`, with links that start at its grandparent, where README.md is"
+    nb = read_nb(nb_path)
+    for c in nb.cells:
+        if c.cell_type=='markdown': c.source = relink(c.source, lambda o: posixpath.normpath(f'{nb_path.parent.name}/{o}'))
+    return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(parts(nb)) + '\n'
 
 if __name__=='__main__':
     root = Path(__file__).resolve().parent.parent

@@ -1,0 +1,166 @@
+"The site is built once, its links are checked, and Chromium looks at it"
+import importlib, inspect, re, subprocess, sys, time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np, pytest
+from PIL import Image
+
+for o in ('material','mkdocs','ziamath'): pytest.importorskip(o, reason="the site is not built: pip install -e '.[docs]'")
+from browser import console_errors, contrast, serve, set_width, too_wide
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/'tools'))
+from links import Links, check
+
+MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if o.stem[0]!='_' and o.stem!='all')
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "The folder of the built site"
+    out = tmp_path_factory.mktemp('site')
+    res = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '-q', '-d', out], cwd=ROOT, capture_output=True, text=True)
+    assert res.returncode==0, (res.stdout+res.stderr)[-3000:]
+    return out
+
+@pytest.fixture(scope='session')
+def texts(site): return {o.relative_to(site).as_posix():o.read_text() for o in site.rglob('*.html')}
+
+@pytest.fixture(scope='session')
+def url(site):
+    with serve(site) as address: yield address
+
+def test_links(site):
+    broken,external = check(site)
+    assert broken==[] and all(o.startswith(('http://','https://')) for o in external)
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path/'a.html').write_text('<h1 id="top">A</h1><a href="b.html#x">1</a><a href="b.html#y">2</a><a href="c.html">3</a><a href="#top">4</a><img src="d.png">')
+    (tmp_path/'b.html').write_text('<h2 id="x">B</h2><a href="https://example.com/z">5</a>')
+    assert check(tmp_path)==(['a.html -> b.html#y', 'a.html -> c.html', 'a.html -> d.png'], ['https://example.com/z'])
+
+@pytest.mark.parametrize('name', MODULES)
+def test_every_symbol_is_on_its_page(name, texts):
+    "Signature, source and docments of what a module exports"
+    module,text = importlib.import_module(f'fastcollab.{name}'),texts[f'{name}.html']
+    ids = Links(text).ids
+    syms = {o:getattr(module, o) for o in module.__all__}
+    syms = [o for o,f in syms.items() if o[0]!='_' and (inspect.isroutine(f) or isinstance(f, type)) and f.__module__==module.__name__]
+    assert [o for o in syms if o.lower() not in ids]==[]
+    assert text.count(f'href="source/fastcollab/{name}.html#__codelineno-0-') >= len(syms)
+
+def test_an_entry(texts):
+    text = texts['learner.html']
+    entry = text[text.index('id="collab_learner"'):text.index('id="baseline_rmse"')]
+    assert 'n_factors' in entry and '<td>int | None</td><td>Length of the vectors' in entry   # docments as a table
+    assert '<td>Returns</td><td>CollabLearner</td>' in entry
+    assert 'href="losses.html#ratingmse"><code>RatingMSE</code></a>' in entry                 # a symbol of another page
+    line = int(re.search(r'source/fastcollab/learner\.html#__codelineno-0-(\d+)', entry)[1])
+    assert 'def collab_learner(' in ''.join((ROOT/'fastcollab/learner.py').read_text().splitlines()[line-1:line+1])
+
+def test_names_lead_to_what_is_meant(texts):
+    "`predict` is the method of the class of the page, `learn.predict()` is it on every page, not the first of that name"
+    assert '<a href="learner.html#collablearner.predict"><code>predict</code></a>' in texts['learner.html']
+    assert re.search(r'<a href="(\.\./)?learner\.html#collablearner\.predict"><code>learn\.predict\(', ''.join(texts.values()))
+
+class Headings(HTMLParser):
+    "Headings and all else that is seen in a text, as (tag, text)"
+    def __init__(self, text):
+        super().__init__()
+        self.seen,self.tag = [],''
+        self.feed(text)
+    def handle_starttag(self, tag, attrs): self.tag = tag if re.fullmatch('h[1-6]', tag) else '' if tag in ('p','div','table','img','ol','ul','pre','svg') else self.tag
+    def handle_endtag(self, tag): self.tag = '' if tag==self.tag else self.tag
+    def handle_data(self, data): self.seen += [(self.tag, data)]*bool(data.strip('\n ¶'))
+
+def test_nothing_is_left_over(texts):
+    "No directives, no calls of show_doc, no formulas in TeX, no headings over nothing"
+    for page,text in texts.items():
+        if page.startswith('source/'): continue
+        body = re.sub('<(script|style).*?</\\1>', '', text[text.index('<article') if '<article' in text else 0:].split('</article>')[0], flags=re.S)
+        prose = re.sub('<(pre|svg|code).*?</\\1>', '', body, flags=re.S)
+        assert '#|' not in body and 'show_doc(' not in body and 'arithmatex' not in body, page
+        assert not re.search(r'\$[^$\s][^$]*\$|\\(frac|sum|sqrt)', prose), page
+        seen = Headings(body).seen
+        levels = [(a,x,b) for (a,x),(b,_) in zip(seen, seen[1:]+[('h1','')]) if a and b and b<=a and a!=b]
+        assert levels==[], page
+
+def test_pictures(site):
+    pics = list((site/'images').glob('*.png'))
+    assert len(pics)>=10 and [o.name for o in pics if np.asarray(Image.open(o).convert('L')).std()<5]==[]
+
+def test_order(texts):
+    "Tutorials and modules in the order of their file names"
+    for page,folder in (('tutorials/index.html','tutorials'), ('api/index.html','')):
+        listed = re.findall(r'<li><a href="(?:\.\./)?([\w.]+)\.html">', texts[page].split('<article')[1])
+        files = [o for o in sorted((ROOT/'nbs'/folder).glob('*.ipynb')) if o.stem!='index']
+        assert listed==[m[1] if (m := re.search(r'default_exp (\w+)', o.read_text())) else re.sub(r'^\d+[a-z]?_', '', o.stem) for o in files], page
+
+def test_nothing_is_fetched_from_elsewhere(texts):
+    for page,text in texts.items(): assert not re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="https?:', text), page
+
+# ---- What a browser shows
+def look(browser, address, width=1280, scheme='light'):
+    "Open a page as somebody who was never there before"
+    browser.get('about:blank')
+    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[dict(name='prefers-color-scheme', value=scheme)]))
+    browser.execute_cdp_cmd('Storage.clearDataForOrigin', dict(origin='/'.join(address.split('/')[:3]), storageTypes='local_storage'))
+    set_width(browser, width)
+    browser.get(address)
+
+def find(browser, css): return browser.find_elements('css selector', css)
+
+def wait(f, seconds=10):
+    "The first true result of `f`, which is tried again until then"
+    end = time.monotonic()+seconds
+    while not (res := f()) and time.monotonic()<end: time.sleep(.05)
+    return res
+
+def test_pages_on_screens_and_phones(browser, url, texts):
+    "No complaints, nothing to scroll sideways, and figures that are there"
+    tutorials,figures = sorted(o for o in texts if o.startswith('tutorials/')),0
+    for page in ('index.html','learner.html','optimizer.html','source/fastcollab/learner.html','figures.html',*tutorials):
+        look(browser, f'{url}/{page}')
+        for img in find(browser, 'article img'):
+            browser.execute_script('arguments[0].scrollIntoView({block:"center"})', img)
+            assert wait(lambda: img.get_property('naturalWidth')>0) and contrast(img)>5, (page, img.get_attribute('src'))
+            figures += 1
+        assert too_wide(browser)==0, page
+        set_width(browser, 400)
+        assert too_wide(browser)==0 and browser.execute_script('return innerWidth')==400, page
+        assert console_errors(browser)==[], page
+    assert figures>=10
+
+def test_formulas_are_shown(browser, url):
+    look(browser, f'{url}/optimizer.html', 400)
+    maths = find(browser, 'article .math svg')
+    assert maths and all(o.size['width']>3 and o.size['height']>5 for o in maths)
+    assert contrast(find(browser, 'div.math')[0])>5 and len(find(browser, 'div.math'))>=2 and len(find(browser, 'span.math'))>=5
+
+@pytest.mark.parametrize('scheme', ['light','dark'])
+def test_palettes(browser, url, scheme):
+    "The palette of the system, text that stands out from it, and a switch to the other one"
+    def lightness(css, prop):
+        rgb = browser.execute_script(f'return getComputedStyle(document.querySelector("{css}")).{prop}')
+        return np.mean([float(o) for o in re.findall(r'[\d.]+', rgb)[:3]])   # of 255
+    look(browser, f'{url}/learner.html', scheme=scheme)
+    back,text = lightness('body', 'backgroundColor'),lightness('article p', 'color')
+    assert (back<80)==(scheme=='dark') and abs(back-text)>120
+    find(browser, 'form[data-md-component=palette] label:not([hidden])')[0].click()
+    assert wait(lambda: (lightness('body', 'backgroundColor')<80)!=(scheme=='dark'))
+
+def test_search(browser, url):
+    look(browser, f'{url}/index.html')
+    find(browser, '[data-md-component=search-query]')[0].send_keys('collab_learner')
+    hits = wait(lambda: [o.get_attribute('href') for o in find(browser, '.md-search-result__link')])
+    assert any('learner.html' in o for o in hits[:3]) and console_errors(browser)==[]
+
+def test_navigation_on_a_phone(browser, url):
+    "From the first page to a tutorial and back to the modules, by the drawer"
+    def click(css, text): wait(lambda: [o for o in find(browser, css) if o.is_displayed() and (o.text.strip()==text or not text)])[0].click()
+    look(browser, f'{url}/index.html', 400)
+    click('header label[for=__drawer]', '')
+    click('.md-sidebar--primary a', 'Tutorials')
+    assert wait(lambda: 'tutorials/index.html' in browser.current_url)
+    click('article li a', '')
+    assert wait(lambda: 'index' not in browser.current_url) and too_wide(browser)==0

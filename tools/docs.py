@@ -1,0 +1,221 @@
+"""The site, as hooks of mkdocs: notebooks processed by nbdev become pages; those of modules show signatures, docments as tables, and links to the source.
+`make docs` builds it and links.py checks it."""
+import inspect, re
+from base64 import b64decode
+from html import escape, unescape
+from importlib import import_module
+from pathlib import Path
+from xml.etree.ElementTree import tostring
+
+import yaml
+from fastcore.docments import DocmentTbl, DocmentText, docstring, empty
+from fastcore.nbio import read_nb
+from mkdocs.plugins import get_plugin_logger
+from mkdocs.structure.files import File
+from mkdocs.utils import get_relative_url
+from nbdev.serve import proc_nbs
+from readme import outputs, parts, relink
+from ziamath import Latex, config as zia
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')   # what the text calls instances
+PLACES = {'nbs':'api/index.md', 'nbs/tutorials':'tutorials/index.md', 'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
+ALONE = dict(hide=['navigation'])   # a page that is a section by itself
+log = get_plugin_logger('docs')   # a warning fails the build
+site = None   # the `Site` being built: hooks of mkdocs are functions of a module
+
+zia.svg2 = False   # paths without names, which would clash on a page
+# ---- What is said of a symbol
+class Signature(DocmentText):
+    "A signature without what the table below it says: types and docments"
+    def _fmt_param(self, nm, p): return super()._fmt_param(nm, {**p, 'anno':empty})
+    def __str__(self):
+        lines = [f'{"class" if isinstance(self.obj, type) else "def"} {self.obj.__name__}(']
+        for i,(o,_) in enumerate(params := self.params):
+            o += ', ' if i<len(params)-1 else ')'
+            if len(lines[-1]+o)>80: lines.append('    ')
+            lines[-1] += o
+        return '\n'.join(o.rstrip() for o in lines) + ')'*(not params)
+
+def type_str(anno):
+    "A type by its last name: `DataFrame` for `pandas.DataFrame`"
+    return '' if anno is empty else re.sub(r'\b(?:\w+\.)+(?=\w)', '', inspect.formatannotation(anno)).strip("'").replace('NoneType', 'None')
+
+def inline(text):
+    "Plain text with `code` and addresses, as HTML"
+    text = re.sub('`([^`]+)`', r'<code>\1</code>', escape(text, quote=False))
+    return re.sub(r'https?://[^\s<)]*\w', r'<a href="\g<0>">\g<0></a>', text)
+
+def docments_table(sym):
+    "The arguments and the result of `sym`, as an HTML table; '' if nothing is said of them"
+    doc = DocmentTbl(sym)
+    rows = [(f'<code>{o}</code>', doc.dm[o]) for o in doc.params] + [('Returns', doc.dm['return'])]*bool(doc.has_return)
+    # a type of None is fastcore's guess from a default of None
+    rows = [(name, type_str(d['anno']).removeprefix('None'), '' if d['docment'] is empty else d['docment']) for name,d in rows]
+    if not any(typ or says for _,typ,says in rows): return ''
+    body = ''.join(f'<tr><td>{name}</td><td>{escape(typ)}</td><td>{inline(says)}</td></tr>' for name,typ,says in rows)
+    return f'<div class="docments"><table><thead><tr><th>Argument</th><th>Type</th><th>Meaning</th></tr></thead><tbody>{body}</tbody></table></div>'
+
+def methods(cls):
+    "Names of the documented public methods in the body of `cls`, and what their signatures are read from"
+    for name,o in vars(cls).items():
+        fn = inspect.unwrap(o.fget if isinstance(o, property) else getattr(o, '__func__', o))
+        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__: yield name,(getattr(cls, name) if isinstance(o, classmethod) else fn)
+
+# ---- Pages
+class Page:
+    "The page made from a notebook in `_proc`"
+    def __init__(self, path):
+        self.nb,self.src,self.symbols = read_nb(path),path.relative_to(ROOT/'_proc'),{}
+        fm = yaml.safe_load(self.nb.cells[0].source.strip().strip('-'))
+        self.title,self.description = fm['title'],fm.get('description', '')
+        name = re.search(r'#\| default_exp (\w+)', (ROOT/'nbs'/self.src).read_text())
+        self.module = import_module(f'fastcollab.{name[1]}') if name else None
+        self.uri = f'{name[1]}.md' if name else (self.src.parent/fm['output-file']).with_suffix('.md').as_posix()
+        self.source = f'source/fastcollab/{Path(self.uri).stem}.html'
+
+    def code(self, cell):
+        "The parts of a code cell"
+        src = re.sub(r'^#\|.*\n', '', cell.source, flags=re.M).strip()
+        if src.startswith('show_doc('): return self.doc(src[len('show_doc('):-1].split(',')[0])
+        shown = outputs(cell, table=frame, image=lambda png: self.image(png, cell))
+        return [f'```python\n{src}\n```', *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
+
+    def image(self, png, cell):
+        "A picture as a file of its own, named by its cell and described by the heading above it"
+        name = f'images/{Path(self.uri).stem}-{cell.id}-{len(site.files)}.png'
+        site.files.append(File.generated(site.config, name, content=b64decode(png)))
+        above = [o for c in self.nb.cells[:cell.idx_] if c.cell_type=='markdown' for o in re.findall('^#+ (.*)', c.get('source', ''), re.M)]
+        return f'![{(above or [self.title])[-1]}]({get_relative_url(name, self.uri)})'
+
+    def doc(self, name):
+        "Heading, source, signature, docstring and docments of the symbol `name`, and of the methods of a class"
+        if name[0]=='_': return   # a method patched into a private class
+        sym = eval(name, dict(vars(self.module)))
+        yield from self.entry(name, sym.fget if isinstance(sym, property) else inspect.unwrap(sym))
+        if not isinstance(sym, type): return
+        for m,fn in methods(sym):
+            if not self.shown(f'{name}.{m}'): yield from self.entry(f'{name}.{m}', fn, level=4)
+
+    def shown(self, name):
+        "Has, or will have, the symbol `name` a cell of its own in the notebook?"
+        return any(re.search(rf'^show_doc\({re.escape(name)}\)', c.get('source', ''), re.M) for c in self.nb.cells)
+
+    def entry(self, name, sym, level=3):
+        self.symbols[name] = name.lower()
+        line = inspect.getsourcelines(sym)[1]
+        yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1] if level==4 else name}" }}'
+        yield f'<a class="source" href="{self.source}#__codelineno-0-{line}">source</a>'
+        yield f'```python\n{Signature(sym)}\n```'
+        yield f'<p>{inline(docstring(sym))}</p>'
+        yield docments_table(sym)
+
+    def markdown(self):
+        for c in self.nb.cells:
+            # links to symbols are made on the page, where more is known of them than nbdev knows
+            if c.cell_type=='markdown': c.source = site.relink(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', c.get('source', '')), ROOT/'nbs'/self.src, self.uri)
+        body = [o for o in parts(self.nb, self.code) if o and not o.startswith('<!--')]
+        link = f'<a class="source" href="{self.source}">source</a>\n\n' if self.module else ''
+        return top(self.title, self.description, link, **{} if self.module or self.src.parent!=Path() else ALONE) + '\n\n'.join(body)
+
+def top(title, description='', link='', **meta):
+    "Front matter, title, link to the source and lead of a page"
+    return f'---\n{yaml.dump(dict(title=title, **meta))}---\n\n# {title}\n\n{link}' + (f'<p class="lead">{inline(description)}</p>\n\n' if description else '')
+
+def frame(html):
+    "A table as Jupyter shows it, without its style"
+    return f'<div class="frame">{re.sub("<table[^>]*>", "<table>", re.sub("<style.*?</style>", "", html, flags=re.S))}</div>'.replace('\n', ' ')
+
+def formula(tex, block):
+    "TeX as a picture that is made of paths: alike everywhere, in the size and the colour of the text, and read out as TeX"
+    tex,size = tex.strip(),20
+    math = Latex(tex, size=size, inline=not block, color='currentColor')
+    svg,(width,height) = math.svgxml(),math.getsize()
+    svg.attrib.update({'role':'img', 'aria-label':tex, 'style':f'width:{width/size:.3f}em;height:{height/size:.3f}em;vertical-align:{math.getyofst()/size:.3f}em'})
+    return tostring(svg, encoding='unicode')
+
+def source(path):
+    "A file of the repository as a page with numbered lines"
+    name = path.relative_to(ROOT).as_posix()
+    return top(name, search=dict(exclude=True)) + f'````{"python" if path.suffix==".py" else "text"} linenums="1"\n{path.read_text()}````\n'
+
+class Site:
+    "All pages, and the files that belong to them"
+    def __init__(self, config):
+        self.config,self.files = config,[]
+        self.pages = [Page(o) for o in sorted(proc_nbs(n_workers=2).rglob('*.ipynb'))]
+        self.modules = [o for o in self.pages if o.module]
+        self.tutorials = [o for o in self.pages if o.src.parent==Path('tutorials')]
+
+    def add(self, uri, text): self.files.append(File.generated(self.config, uri, content=text))
+
+    def relink(self, md, path, uri):
+        "Links of the file `path` to files of the repository, as links of its page `uri` to their pages; mkdocs complains of those that are left"
+        def place(to):
+            file = (path.parent/to).resolve()
+            return get_relative_url(self.place(file), uri) if file.exists() and file.is_relative_to(ROOT) else to
+        return relink(md, place)
+
+    def place(self, file):
+        "The page or the file of the site that shows `file`; one is made if there is none"
+        name = file.relative_to(ROOT).as_posix()
+        if uri := PLACES.get(name) or next((o.uri for o in self.pages if ROOT/'nbs'/o.src==file), None): return uri
+        uri = f'images/{file.name}' if file.suffix in ('.png','.svg','.jpg','.gif') else f'source/{Path(name).with_suffix(".md")}'
+        if not any(o.src_uri==uri for o in self.files): self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
+        return uri
+
+    def add_index(self, uri, title, description, pages):
+        "A page that lists `pages` in their order"
+        rows = '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ') for o in pages)
+        self.add(uri, f'{top(title, description)}{rows}\n')
+
+    def build(self):
+        "Every page as a file of mkdocs"
+        for o in self.pages: self.add(o.uri, o.markdown())
+        for o in self.modules: self.place(ROOT/f'fastcollab/{Path(o.uri).stem}.py')
+        self.add_index('tutorials/index.md', 'Tutorials', 'In reading order. Each is a notebook that runs as it stands.', self.tutorials)
+        self.add_index('api/index.md', 'API', 'The modules from the lowest floor to the highest: each is made from the notebook that explains it.', self.modules)
+        for o in ('CHANGELOG.md', 'CONTRIBUTING.md'): self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(), ROOT/o, PLACES[o]))
+        results = [f'## {o.stem}\n\n```text\n{o.read_text()}```' for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
+        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE) + '\n\n'.join(results))
+        self.all = import_module('fastcollab.all')
+        # a name that two modules define is the one of `fastcollab.all`; one that is not there is linked on its own page only
+        self.public = {name:(o.uri,anchor) for o in self.modules for name,anchor in o.symbols.items()
+            if getattr(getattr(self.all, name.split('.')[0], None), '__module__', '')==o.module.__name__}
+        return self.files
+
+    def symbol(self, code, uri):
+        "Page and anchor of what `code` on the page `uri` names: `f`, `f(x)`, `Class.method`, `learn.method()`, `method` on the page of its class; else None"
+        if not (m := re.fullmatch(r'([A-Za-z]\w*(?:\.\w+)*)(\(.*\))?', code, re.S)): return None
+        name,own = m[1],next((o.symbols for o in self.modules if o.uri==uri), {})
+        var,_,attr = name.partition('.')
+        local = [o for o in own if o==name or o.endswith(f'.{name}')]
+        if name in own or len(local)==1: return uri,own[name if name in own else local[0]]
+        name = f'{VARIABLES.get(var, var)}.{attr}' if attr else name
+        cls = getattr(self.all, name.split('.')[0], None)
+        if isinstance(cls, type) and attr and (var not in VARIABLES or m[2]) and not hasattr(cls, attr.split('.')[0]): log.warning(f'{uri}: `{code}`, but {cls.__name__} has no {attr}')
+        return self.public.get(name)
+
+# ---- Hooks
+def on_config(config):
+    global site
+    site = Site(config)
+    uris = lambda pages: [o.uri for o in pages]
+    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials/index.md', *uris(site.tutorials)]), dict(API=['api/index.md', *uris(site.modules)]),
+        dict(Figures='figures.md'), dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]
+
+def on_files(files, config):
+    for o in [o for o in files if o.src_dir==config.docs_dir]: files.remove(o)   # notebooks as they are: their pages come instead
+    for o in site.build(): files.append(o)
+    files.append(File.generated(config, 'site.css', content=(ROOT/'tools/site.css').read_text()))
+    return files
+
+def on_page_content(html, page, **kwargs):
+    "Formulas as pictures, names of symbols as links"
+    def math(m): return f'<{m[1]} class="math">{formula(unescape(m[2])[2:-2], m[1]=="div")}</{m[1]}>'
+    def link(m):
+        to = site.symbol(unescape(re.sub('<.*?>', '', m[1])), page.file.src_uri)
+        return f'<a href="{get_relative_url(to[0].replace(".md", ".html"), page.file.url)}#{to[1]}">{m[0]}</a>' if to else m[0]
+    html = re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', math, html, flags=re.S)
+    apart = re.split(r'(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)', html, flags=re.S)   # no links in code, links and headings
+    return ''.join(o if i%2 else re.sub(r'<code>(.*?)</code>', link, o, flags=re.S) for i,o in enumerate(apart))
