@@ -36,3 +36,12 @@ def ratings():
 
 @pytest.fixture
 def dls(ratings): return CollabDataLoaders.from_df(ratings, item_name='title', seed=42, bs=64)
+
+@pytest.fixture(scope='session')
+def browser(tmp_path_factory):
+    "Headless Chromium as a selenium driver; tests/browser.py has what to ask it"
+    from browser import chromium
+    driver = chromium(tmp_path_factory.mktemp('chromium'))
+    if isinstance(driver, str): pytest.skip(driver)
+    yield driver
+    driver.quit()
