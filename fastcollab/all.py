@@ -23,3 +23,7 @@ from fastcollab.inference import *
 from fastcollab.ensemble import *
 from fastcollab.feedback import *
 from fastcollab.interpret import *
+from fastcollab.plots import *
+from fastcollab.errors import *
+from fastcollab.item_map import *
+from fastcollab.report import *
