@@ -55,6 +55,7 @@ main {position:relative; flex:1 1 auto; min-height:0; overflow:hidden}
 #tip {position:absolute; z-index:9; max-width:min(20rem,90%); padding:.5rem .7rem; font-size:.8125rem; background:var(--panel); border:1px solid var(--line); border-radius:.4rem; box-shadow:0 2px 8px #0003; pointer-events:none; overflow-wrap:anywhere}
 #tip b {display:block}
 [hidden] {display:none!important}
+@media (max-width:40rem) {#kinds {flex-wrap:nowrap} #kinds button {flex:none}}
 '''
 
 # %% ../nbs/11c_map.ipynb #2921b848
@@ -67,10 +68,10 @@ const ends = dims.map(d => D[d].reduce(([a, b], v) => [Math.min(a, v), Math.max(
 const full = ends.map(([a, b]) => {const m = (b-a || 1)*.04; return [a-m, b+m]})
 const layer = (rows, marker, more) => ({type: solid ? 'scatter3d' : N>3000 ? 'scattergl' : 'scatter', mode: 'markers', hoverinfo: 'none', showlegend: false, customdata: rows,
   ...Object.fromEntries(dims.map(d => [d, rows.map(r => D[d][r])])), marker, ...more})
-const size = (solid ? 2 : 4)+(N<5000), more = solid || N>20000 ? 1 : 3, every = [...D.title.keys()], last = D.kinds.length+1
+const size = (solid ? 2 : 4)+(N<5000), more = solid || N>5000 ? 1 : 3, every = [...D.title.keys()], last = D.kinds.length+1
 function traces() {
   const t = [layer(every, {size, color: css('--dot'), opacity: N>20000 ? .35 : .6})]
-  D.kinds.forEach((k, j) => t.push(layer(k.rows, {size: size+more, color: COLORS[j%8], symbol: SIGNS[j%5], opacity: N>20000 ? .6 : .9, line: {width: 0}}, {visible: k.shown})))
+  D.kinds.forEach((k, j) => t.push(layer(k.rows, {size: size+more, color: COLORS[j%8], symbol: SIGNS[j%5], opacity: N>5000 ? .6 : .9, line: {width: 0}}, {visible: k.shown})))
   return [...t, layer([], {size: size+more+(solid ? 4 : 6), symbol: 'circle-open', color: css('--accent'), line: {width: 2, color: css('--accent')}}, {hoverinfo: 'skip'})]
 }
 function axis(j) {
@@ -103,7 +104,7 @@ function names() {                                   // beside their points wher
   }
   if (hits.length) put(hits[now], 'hit')
   const inside = r => D.x[r] >= X.range[0] && D.x[r] <= X.range[1] && D.y[r] >= Y.range[0] && D.y[r] <= Y.range[1]
-  for (let r = 0, seen = 0; r < N && spans.length < D.top && seen < 10*D.top; r++) if (inside(r)) { seen++; put(r) }
+  for (let r = 0, seen = 0; r < N && spans.length < D.top && seen < 10*D.top; r++) if (r != hits[now] && inside(r)) { seen++; put(r) }
   $('names').replaceChildren(...spans)
 }
 function tip(r, e) {
@@ -176,6 +177,7 @@ Plotly.newPlot(plot, traces(), layout(), config).then(() => {
   plot.on('plotly_hover', e => tip(e.points[0].customdata, e.event?.clientX == null ? pointer : e.event))
   plot.on('plotly_unhover', () => $('tip').hidden = true)
   for (const e of ['plotly_relayout', 'plotly_relayouting', 'plotly_afterplot']) plot.on(e, names)
+  names()
   new ResizeObserver(() => Plotly.Plots.resize(plot).then(names)).observe(plot)
   document.body.dataset.ready = 'yes'
 })
@@ -247,14 +249,14 @@ def _checked(df, by, mark):
     if missing := [o for o in ('x','y','title') if o not in df]: raise KeyError(f'no column {missing[0]!r} in the frame; x, y and title are needed, and the columns are {list(df.columns)}')
     if not len(df): raise ValueError('the frame has no rows; at least one item is needed for a map')
     for o in [o for o in ('x','y','z') if o in df]:
-        if not (ok := np.isfinite(pd.to_numeric(df[o], errors='coerce'))).all(): raise ValueError(f'{(~ok).sum():,} of {len(df):,} values in {o} are no finite numbers, e.g. {df[o][~ok].iloc[0]!r}; leave those rows out')
+        if not (ok := np.isfinite(pd.to_numeric(df[o], errors='coerce'))).all(): raise ValueError(f'{(~ok).sum():,} of {len(df):,} values in {o} are no finite numbers, e.g. {df[o][~ok].tolist()[0]!r}; leave those rows out')
     if mark and by not in df: raise KeyError(f'mark names categories of {by!r}, and there is no such column; the columns are {list(df.columns)}')
 
 # %% ../nbs/11c_map.ipynb #2bdaebb4
 def item_map(
     df:pd.DataFrame, # A row per item, the best known first: `x`, `y`, `z` if there are three dimensions, `title`, and what to show of it, e.g. genres, bias, count
-    title:str='Items', # Heading of the page
-    note:str='', # A sentence below it: how the map is made, which items were left out
+    title:str|None=None, # Heading of the page, which should say so if items were left out; their number if None
+    note:str='', # A sentence below it, on how the map was made
     by:str='genres', # Column of categories to mark: text with `sep` between them, or lists; it may be missing
     sep:str='|', # Between the categories
     mark:list|None=None, # Categories marked at first, the two most frequent if None
@@ -273,6 +275,6 @@ def item_map(
     shown = names[:2] if mark is None else mark
     kinds = [dict(name=g, rows=rows[g], shown=g in shown) for g in [*shown, *(o for o in names if o not in shown)][:24]]
     more = [dict(name=str(o), values=[', '.join(s) for s in sets] if o==by else _column(df[o])) for o in df.columns if o not in ('x','y','z','title')]
-    data = dict({o:_column(df[o]) for o in ('x','y','z') if o in df}, title=[str(o) for o in df['title']], kinds=kinds, more=more, top=top, axes=list(axes))
-    text = dict(title=html.escape(title), note=html.escape(' '.join(filter(None, (f'{len(df):,} items are shown.', note)))))
+    data = dict({o:_column(pd.to_numeric(df[o])) for o in ('x','y','z') if o in df}, title=[str(o) for o in df['title']], kinds=kinds, more=more, top=top, axes=list(axes))
+    text = dict(title=html.escape(title or f'{len(df):,} items'), note=html.escape(note))
     return ItemMap(_PAGE.format(css=BASE_CSS+_CSS, js=_JS, plotly=_plotly(), data=_json(data), **text), len(df))

@@ -126,7 +126,7 @@ _CONTENTS.update(
         ('user_bias', 'The bias of a user says how high somebody rates everything.', lambda o: o.plot_bias('users', 8, figsize=(7.5,4.2))),
         ('feature_bias', 'The bias of a category says how much its items are liked before anything is known of them.', lambda o: o.plot_bias(o._feature()))],
     Likeness=[('map', 'Cosines between the vectors of the most rated items: 1 says that the same people like both, 0 that they have nothing in common, and -1 that they divide people.',
-            lambda o: o.plot_similarity(figsize=(7.5,6.5))),
+        lambda o: o.plot_similarity(figsize=(7.5,6.5))),
         ('map', 'What is most like the most rated item, among items with ten ratings or more.', lambda o: _alike(o))],
     Genres=[('feature_map', 'Each arrow points to where the items of a category lie. Arrows of one direction share their audience.', lambda o: o.plot_genres(o._feature(), figsize=(7.5,6.5))),
         ('feature_map', 'The same in numbers: cosines between the directions of the most rated categories.', lambda o: o.plot_similarity(what=o._feature(), figsize=(7.5,6.5)))],
