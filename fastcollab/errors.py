@@ -9,6 +9,7 @@ __all__ = []
 from fastai.tabular.all import *
 from .interpret import *
 from .plots import axes_for
+from matplotlib.ticker import SymmetricalLogLocator
 
 # %% ../nbs/11b_errors.ipynb #fc01cbfa
 @patch
@@ -74,7 +75,7 @@ def plot_error_by_popularity(self:CollabInterpretation,
 ): # The axes
     "RMSE by the number of ratings in training"
     if what not in ('items','users'): raise ValueError(f"what is {what!r}; choose 'items' or 'users'")
-    ax,n,square = axes_for(ax, figsize),self.rows[f'{what[:-1]}_ratings'],self.rows.error**2
+    n,square,ax = self.rows[f'{what[:-1]}_ratings'],self.rows.error**2,axes_for(ax, figsize)   # an error leaves no figure behind
     bins = _bins(n[n>0]).reindex(n.index, fill_value=-1)                    # -1: cold
     g = square.groupby(bins)
     mse,half,x = g.mean(),g.agg(_interval),n.groupby(bins).mean()
@@ -82,10 +83,11 @@ def plot_error_by_popularity(self:CollabInterpretation,
     low,high = (mse-half).clip(lower=0)**.5,(mse+half)**.5
     ax.errorbar(x, rmse, [rmse-low,high-rmse], fmt='ko-', ms=4, lw=1, capsize=3, label='95 % interval')
     ax.axhline(_rmse(self.rows.error), color='0.5', ls='--', label=f'all {len(n):,} rows: {_rmse(self.rows.error):.3f}')
-    ax.set_xscale('symlog', linthresh=1)
+    ax.set_xscale('symlog', linthresh=1)                                    # has a place for 0
+    ax.set(xlabel=f'ratings of the {what[:-1]} in training', ylabel='RMSE, in stars', xlim=(-.2 if -1 in rmse.index else x.min()*.8,x.max()*1.25+.1),
+        title=f'RMSE {rmse.iloc[0]:.2f} with the fewest ratings of the {what[:-1]}, {rmse.iloc[-1]:.2f} with the most')
+    ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1,2,5) if x.max()<100*x.min() else (1,)))
     ax.xaxis.set_major_formatter('{x:,.0f}')
-    ax.set(xlabel=f'ratings of the {what[:-1]} in training', ylabel='RMSE, in stars', xlim=(-.2 if -1 in rmse.index else x.min()*.8,x.max()*1.3),
-        title=f'Errors by ratings of the {what[:-1]}: {rmse.iloc[0]:.2f} stars with the fewest, {rmse.iloc[-1]:.2f} with the most')
     ax.legend()
     return ax
 
@@ -98,14 +100,14 @@ def plot_calibration(self:CollabInterpretation,
 ): # The axes
     "The mean rating by prediction"
     if bins<1: raise ValueError(f'bins is {bins}; at least one is needed')
-    ax,rows = axes_for(ax, figsize),self.rows
+    rows,ax = self.rows,axes_for(ax, figsize)
     g = rows.groupby(_bins(rows.prediction, bins))
     x,y,half = g.prediction.mean(),g.rating.mean(),g.rating.agg(_interval)
     off = np.average((y-x).abs(), weights=g.size())
     ends = [min(x.min(), (y-half.fillna(0)).min()),max(x.max(), (y+half.fillna(0)).max())]
     ax.plot(ends, ends, '--', color='0.5', label='as predicted')
     ax.errorbar(x, y, half, fmt='ko', ms=4, capsize=3, label=f'{len(x)} groups of some {len(rows)//len(x):,} rows, 95 % interval')
-    ax.set(xlabel='mean prediction, in stars', ylabel='mean rating, in stars', title=f'Predictions are off by {off:.2f} stars in the mean of groups')
+    ax.set(xlabel='mean prediction, in stars', ylabel='mean rating, in stars', title=f'Mean ratings differ from predictions by {off:.2f} stars')
     ax.legend()
     return ax
 
@@ -118,15 +120,15 @@ def plot_residuals(self:CollabInterpretation,
 ): # The axes
     "How errors are distributed"
     if bins<1: raise ValueError(f'bins is {bins}; at least one is needed')
-    ax,error = axes_for(ax, figsize),self.rows.error
+    error,ax = self.rows.error,axes_for(ax, figsize)
     mean,sd = error.mean(),error.std(ddof=0)
     n,edges,_ = ax.hist(error, bins, color='0.8', edgecolor='0.4', lw=.5)
     if sd>0:
         x = np.linspace(edges[0], edges[-1], 200)
         ax.plot(x, n.sum()*(edges[1]-edges[0])*np.exp(-((x-mean)/sd)**2/2)/(sd*(2*np.pi)**.5), 'k--', lw=1, label='bell curve')
     ax.axvline(0, color='k', lw=1)
-    ax.axvline(mean, color='k', ls=':', lw=1.5, label=f'mean {mean:+.3f}')
-    ax.set(xlabel='error: prediction less rating, in stars', ylabel='rows', title=f'Errors of {len(error):,} rows: mean {mean:+.2f}, standard deviation {sd:.2f} stars')
+    ax.axvline(mean, color='k', ls=':', lw=1.5, label='mean')
+    ax.set(xlabel='error: prediction less rating, in stars', ylabel='rows', title=f'Errors of {len(error):,} rows: mean {mean:+.3f}, standard deviation {sd:.3f} stars')
     ax.legend()
     return ax
 
@@ -143,7 +145,7 @@ def plot_star_confusion(self:CollabInterpretation,
     figsize:tuple=(7,6), # Width and height in inches
 ): # The axes
     "What is predicted for each rating, in percent of its rows"
-    ax,levels = axes_for(ax, figsize),self._levels()
+    levels,ax = self._levels(),axes_for(ax, figsize)
     def nearest(v): return np.searchsorted((levels[1:]+levels[:-1])/2, v)
     y,p = nearest(self.rows.rating),nearest(self.rows.prediction)
     n = np.bincount(y*len(levels)+p, minlength=len(levels)**2).reshape(len(levels), -1)

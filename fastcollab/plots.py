@@ -31,24 +31,28 @@ def axes_for(
 
 _sides = [(1,1),(-1,1),(1,-1),(-1,-1),(0,1),(0,-1),(1,0),(-1,0)]
 
-def _place_labels(ax, xy, names, far=(4,), fontsize=7):
-    "Write the names (n) beside their points (n,2), in this order, where there is room; `far` from them, in points"
+def _place_labels(ax, xy, names, fontsize=7, outward=None):
+    "Write the names (n) beside their points (n,2), in this order, where there is room; with `outward`, away from there and, if need be, at the end of a line"
+    if not len(names): return
     ax.figure.canvas.draw()                 # settles the layout, which the extent of a text depends on
-    draw,px,inside = ax.figure.canvas.get_renderer(),ax.figure.dpi/72,ax.bbox
-    legend = ax.get_legend()
-    taken = np.array([legend.get_window_extent(draw).extents] if legend else [[0]*4])    # (n,4): left, bottom, right, top
-    for (x,y),name in zip(ax.transData.transform(xy), names):
-        text = ax.annotate(name, ax.transData.inverted().transform((x,y)), xytext=(0,0), textcoords='offset points', fontsize=fontsize,
+    draw,px,legend = ax.figure.canvas.get_renderer(),ax.figure.dpi/72,ax.get_legend()
+    points,taken = ax.transData.transform(xy),[legend.get_window_extent(draw).extents] if legend else []
+    if outward is not None: taken += [[*(o-2*px),*(o+2*px)] for o in points]             # no label on the point of another arrow
+    taken = np.array(taken).reshape(-1, 4)                                               # (n,4): left, bottom, right, top
+    for at,name in zip(points, names):
+        text = ax.annotate(name, ax.transData.inverted().transform(at), xytext=(0,0), textcoords='offset points', fontsize=fontsize, zorder=1000,
             path_effects=[patheffects.withStroke(linewidth=2, foreground='w')])
         text.set_in_layout(False)           # or the layout would be settled anew, around the labels
         box = text.get_window_extent(draw)
-        w,h = box.width+3*px,box.height+3*px
-        for d,(dx,dy) in ((d,o) for d in far for o in _sides):
-            left,low = x+d*px*dx+w*(dx-1)/2-px*1.5*dx,y+d*px*dy+h*(dy-1)/2-px*1.5*dy
-            if left<inside.x0 or low<inside.y0 or left+w>inside.x1 or low+h>inside.y1: continue
-            if ((left<taken[:,2]) & (left+w>taken[:,0]) & (low<taken[:,3]) & (low+h>taken[:,1])).any(): continue
-            taken = np.vstack([taken, [left,low,left+w,low+h]])
-            text.set(position=(d*dx,d*dy), ha=('right','center','left')[dx+1], va=('top','center','bottom')[dy+1])
+        size = np.array([box.width,box.height])+3*px
+        sides = _sides if outward is None else sorted(_sides, key=lambda o: -np.dot(o, at-outward)/np.hypot(*o))
+        for far,side in ((d,np.array(o)) for d in ((4,) if outward is None else (4,12,22,34)) for o in sides):
+            low = at+(far-1.5)*px*side+size*(side-1)/2
+            if (low<ax.bbox.min).any() or (low+size>ax.bbox.max).any(): continue
+            if ((low<taken[:,2:]) & (low+size>taken[:,:2])).all(1).any(): continue
+            taken = np.vstack([taken, [*low,*(low+size)]])
+            text.set(position=far*side, ha=('right','center','left')[side[0]+1], va=('top','center','bottom')[side[1]+1])
+            if far>4: ax.plot(*ax.transData.inverted().transform([at,at+far*px*side]).T, '-', color='0.3', lw=.5)
             break
         else: text.remove()
 
@@ -166,8 +170,8 @@ def plot_genres(self:CollabInterpretation,
     ax = axes_for(ax, figsize)
     ax.scatter(*xy[rows].T, s=6, color='0.8')
     for x,y in tips*scale: ax.annotate('', (x,y), (0,0), arrowprops=dict(arrowstyle='-|>', color='k', lw=.9, shrinkA=0, shrinkB=0))
-    ax.set(xlabel=names[0], ylabel=names[1], title=f'The directions of {len(cats)} {self._kind(by)}, {scale:.2g} times as long, and {title[0].lower()+title[1:]}')
-    _place_labels(ax, tips*scale, self._names(by)[cats], far=(4,10,18,28), fontsize=9)
+    ax.set(xlabel=names[0], ylabel=names[1], title=f'{len(cats)} {self._kind(by)} as arrows (lengths x {scale:.2g}) among {title[0].lower()+title[1:]}')
+    _place_labels(ax, tips*scale, self._names(by)[cats], 9, ax.transData.transform((0,0)))
     return ax
 
 # %% ../nbs/11a_plots.ipynb #fe87eca6
@@ -236,13 +240,13 @@ def plot_popularity(self:CollabInterpretation,
     figsize:tuple=(7,4.5), # Width and height in inches
 ): # The axes
     "How much of the ratings, and how much of the lists, the most rated items have"
-    ax,(rated,listed,numbers) = axes_for(ax, figsize),self._listed(k, n_users, seed)
+    (rated,listed,numbers),ax = self._listed(k, n_users, seed),axes_for(ax, figsize)
     order = torch.argsort(-rated, stable=True)
     x = 100*np.arange(len(order)+1)/len(order)
     lists = f'lists of {k} for {min(n_users, len(self.source.ids[0])):,} of {len(self.source.ids[0]):,} users'
     for n,ls,label in ((rated,'-','ratings in training'),(listed,'--',lists)): ax.plot(x, np.append(0, 100*n[order].cumsum(0)/n.sum()), ls, color='k', label=label)
     ax.plot([0,100], [0,100], ':', color='0.5', label='all items alike')
-    ax.set(xlabel='items, the most rated first (%)', ylabel='share (%)', xlim=(0,100), ylim=(0,101),
+    ax.set(xlabel='items, the most rated first (%)', ylabel='share that they have together (%)', xlim=(0,100), ylim=(0,101),
         title=f'{numbers["coverage"]:.0%} of the items are in a list; Gini {numbers["gini of ratings"]:.2f} of ratings, {numbers["gini of lists"]:.2f} of lists')
     ax.legend(loc='lower right')
     return ax

@@ -1,9 +1,9 @@
 "Tables against the model's own numbers, pandas and scikit-learn; maps by what is drawn in them"
-import random
+import itertools, random
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
-from fastcollab import interpret
+from fastcollab import plots
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, GenreCollabNN, collab_learner,
     create_params, synthetic_ratings)
 from sklearn.decomposition import PCA
@@ -128,7 +128,7 @@ def test_from_learner_and_new_weights(dls):
     "Tables are of the weights that the learner has now, not of those it had"
     learn = make(dls)
     interp = CollabInterpretation.from_learner(learn)
-    assert isinstance(interp, CollabInterpretation) and interp.learn is learn
+    assert isinstance(interp, CollabInterpretation) and interp.source.learn is learn
     first = interp.bias()
     learn.model.i_bias.weight.data.neg_()
     assert not interp.bias().equals(first)
@@ -162,7 +162,7 @@ def test_unknown_names(interp):
 
 def test_unknown_kinds(interp):
     for call in (interp.bias, lambda what: interp.similar('x', what=what), lambda what: interp.similarity(what=what), lambda what: interp.plot_factors(by=what)):
-        for what in ('movies','title','genre'):
+        for what in ('movies','title','Genres'):
             with pytest.raises(KeyError, match=f"nothing is called '{what}'; choose from .'users', 'items', 'genres', 'decade', 'age'."): call(what)
 
 class Own(Module):
@@ -177,13 +177,13 @@ def test_models_that_lack_it(dls):
         interp = tables(arch)
         for what in ('items','users'):
             with pytest.raises(TypeError, match=f'{nm} has no {what[:-1]}_bias'): interp.bias(what)
-            names,v = own(interp.learn, what, 'vectors')
+            names,v = own(interp.source.learn, what, 'vectors')
             assert np.allclose(interp.similarity(what=what), cosine_similarity(v), atol=1e-5)
         assert interp.plot_factors(top=0).collections
         for value,call in (('bias',interp.bias),('vectors',lambda what: interp.similarity(what=what))):
             with pytest.raises(TypeError, match=f'{nm} has no feature_{value}'): call('genres')
     base = tables(BiasBaseline.from_dls(dls))
-    assert np.allclose(base.bias(n=None).bias.sort_values(), base.model.item_bias()[1:].sort().values)
+    assert np.allclose(base.bias(n=None).bias.sort_values(), base.source.learn.model.item_bias()[1:].sort().values)
     for call in (base.similarity, base.plot_factors, lambda: base.similar(base.bias()['items'][0])):
         with pytest.raises(TypeError, match='BiasBaseline has no item_vectors'): call()
     with pytest.raises(TypeError, match='Own has no item_bias'): tables(Own(dls.n_items)).bias()
@@ -213,9 +213,10 @@ def test_map(learn, interp, method, dims):
     else: want = TSNE(dims, init='pca', perplexity=13, random_state=0).fit_transform(v)
     assert xy.shape==(len(titles),dims) and np.allclose(xy, want, atol=1e-4)
     name = 'component' if method=='pca' else 't-SNE'
-    assert (ax.name=='3d')==(dims==3) and [ax.get_xlabel(),ax.get_ylabel()]==[f'{name} 1',f'{name} 2']
-    if dims==3: assert ax.get_zlabel()=='t-SNE 3' if method=='tsne' else 'component 3'
-    assert ax.get_title()==('60 items' if n is None else 'The 40 most rated items') and bool(ax.texts)==(dims==2)
+    share = PCA(dims).fit(v).explained_variance_ratio_
+    want = [f'{name} {k+1}' + (f' ({o:.0%} of the variance)' if method=='pca' else '') for k,o in enumerate(share)]
+    assert (ax.name=='3d')==(dims==3) and [ax.get_xlabel(),ax.get_ylabel(),*([ax.get_zlabel()] if dims==3 else [])]==want
+    assert ax.get_title()==('60 items' if n is None else 'The 40 most rated of 60 items') and ax.texts
     sets = learn.dls.train_ds.items.drop_duplicates('title').set_index('title').genres.str.split('|')
     assert len(ax.collections)==4
     for k,g in enumerate(['Drama','Comedy','Western'], 1):
@@ -229,7 +230,7 @@ def test_neighbours_of_tsne(monkeypatch):
     class Fake:
         def __init__(self, dims, perplexity, **kwargs): asked.append(perplexity)
         def fit_transform(self, v): return v[:,:2]
-    monkeypatch.setattr(interpret, 'TSNE', Fake)
+    monkeypatch.setattr(plots, 'TSNE', Fake)
     interp = CollabInterpretation(make(CollabDataLoaders.from_df(synthetic_ratings(50, 120, 2000), seed=1)))
     for n in (120,92,91,61,4): interp.plot_factors('tsne', n=n, top=0)
     assert asked[:3]==[30]*3 and asked[3:]==[20,1]
@@ -245,7 +246,7 @@ def test_map_by_default(learn, interp):
 def test_the_most_rated_are_shown(learn, interp, n):
     ax = interp.plot_factors(n=n, top=0)
     want = PCA(2).fit_transform(vectors(learn, most_rated(learn)[:n]))
-    assert np.allclose(np.abs(points(ax)), np.abs(want), atol=1e-5) and ax.get_title()==f'The {n} most rated items' and not ax.texts
+    assert np.allclose(np.abs(points(ax)), np.abs(want), atol=1e-5) and ax.get_title()==f'The {n} most rated of 60 items' and not ax.texts
 
 def test_marks_by_default_are_the_two_most_rated(learn, interp):
     for by in ('genres','decade'):
@@ -273,9 +274,12 @@ def test_labels(learn, interp, top, figsize):
     left = [o for o in titles if o not in boxes]
     if top==60: assert left
     for o in left:
-        box = ax.annotate(o, xy[titles.index(o)], xytext=(3,3), textcoords='offset points', fontsize=7).get_window_extent().padded(2)
-        before = [b.padded(2) for nm,b in boxes.items() if titles.index(nm)<titles.index(o)]
-        assert box.x1>ax.bbox.x1 or box.y1>ax.bbox.y1 or any(box.overlaps(b) for b in before), o
+        before = [b for nm,b in boxes.items() if titles.index(nm)<titles.index(o)]
+        for dx,dy in itertools.product((-1,0,1), (-1,0,1)):
+            if dx==dy==0: continue
+            box = ax.annotate(o, xy[titles.index(o)], xytext=(4*dx,4*dy), textcoords='offset points', fontsize=7, ha=('right','center','left')[dx+1],
+                va=('top','center','bottom')[dy+1]).get_window_extent().padded(3)
+            assert any(box.overlaps(b.padded(3)) for b in before) or not (ax.bbox.x0<box.x0 and box.x1<ax.bbox.x1 and ax.bbox.y0<box.y0 and box.y1<ax.bbox.y1), o
 
 @pytest.mark.parametrize('dims', [2,3])
 def test_axes_that_are_given(interp, dims):
@@ -306,7 +310,7 @@ def test_few_items_and_short_vectors(dls, method, dims):
     xy = points(interp.plot_factors(method, dims, n=20, top=0))
     assert xy.shape==(20,dims) and np.isfinite(xy).all()
     if method=='pca':
-        v = vectors(interp.learn, most_rated(interp.learn)[:20])[:,0]
+        v = vectors(interp.source.learn, most_rated(interp.source.learn)[:20])[:,0]
         assert np.allclose(np.abs(xy[:,0]), np.abs(v-v.mean()), atol=1e-5) and (xy[:,1:]==0).all()
     assert np.isfinite(points(interp.plot_factors(method, dims, n=3))).all()
 
@@ -319,12 +323,12 @@ def test_seed_of_the_map(dls):
     first = run(0, 1)
     assert np.array_equal(first, run(0, 2)) and not np.allclose(first, run(1, 1))
 
-BAD = {'method': (dict(method='umap'), ValueError, "method is 'umap' and dims is 2; choose 'pca' or 'tsne', and 2 or 3"),
+BAD = {'method': (dict(method='mds'), ValueError, "method is 'mds' and dims is 2; choose 'pca', 'tsne' or 'umap', and 2 or 3"),
     'one dimension': (dict(dims=1), ValueError, 'dims is 1'), 'four dimensions': (dict(method='tsne', dims=4), ValueError, 'dims is 4'),
     'mark without by': (dict(mark=['Comedy']), ValueError, 'mark names categories of a feature; name the feature in by'),
     'feature of users': (dict(by='age'), ValueError, "'age' is no feature of the items"),
     'items': (dict(by='items'), ValueError, "'items' is no feature of the items"), 'users': (dict(by='users'), ValueError, "'users' is no feature"),
-    'no feature': (dict(by='genre'), KeyError, "nothing is called 'genre'; choose from"),
+    'no feature': (dict(by='kind'), KeyError, "nothing is called 'kind'; choose from"),
     'no category': (dict(by='genres', mark=['Comedy','Polka']), KeyError, "1 of 2 genres not seen in training, e.g. .'Polka'."),
     'seven marks': (dict(by='genres', mark=['Comedy']*7), ValueError, '7 categories in mark; at most 6 can be told apart'),
     'two items': (dict(n=2), ValueError, '2 items; at least three are needed for a map'), 'no item': (dict(n=0), ValueError, '0 items')}
