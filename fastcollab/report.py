@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/11d_report.ipynb #9142ecda
-import base64, html, io
+import base64, html, io, warnings
 from datetime import date
 
 import matplotlib.pyplot as plt
@@ -45,7 +45,9 @@ def _drawing():
     "Figures made in here are shown nowhere else, look like those of a page, and are closed at the end, whatever happens"
     before = set(plt.get_fignums())
     try:
-        with plt.rc_context({'font.size':9, 'axes.titlesize':10, 'axes.spines.top':False, 'axes.spines.right':False}), plt.ioff(): yield
+        with plt.rc_context({'font.size':9, 'axes.titlesize':10, 'axes.spines.top':False, 'axes.spines.right':False}), plt.ioff(), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Glyph')     # a title with a sign that the font of the figures lacks gets a box
+            yield
     finally:
         for o in set(plt.get_fignums())-before: plt.close(o)
 
@@ -53,10 +55,10 @@ def _drawing():
 def _lacks(o):
     "What cannot be shown, and why, by what is needed"
     s,learn,name = o.source,getattr(o.source, 'learn', None),o._feature()
-    what = f'a {type(learn.model).__name__}' if learn else 'this recommender'
+    what = 'this recommender' if learn is None else type(learn.model).__name__
     try: n = len(o.rows)
     except ValueError: n = 0                               # nothing was split off for validation
-    fit,drawn,feature = bool(learn and len(getattr(getattr(learn, 'recorder', None), 'values', ()))),s.has('vectors', 1) and len(s.ids[1])>2,name is not None
+    fit,drawn,feature = bool(len(getattr(getattr(learn, 'recorder', None), 'values', ()))),s.has('vectors', 1) and len(s.ids[1])>2,name is not None
     has = dict(fit=fit, rows=n>0, map=drawn, bias=s.has('bias', 1), user_bias=s.has('bias', 0), feature_map=feature and drawn, feature_bias=feature and s.has('bias', name))
     no = None if feature else 'the items have no features'
     why = dict(fit='a recommender knows nothing of its training' if learn is None else 'the model has not been fitted here', rows='there are no ratings that training did not see',
