@@ -29,6 +29,11 @@ def axes_for(
     if (ax.name=='3d')!=(dims==3): raise ValueError(f'dims is {dims}, but the axes are not; three-dimensional ones are made with projection="3d"')
     return ax
 
+def _short(name, n=40):
+    "At most `n` characters, and dollars as dollars and not as mathematics"
+    name = str(name)
+    return (name if len(name)<=n else name[:n-1]+'…').replace('$', r'\$')
+
 _sides = [(1,1),(-1,1),(1,-1),(-1,-1),(0,1),(0,-1),(1,0),(-1,0)]
 
 def _place_labels(ax, xy, names, fontsize=7, outward=None):
@@ -40,7 +45,7 @@ def _place_labels(ax, xy, names, fontsize=7, outward=None):
     if outward is not None: taken += [[*(o-2*px),*(o+2*px)] for o in points]             # no label on the point of another arrow
     taken = np.array(taken).reshape(-1, 4)                                               # (n,4): left, bottom, right, top
     for at,name in zip(points, names):
-        text = ax.annotate(name, ax.transData.inverted().transform(at), xytext=(0,0), textcoords='offset points', fontsize=fontsize, zorder=1000,
+        text = ax.annotate(_short(name), ax.transData.inverted().transform(at), xytext=(0,0), textcoords='offset points', fontsize=fontsize, zorder=1000,
             path_effects=[patheffects.withStroke(linewidth=2, foreground='w')])
         text.set_in_layout(False)           # or the layout would be settled anew, around the labels
         box = text.get_window_extent(draw)
@@ -197,8 +202,6 @@ def plot_bias(self:CollabInterpretation,
     whole = f'{all_:,} {what}, the most liked first' if all_<=2*n else f'The {n} most and the {n} least liked of {all_:,} {what}'
     ax.set(xlabel='bias, in units of the score', ylabel=f'{what} (ratings in training)', title=whole, ylim=(-.7,len(df)-.3))
     return ax
-
-def _short(name, n=40): return str(name) if len(str(name))<=n else str(name)[:n-1]+'…'
 
 # %% ../nbs/11a_plots.ipynb #45cd17bc
 @patch
