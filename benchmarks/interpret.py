@@ -18,7 +18,9 @@ PLOTS = {'plot_factors': lambda i: i.plot_factors(by='genre'), 'plot_factors, ts
     'plot_genres': lambda i: i.plot_genres(), 'plot_bias': lambda i: i.plot_bias(), 'plot_similarity': lambda i: i.plot_similarity(), 'plot_similarity of genres': lambda i: i.plot_similarity(what='genres'),
     'plot_popularity': lambda i: i.plot_popularity(), 'plot_training': lambda i: i.plot_training(), 'plot_error_by_popularity': lambda i: i.plot_error_by_popularity(),
     'plot_calibration': lambda i: i.plot_calibration(), 'plot_residuals': lambda i: i.plot_residuals(), 'plot_star_confusion': lambda i: i.plot_star_confusion()}
-CALLS = {**TABLES, **PLOTS}
+PAGES = {'a page with the map of all items': lambda i: i.plot_factors(n=None, by='genre', interactive=True).save(_PAGE), 'report': lambda i: i.report(_PAGE)}
+CALLS = {**TABLES, **PLOTS, **PAGES}
+_PAGE = Path(tempfile.gettempdir())/'interpret.html'
 
 def _first(interp): return interp.bias('items', 1)['items'][0]
 
