@@ -26,3 +26,5 @@ from fastcollab.feedback import *
 from fastcollab.interpret import *
 from fastcollab.plots import *
 from fastcollab.errors import *
+from fastcollab.item_map import *
+from fastcollab.report import *

@@ -17,8 +17,11 @@ from .datasets import *
 from .feature_models import *
 from .inference import *
 from .interpret import *
+from .item_map import page_file
 from .learner import *
 from .models import *
+from .plots import *
+from .report import *
 from fastcore.script import call_parse
 
 # %% ../nbs/13_cli_train.ipynb #09e1aa2c
@@ -104,10 +107,12 @@ def train(
     valid_pct:float=0.2, # Share of the rows to validate on
     seed:int=42, # Seed of the split and of the training
     out:Path=None, # Folder to write the plots and the model to; nothing is written if not given
+    report:Path=None, # File for a page of what the model learned, e.g. report.html; none if not given
 ):
     "Train on a table of ratings and measure on the part held out"
     _check_numbers(epochs=epochs, factors=factors, bs=bs, lr=lr)
     if out is not None and Path(out).exists() and not Path(out).is_dir(): raise ValueError(f'--out {str(out)!r} is a file; name a folder')
+    if report is not None: page_file(report)
     dls = CollabDataLoaders.from_df(_load(ratings), valid_pct, user, item, rating, genres, seed=seed, bs=bs, val_bs=max(bs, 4096))
     if not len(dls.valid_ds): raise ValueError(f'--valid-pct {valid_pct} leaves no validation ratings to measure on')
     y = dls.train_ds.y
@@ -118,3 +123,4 @@ def train(
     table = _fit(learn, epochs, lr, wd)
     print(table.round(4).to_string())
     if out is not None: _write(learn, table, out)
+    if report is not None: print(f'\nreport written to {CollabInterpretation(learn).report(report)}')

@@ -9,6 +9,7 @@ __all__ = ['axes_for']
 import matplotlib.pyplot as plt
 from fastai.tabular.all import *
 from .interpret import *
+from .item_map import *
 from .losses import RatingMSE
 from matplotlib import patheffects
 from mpl_toolkits.mplot3d import proj3d
@@ -28,6 +29,11 @@ def axes_for(
     if (ax.name=='3d')!=(dims==3): raise ValueError(f'dims is {dims}, but the axes are not; three-dimensional ones are made with projection="3d"')
     return ax
 
+def _short(name, n=40):
+    "At most `n` characters, and dollars as dollars and not as mathematics"
+    name = str(name)
+    return (name if len(name)<=n else name[:n-1]+'…').replace('$', r'\$')
+
 _sides = [(1,1),(-1,1),(1,-1),(-1,-1),(0,1),(0,-1),(1,0),(-1,0)]
 
 def _place_labels(ax, xy, names, fontsize=7, outward=None):
@@ -39,7 +45,7 @@ def _place_labels(ax, xy, names, fontsize=7, outward=None):
     if outward is not None: taken += [[*(o-2*px),*(o+2*px)] for o in points]             # no label on the point of another arrow
     taken = np.array(taken).reshape(-1, 4)                                               # (n,4): left, bottom, right, top
     for at,name in zip(points, names):
-        text = ax.annotate(name, ax.transData.inverted().transform(at), xytext=(0,0), textcoords='offset points', fontsize=fontsize, zorder=1000,
+        text = ax.annotate(_short(name), ax.transData.inverted().transform(at), xytext=(0,0), textcoords='offset points', fontsize=fontsize, zorder=1000,
             path_effects=[patheffects.withStroke(linewidth=2, foreground='w')])
         text.set_in_layout(False)           # or the layout would be settled anew, around the labels
         box = text.get_window_extent(draw)
@@ -91,13 +97,15 @@ def plot_factors(self:CollabInterpretation,
     seed:int=0, # Seed of the projection
     ax=None, # Axes to draw in, new ones if None; three-dimensional ones for `dims=3`
     figsize:tuple=(9,7), # Width and height in inches
-): # The axes
+    interactive:bool=False, # A page to search and to zoom, an `ItemMap`, instead of a picture? Needs plotly
+): # The axes, or an `ItemMap`
     "The items by their vectors, in 2 or 3 dimensions"
     if method not in ('pca','tsne','umap') or dims not in (2,3): raise ValueError(f"method is {method!r} and dims is {dims!r}; choose 'pca', 'tsne' or 'umap', and 2 or 3")
     if by is None and mark is not None: raise ValueError('mark names categories of a feature; name the feature in by')
     rows,title = self._most_rated(n)
     v = self._get('items', 'vectors')[rows].double().numpy()
     if len(v)<3: raise ValueError(f'{len(v)} items; at least three are needed for a map')
+    if interactive: return self._page_of(rows, title, v, method, dims, by, mark, top, seed, ax)
     kinds = self._marked(by, mark, rows)
     if ax is not None: axes_for(ax, figsize, dims)         # what is wrong with them is said before the work is done
     (xy,names),ax = _project(v, method, dims, seed),axes_for(ax, figsize, dims)
@@ -126,6 +134,26 @@ def _marked(self:CollabInterpretation, by, mark, rows):
     if len(cats)>len(_marks): raise ValueError(f'{len(cats)} categories in mark; at most {len(_marks)} can be told apart')
     g = self.source.features[kind].rows[rows+1].numpy()
     return {c:(g==k+1).any(1) for c,k in zip(cats, self._rows(by, cats))}
+
+# %% ../nbs/11a_plots.ipynb #daff588f
+@patch
+def _feature(self:CollabInterpretation):
+    "The feature of the items that says most, one with several categories an item before others; None if there is none"
+    rows = {k:f.rows for k,f in self.source.features.items() if f.side==1}
+    return max(rows, key=lambda k: rows[k].shape[1], default=None)
+
+@patch
+def _page_of(self:CollabInterpretation, rows, title, v, method, dims, by, mark, top, seed, ax):
+    "The items `rows`, with all that is known of them, on a page"
+    if ax is not None: raise ValueError('an interactive map is a page of its own; leave out ax')
+    xy,names = _project(v, method, dims, seed)
+    df = pd.DataFrame(xy, columns=['x','y','z'][:dims]).assign(title=self._names('items', True)[rows])
+    for k,f in self.source.features.items():
+        if f.side: df[k] = [[f.classes[g-1] for g in o if g] for o in f.rows[rows+1].tolist()]
+    if self.source.has('bias', 1): df['bias'] = self._get('items', 'bias')[rows].numpy()
+    note = 'Dots that are close have similar vectors.' if method=='pca' else f'{names[0][:-2]} keeps neighbours together; distances between groups mean nothing.'
+    by,mark = (self._feature(),[]) if by is None else (self._kind(by, side=1),[mark] if isinstance(mark, str) else mark)
+    return item_map(df.assign(ratings=self._counts('items')[rows]), title, note, by=by, mark=mark, top=top, axes=names)
 
 # %% ../nbs/11a_plots.ipynb #55024a6c
 @patch
@@ -174,8 +202,6 @@ def plot_bias(self:CollabInterpretation,
     whole = f'{all_:,} {what}, the most liked first' if all_<=2*n else f'The {n} most and the {n} least liked of {all_:,} {what}'
     ax.set(xlabel='bias, in units of the score', ylabel=f'{what} (ratings in training)', title=whole, ylim=(-.7,len(df)-.3))
     return ax
-
-def _short(name, n=40): return str(name) if len(str(name))<=n else str(name)[:n-1]+'…'
 
 # %% ../nbs/11a_plots.ipynb #45cd17bc
 @patch

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 FLAGS = '''--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
-    --disable-dev-shm-usage --hide-scrollbars'''.split()
+    --disable-dev-shm-usage --hide-scrollbars --use-angle=swiftshader --enable-unsafe-swiftshader'''.split()
 
 def chromium(profile):
     "A driver of Chromium with the empty folder `profile`, or a text that says what is missing"

@@ -1,5 +1,5 @@
 "The command as people type it: what it prints, and what it leaves behind"
-import subprocess, sys
+import re, subprocess, sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,6 +44,16 @@ def test_same_seed_same_table(csv, monkeypatch, capsys):
 def test_nothing_is_written_without_out(csv, monkeypatch, capsys, tmp_path):
     run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 4)
     assert sorted(o.name for o in tmp_path.iterdir()) == ['r.csv','r.parquet']
+
+def test_train_reports(csv, monkeypatch, capsys, tmp_path):
+    "A page of what was learned; nothing else is written, and a folder is refused before the training"
+    said = run(monkeypatch, capsys, 'train', csv, '--epochs', 2, '--factors', 4, '--arch', 'CollabNN', '--report', 'new/page.html')
+    page = (tmp_path/'new/page.html').read_text(encoding='utf-8')
+    assert 'report written to new/page.html' in said and 'What CollabNN learned' in page and '2 epochs' in page and sorted(o.name for o in tmp_path.iterdir())==['new','r.csv','r.parquet']
+    rmse = re.search(r'<b>([\d.]+)</b>RMSE, in stars', page)[1]
+    assert rmse in said
+    with pytest.raises(SystemExit, match='new is a folder; name a file in it'): run(monkeypatch, capsys, 'train', csv, '--report', 'new')
+    assert 'epoch' not in capsys.readouterr().out
 
 def test_vectors_of_length_one(csv, monkeypatch, capsys):
     assert 'items.png' in run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 1, '--out', 'out')

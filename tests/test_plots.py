@@ -281,7 +281,7 @@ def test_long_titles(frame):
     long = frame.assign(title='The $very$ long_title of ' + 'a film '*12 + frame.movieId.astype(str))
     interp = CollabInterpretation(collab_learner(CollabDataLoaders.from_df(long, seed=1, bs=256), n_factors=3))
     for plot in ('bias','similarity','factors'): check_picture(PLOTS[plot](interp))
-    assert '$very$' in interp.plot_bias().get_yticklabels()[0].get_text()
+    assert r'The \$very\$ long' in interp.plot_bias().get_yticklabels()[0].get_text()
 
 def test_reads_do_not_write(frame):
     "Weights, modes, random states, data, callbacks, the recorder and the style stay what they were; rows are made once"
