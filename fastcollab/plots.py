@@ -73,7 +73,8 @@ def _pca(v, dims, seed=0):
     pca = PCA(min(dims, *v.shape), random_state=seed).fit(v)
     short = dims-len(pca.components_)                       # vectors may be shorter than the picture has dimensions
     axes,share = np.pad(pca.components_, ((0,short),(0,0))),np.pad(np.nan_to_num(pca.explained_variance_ratio_), (0,short))
-    return (v-pca.mean_)@axes.T,axes,[f'component {k+1} ({o:.0%} of the variance)' for k,o in enumerate(share)]
+    of = ' of the variance' if dims==2 else ''              # three long names would meet
+    return (v-pca.mean_)@axes.T,axes,[f'component {k+1} ({o:.0%}{of})' for k,o in enumerate(share)]
 
 def _project(v, method, dims, seed):
     "Vectors (n,k) in `dims` dimensions, (n,dims), and names of the axes"
