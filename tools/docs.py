@@ -60,7 +60,8 @@ def methods(cls):
     "Names of the documented public methods in the body of `cls`, and what their signatures are read from"
     for name,o in vars(cls).items():
         fn = inspect.unwrap(o.fget if isinstance(o, property) else getattr(o, '__func__', o))
-        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__: yield name,(getattr(cls, name) if isinstance(o, classmethod) else fn)
+        if isinstance(o, classmethod): o = getattr(cls, name)   # bound: `cls` is no argument
+        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__: yield name,(o if inspect.ismethod(o) else fn)
 
 # ---- Pages
 class Page:
@@ -104,7 +105,7 @@ class Page:
     def entry(self, name, sym, level=3):
         self.symbols[name] = name.lower()
         line = inspect.getsourcelines(sym)[1]
-        yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1] if level==4 else name}" }}'
+        yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1]}" }}'
         yield f'<a class="source" href="{self.source}#__codelineno-0-{line}">source</a>'
         yield f'```python\n{Signature(sym)}\n```'
         yield f'<p>{inline(docstring(sym))}</p>'
