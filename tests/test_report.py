@@ -49,7 +49,7 @@ def numbers(col): return col.str.replace(',', '').astype(float)
 @pytest.fixture
 def quick(monkeypatch):
     "Plots are made, but not written as PNG, which takes most of the time"
-    monkeypatch.setattr(report, '_figure', lambda ax, alt: f'<img width={len(np.ravel(ax))} height=1 alt="{html.escape(alt)}" src="data:image/png;base64,">')
+    monkeypatch.setattr(report, '_figure', lambda ax, alt: f'<div class=wide><img width={len(np.ravel(ax))} height=1 alt="{html.escape(alt)}" src="data:image/png;base64,"></div>')
 
 class Balanced(HTMLParser):
     "Fails where a tag is closed that was not open"
@@ -164,7 +164,7 @@ def test_title_is_text(learn, quick, tmp_path):
 
 def test_an_error_leaves_what_was_there(learn, quick, tmp_path, monkeypatch):
     "Nothing half-written, no figure open, and no work before a bad name is refused"
-    interp,path = CollabInterpretation.from_learner(learn),tmp_path/'r.html'
+    interp,path,figs = CollabInterpretation.from_learner(learn),tmp_path/'r.html',plt.get_fignums()
     path.write_text('old')
     with monkeypatch.context() as m:
         m.setattr(CollabInterpretation, 'plot_calibration', lambda self, **kwargs: 1/0)
@@ -172,7 +172,7 @@ def test_an_error_leaves_what_was_there(learn, quick, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(os, 'replace', lambda *args: 1/0)
         with pytest.raises(ZeroDivisionError): interp.report(path)
-    assert path.read_text()=='old' and [o.name for o in tmp_path.iterdir()]==['r.html'] and plt.get_fignums()==[]
+    assert path.read_text()=='old' and [o.name for o in tmp_path.iterdir()]==['r.html'] and plt.get_fignums()==figs
     monkeypatch.setattr(CollabInterpretation, 'plot_training', lambda self, **kwargs: 1/0)
     with pytest.raises(IsADirectoryError, match='is a folder; name a file in it'): interp.report(tmp_path)
 
