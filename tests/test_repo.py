@@ -59,8 +59,9 @@ def test_constraints_cover_the_dependencies():
 def test_readme_is_its_notebook():
     sys.path.insert(0, str(ROOT/'tools'))
     from readme import readme
-    assert (ROOT/'README.md').read_text() == readme(ROOT/'nbs/index.ipynb')
-    assert len(readme(ROOT/'nbs/index.ipynb').splitlines()) <= 150
+    text,pics = readme(ROOT/'nbs/index.ipynb')
+    assert (ROOT/'README.md').read_text() == text and len(text.splitlines()) <= 150
+    assert len(pics)==1 and all((ROOT/name).read_bytes()==png for name,png in pics.items())
 
 def test_figures_of_the_readme_were_printed():
     "Every number with decimals under `Figures` stands in the output of a benchmark"

@@ -1,5 +1,5 @@
 "What a reader of a notebook sees, as Markdown, without Quarto: README.md from nbs/index.ipynb here, the pages of the site in docs.py"
-import posixpath, re
+import base64, posixpath, re
 from pathlib import Path
 
 from fastcore.nbio import read_nb
@@ -18,7 +18,7 @@ def outputs(cell, table=table, image=lambda png:None):
         elif 'image/png' in data and (shown := image(data['image/png'])): yield shown
         elif text := (data.get('text/plain') or data.get('text', '')).rstrip(): yield f'```text\n{text}\n```'
 
-def parts(nb, code=lambda cell: [f'```python\n{cell.source.strip()}\n```', *outputs(cell)]):
+def parts(nb, code):
     "The cells of `nb` as Markdown, without hidden ones; `code` makes the parts of a code cell"
     for cell in nb.cells:
         src = cell.get('source', '').strip()
@@ -31,12 +31,21 @@ def relink(md, place):
     return re.sub(r'\]\((?!\w+:|#)([^)#\s]+)', lambda m: f']({place(m[1])}', md)
 
 def readme(nb_path):
-    "The Markdown of the notebook `nb_path`, with links that start at its grandparent, where README.md is"
-    nb = read_nb(nb_path)
+    "The Markdown of the notebook `nb_path`, with links that start at its grandparent, where README.md is; and its pictures, by the names of their files"
+    nb,folder,pics = read_nb(nb_path),nb_path.parent.name,{}
+    def image(png):
+        name = f'{folder}/images/{nb_path.stem}{len(pics)}.png'
+        pics[name] = base64.b64decode(png)
+        return f'![]({name})'
     for c in nb.cells:
-        if c.cell_type=='markdown': c.source = relink(c.source, lambda o: posixpath.normpath(f'{nb_path.parent.name}/{o}'))
-    return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(parts(nb)) + '\n'
+        if c.cell_type=='markdown': c.source = relink(c.source, lambda o: posixpath.normpath(f'{folder}/{o}'))
+    md = parts(nb, lambda cell: [f'```python\n{cell.source.strip()}\n```', *outputs(cell, image=image)])
+    return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(md) + '\n',pics
 
 if __name__=='__main__':
     root = Path(__file__).resolve().parent.parent
-    (root/'README.md').write_text(readme(root/'nbs/index.ipynb'), encoding='utf-8')
+    text,pics = readme(root/'nbs/index.ipynb')
+    (root/'README.md').write_text(text, encoding='utf-8')
+    for name,png in pics.items():
+        (root/name).parent.mkdir(exist_ok=True)
+        (root/name).write_bytes(png)
