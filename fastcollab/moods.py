@@ -42,7 +42,7 @@ class Moods(Module):
     "What is to be added to a prediction because of the errors on what the same user rated near in time; nothing before `fit`"
     def __init__(self): self._keep(np.zeros(0, np.int64), np.zeros((0,2)), np.zeros((0,2)))
     def _keep(self, key, before, after, device=None):
-        for name,o in (('key',torch.from_numpy(key)),('before',torch.from_numpy(before).float()),('after',torch.from_numpy(after).float())): self.register_buffer(name, o.to(device))
+        for name,o in (('key',key),('before',before.astype(np.float32)),('after',after.astype(np.float32))): self.register_buffer(name, torch.from_numpy(o).to(device))
 
     def fit(self,
         users:Tensor, # Row of the user of each training rating, (n,); those of row 0 do not count

@@ -94,7 +94,8 @@ class SVDPlusPlus(FeatureModel):
         return res if self.y_range is None else res.clamp(*self.y_range)    # (bs,1)
 
     def _scores(self, x):
-        (a,bu),(c,bi),(d,bt) = (o.split([self.n_factors,1], 1) for o in (*(self._side(k, x[:,k], g) for k,g in enumerate(self._columns(x[:,:x.shape[1]-len(self.when)]))), self._time(x)))
+        g = self._columns(x[:,:x.shape[1]-len(self.when)])
+        (a,bu),(c,bi),(d,bt) = (o.split([self.n_factors,1], 1) for o in (*(self._side(k, x[:,k], g[k]) for k in (0,1)), self._time(x)))
         return (a*c+(a+c)*d).sum(1, keepdim=True)+bu+bi+bt                  # (bs,1)
     def _side(self, k, rows, g):
         "Towers (n,n_factors+1) of the users (0) or items (1) `rows`; those of unknown ids with the features `g` that come with the rating"

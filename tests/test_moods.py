@@ -1,8 +1,8 @@
 "Moods: the Gaussian process by hand, what they leave alone, and when they are learned"
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastcollab.all import (Averaged, CollabDataLoaders, DotProductBias, FitMoods, Langevin, Moods, OrdinalLoss, PosteriorMean, SVDPlusPlus, collab_learner, ensemble,
-    rmse, set_seed, synthetic_ratings)
+from fastcollab.all import (Averaged, CollabDataLoaders, DotProductBias, FitMoods, Langevin, Moods, OrdinalLoss, PosteriorMean, SVDPlusPlus, collab_learner,
+    ensemble, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 def by_hand(users, secs, errors, ask_users, ask_secs):
@@ -108,7 +108,8 @@ def test_chains_and_ensembles():
     "A chain has moods of its averaged predictions; moods of a blend are the blend of moods"
     dls = loaders()
     set_seed(0)
-    chain = collab_learner(dls.whole(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=Langevin, config=dict(when=()), cbs=[PosteriorMean(n=5), FitMoods()], metrics=rmse)
+    cbs = [PosteriorMean(n=5), FitMoods()]
+    chain = collab_learner(dls.whole(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=Langevin, config=dict(when=()), cbs=cbs)
     with chain.no_bar(), chain.no_logging(): chain.fit(2, .3)
     assert isinstance(chain.model, Averaged) and len(chain.model.model.moods)==len(dls.train_ds)
     learn = best(loaders())
