@@ -1,6 +1,6 @@
 """Time and memory of looking at a model: `FASTCOLLAB_DATA=DIR python benchmarks/interpret.py [PART...]` prints them and keeps them in benchmarks/results/
 
-DIR holds ml-latest-small.zip. On 2 cores some 3 minutes, with up to 3 GB, on Linux. many: 100,000 synthetic items, 50 factors and genres, one epoch. small: ml-latest-small, with genres,
+DIR holds ml-latest-small.zip. Linux only. On 2 cores with other work beside it, 6 to 15 minutes. many: 100,000 synthetic items, 50 factors and genres, one epoch. small: ml-latest-small, with genres,
 five epochs. A call begins with the learner and makes all that it needs, predictions included; a figure is drawn and written as PNG. UMAP compiles itself in each process,
 which counts."""
 import ctypes, gc, io, multiprocessing
