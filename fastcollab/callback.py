@@ -66,13 +66,14 @@ class FitMoods(Callback):
     @property
     def moods(self): return getattr(self.model, 'model', self.model).moods   # of the model itself, if it is one that averages
 
+    def before_fit(self): self.begun = False                                # an event of `validate` too; and the last fit may have been interrupted
     def before_train(self):
         if self.begun: return
         self.begun,m = True,getattr(self.model, 'model', self.model)
         if not hasattr(m, 'moods'): raise TypeError(f'{type(m).__name__} has no moods; SVDPlusPlus has')
         if type(self.loss_func) is not RatingMSE: raise TypeError(f'FitMoods needs the loss RatingMSE, not {self.loss_func}')
         if self.dls.train_ds.when is None: raise ValueError('these loaders have no times; name their column in from_df(..., time_name=)')
-        self.moods.clear()                                                  # errors are those of the model without them
+        self.moods.clear()
     def after_train(self):
         if self.epoch==self.n_epoch-1: self._fit()
     def after_fit(self):
@@ -80,6 +81,7 @@ class FitMoods(Callback):
         self.begun = False
 
     def _fit(self):
+        self.moods.clear()                                                  # errors are those of the model without them
         ds = self.dls.train_ds
         rows = torch.arange(len(ds), device=ds.x.device).split(2**15)
         with reading(self.model): errors = torch.cat([y-self.model(x) for x,y in map(ds.rows, rows)])[:,0]

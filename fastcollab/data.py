@@ -315,7 +315,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         user_cols:list|str|None=None, # Columns with features of the users
         sep:str='|', # What separates the categories of a set
         title_name:str|None=None, # Column with the titles of items, for what is shown of them; 'title' if None and there is one
-        time_name:str|None=None, # Column with the time of each rating, for models that use it: dates, or numbers since 1970. It helps where days are shared with training, not to predict the future
+        time_name:str|None=None, # Column with the time of each rating, for models that use it: dates, or numbers since 1970. It helps where the same user's ratings of the same hour are in training, not to predict the future
         user_weight:str|None=None, # 'sqrt' draws the ratings of a user with n of them sqrt(n) times as often as those of a user with one, not n times
         splitter:Callable|None=None, # `df -> (train, valid)` row numbers; random if None
         splits:tuple|None=None, # Row numbers `(train, valid)` themselves

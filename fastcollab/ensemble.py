@@ -63,8 +63,9 @@ def ensemble(
     if len(learners)>12: raise ValueError(f'{len(learners)} learners are too many to weigh; take 12 at most')
     def words(o): return {k:list(v) for k,v in o.dls.classes.items()}
     for k,o in enumerate(others):
-        if words(o)!=words(first) or not np.array_equal(o.dls.valid_ds.x.cpu(), first.dls.valid_ds.x.cpu()):
-            raise ValueError(f'learner {k+1} has other loaders than learner 0: the same ratings, split and features are needed')
+        times = [d.train_ds.when is None for d in (o.dls,first.dls)]
+        if words(o)!=words(first) or times[0]!=times[1] or not np.array_equal(o.dls.valid_ds.x.cpu(), first.dls.valid_ds.x.cpu()):
+            raise ValueError(f'learner {k+1} has other loaders than learner 0: the same ratings, split, features and times are needed')
     if weights is None:
         if not len(first.dls.valid_ds): raise ValueError('there are no validation ratings to find weights on; give weights=')
         weights = blend_weights([o.get_preds()[0].reshape(-1).cpu().numpy() for o in learners], first.dls.valid_ds.y[:,0].cpu().numpy())

@@ -12,6 +12,7 @@ from .folding import link
 from .fused import out_params
 from .learner import *
 from .models import *
+from .moods import *
 from .recommender import *
 from .scoring import *
 from .svdpp import *
@@ -64,6 +65,8 @@ class _Act(Module):
 def _scores(learn):
     "Scores of the model, and what `Recommender` has to know of them"
     model,train,act = deepcopy(learn.model).cpu(),learn.dls.train_ds,_Act(learn.loss_func)
+    for m in model.modules():
+        if isinstance(m, Moods): m.clear()                                  # lists have no times
     tables,n_times = tuple(None if o is None else o.cpu() for o in train.tables),0 if train.when is None else train.when.shape[1]
     some = torch.tensor([-1.,2.])
     same = torch.equal(act(some.to(next(learn.model.parameters()).device)).cpu(), some)
@@ -119,7 +122,8 @@ def recommender(self:CollabLearner,
     seen,names = Seen.of(x[:,0], x[:,1], y, enc.n_users),(*enc.id_names,enc.rating_name)
     sets = {f.name:f.codec.sep for f in enc.features if f.side==1}
     ids,rated = tuple(enc.index[o] for o in enc.id_names),(y.min().item(),y.max().item())
-    if getattr(self.model, 'when', ()): warn('this model was trained with times, and lists have none: it is more accurate here if it is trained without time_name')
+    if any(getattr(m, 'when', ()) for m in self.model.modules()):
+        warn('this model was trained with tables of days, and lists have no time: it is more accurate here without time_name, or with config=dict(when=()) and cbs=FitMoods()')
     implicit = tuple(s.weight.detach().cpu() for s in self.model.sets) if isinstance(self.model, SVDPlusPlus) else (None,None)
     return Recommender(scores, ids, names, _item_table(enc, items), seen, rated=rated, sets=sets, features=_categories(self), implicit=implicit, **kwargs)
 

@@ -183,7 +183,7 @@ def collab_learner(
     config:dict|None=None, # Further arguments of the model; it is not written to
     y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings are; None for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
-    arch=None, # Another model: a class with `from_dls`, or a model; 'best' is `SVDPlusPlus` with what `suggest(dls)` says, for `learn.fit_best()`
+    arch=None, # Another model: a class with `from_dls`, or a model; 'best' is `SVDPlusPlus` with what `suggest(dls)` says, and moods where there are times, for `learn.fit_best()`
     unk_p:float|None=None, # Share of ids that `IdDropout` replaces by the unknown one; 0.1 if None, and 0 turns it off
     center:bool=False, # Predict deviations from the mean of the training ratings?
     opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
@@ -195,8 +195,8 @@ def collab_learner(
     if settings:
         arch,dls = SVDPlusPlus,_with_bs(dls, settings.bs)
         y_range,n_factors,unk_p = ifnone(y_range, settings.y_range),ifnone(n_factors, settings.n_factors),ifnone(unk_p, settings.unk_p)
-        config = {'when':(), **(config or {})}                              # moods know more of a time than days do, and leave lists alone
-        if dls.train_ds.when is not None: kwargs['cbs'] = L(kwargs.get('cbs'))+FitMoods()
+        if dls.train_ds.when is not None and type(ifnone(loss_func, RatingMSE())) is RatingMSE:
+            config,kwargs['cbs'] = {'when':(), **(config or {})},L(kwargs.get('cbs'))+FitMoods()   # moods know more of a time than days do, and leave lists alone
     if arch is not None and use_nn: raise ValueError('use_nn and arch both name the model; give one of them')
     if isinstance(arch, nn.Module):
         default = dict(n_factors=None, emb_szs=None, layers=None, config=None, y_range=None)

@@ -7,14 +7,12 @@ __all__ = ['Moods']
 
 # %% ../nbs/03d_moods.ipynb #dfc25e9a
 from fastai.torch_basics import *
-from numba import njit
+from .optimizer import compiled,compiling
 from scipy.sparse.linalg import LinearOperator,cg
-from .kernel import _fast
 
 # %% ../nbs/03d_moods.ipynb #ed2baf2d
 _reach,_size = np.array([20.,600.]),np.array([.1,.15])   # seconds, and variances in units of that of the noise
 
-@njit(**_fast)
 def _carry(v, keep, before, after):
     "Sums of v (n,), where keep (n,2) of a sum is left at the next rating: over each rating and those before it, and those after it, (n,2)"
     n = len(v)
@@ -28,10 +26,23 @@ def _carry(v, keep, before, after):
             s = s*(keep[i+1,j] if i+1<n else 0.)+v[i]
             after[i,j] = s
 
+@functools.cache
+def _carrier():
+    "`_carry`, compiled if it can be"
+    if compiled() is None: return _carry
+    from numba import njit
+    from fastcollab.kernel import _fast
+    with compiling():
+        res = njit(**_fast)(_carry)
+        res(np.zeros(1), *(np.zeros((1,2)) for _ in range(3)))
+    return res
+
 def _sums(v, keep):
     res = np.empty_like(keep),np.empty_like(keep)
-    _carry(v, keep, *res)
+    _carrier()(v, keep, *res)
     return res
+
+# %% ../nbs/03d_moods.ipynb #9dbdb446
 def _solve(errors, keep):
     "(K+I)^-1 e of all users at once, (n,); K in units of the noise"
     def product(v): return v+((sum(_sums(v.ravel(), keep))-v.reshape(-1, 1))*_size).sum(1)   # a rating is in both of its sums
@@ -53,6 +64,8 @@ class Moods(Module):
         known = (users>0)&(secs>0)
         key,order = (users[known].long()<<32|secs[known].long()).cpu().sort()
         key,errs = key.numpy(),errors[known].cpu()[order].double().numpy()
+        if (bad := ~np.isfinite(errs)).any():
+            raise ValueError(f'{bad.sum():,} of {len(errs):,} errors are not finite, e.g. one of the user in row {key[bad.argmax()]>>32}; train the model with a lower rate')
         keep,gap = np.zeros((len(key),2)),np.diff(key)
         keep[1:] = np.where((gap<2**31)[:,None], np.exp(-gap[:,None]/_reach), 0)   # another user is at least 2**31 away
         sums = _sums(_solve(errs, keep), keep) if len(key) else (keep,keep)

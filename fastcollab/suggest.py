@@ -15,7 +15,7 @@ def decays(
     n:int, # Training ratings
     n_users:int, # Users of the training part
     n_items:int, # Items of the training part
-    time:bool=True, # Does the model know times?
+    time:bool=True, # Are there times, so that moods explain a part of the errors?
 )->tuple: # Decay of the tables of ids, and of all others
     "Weight decays of `SVDPlusPlus`, by the shape of the data"
     per_id = n/math.sqrt(n_users*n_items)

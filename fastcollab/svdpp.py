@@ -69,7 +69,7 @@ class SVDPlusPlus(FeatureModel):
         n_items:int, # Rows of the item table, `#na#` included
         seen:Tensor, # Rows of users and items of all training ratings, (n,2)
         features:list=(), # `FeatureSpec` of each feature, those of items first
-        when:tuple=(), # Rows of the tables of times, row 0 of each for what is not known; empty without times
+        when:tuple=(), # Rows of the tables of pairs, days and busyness (`RatingTimes.sizes`), row 0 of each for what is not known; empty for none
         n_factors:int=50, # Length of the vectors
         y_range:tuple|None=None, # Lowest and highest rating; None for any number
     ):

@@ -57,7 +57,7 @@ class RatingTimes:
         col:pd.Series, # Time of each training rating
         users:np.ndarray, # Its row of users, (n,)
     ): # self; ValueError if there is no time at all
-        "Learn days and pairs"
+        "Learn days, pairs and the first second"
         secs,self.unit = unix_seconds(col)
         if (secs<0).all(): raise ValueError(f'time column {self.name!r} is empty in all {len(col):,} training rows; leave out time_name')
         days = secs//86400                                                  # -1 stays -1

@@ -1,8 +1,10 @@
 "Moods: the Gaussian process by hand, what they leave alone, and when they are learned"
+import subprocess, sys
+
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastcollab.all import (Averaged, CollabDataLoaders, DotProductBias, FitMoods, Langevin, Moods, OrdinalLoss, PosteriorMean, SVDPlusPlus, collab_learner,
-    ensemble, rmse, set_seed, synthetic_ratings)
+from fastcollab.all import (Averaged, Callback, CollabDataLoaders, DotProductBias, FitMoods, Langevin, Moods, MSELossFlat, OrdinalLoss, PosteriorMean,
+    SVDPlusPlus, collab_learner, ensemble, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 def by_hand(users, secs, errors, ask_users, ask_secs):
@@ -115,20 +117,58 @@ def test_chains_and_ensembles():
     learn = best(loaders())
     both = ensemble([learn,chain], weights=[.5,.5])
     assert np.allclose(both.predict(DF), (learn.predict(DF)+chain.predict(DF))/2, atol=1e-5)
+    assert not len(both.recommender().scores.model.models[0].moods) and len(both.model.models[0].moods)
 
-ERRORS = [('no moods', lambda dls: collab_learner(dls, arch=DotProductBias, y_range=(0,5.5), cbs=FitMoods()), loaders, TypeError, ['DotProductBias has no moods']),
+def test_interrupted_fits():
+    "Moods are those of a fit that was let finish, whatever was broken off before it, and `validate` learns none"
+    class Stop(Callback):
+        def __init__(self, event, epoch): self.event,self.at = event,epoch
+        def __call__(self, name):
+            if name==self.event and self.epoch==self.at: raise KeyboardInterrupt
+            return super().__call__(name)
+    for event,epoch in (('before_batch',1), ('before_validate',2)):
+        learn = best(loaders())
+        with learn.no_bar(), learn.no_logging(), pytest.raises(KeyboardInterrupt): learn.fit(3, 1e-3, cbs=Stop(event, epoch))
+        first = [learn.validate()[1] for _ in range(2)]
+        assert first[0]==first[1]
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
+        have = learn.model.moods.before.clone()
+        next(o for o in learn.cbs if isinstance(o, FitMoods))._fit()
+        assert torch.allclose(learn.model.moods.before, have, atol=1e-5)
+
+def test_twice_is_once():
+    a,b = best(loaders()),best(loaders(), cbs=FitMoods())
+    assert torch.allclose(a.model.moods.before, b.model.moods.before, atol=1e-5)
+
+def test_another_loss_keeps_tables_of_days():
+    learn = best(loaders(), 1, loss_func=MSELossFlat())
+    assert len(learn.model.when)==3 and not any(isinstance(o, FitMoods) for o in learn.cbs)
+
+def test_without_numba():
+    "Where nothing can be compiled, the same in Python"
+    code = """import sys; sys.modules['numba'] = None
+import torch
+from fastcollab.moods import Moods
+print(Moods().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
+    got = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout)
+    assert abs(got-by_hand(*map(np.array, ([1,1],[100,110],[1.,.5],[1],[105])))[0])<1e-5
+
+ERRORS = [('diverged', lambda dls: Moods().fit(torch.tensor([1,2]), torch.tensor([5,5]), torch.tensor([1.,np.nan])), lambda: None, ValueError, ['1 of 2','row 2','lower rate']),
+    ('times of one only', lambda dls: ensemble([best(dls, 1),best(loaders(time=None), 1)], weights=[1,0]), loaders, ValueError, ['learner 1','times']),
+    ('no moods', lambda dls: collab_learner(dls, arch=DotProductBias, y_range=(0,5.5), cbs=FitMoods()), loaders, TypeError, ['DotProductBias has no moods']),
     ('no times', lambda dls: collab_learner(dls, arch=SVDPlusPlus, y_range=(0,5.5), cbs=FitMoods()), lambda: loaders(time=None), ValueError, ['no times','time_name=']),
     ('another loss', lambda dls: collab_learner(dls, arch=SVDPlusPlus, loss_func=OrdinalLoss.from_dls(dls), cbs=FitMoods()), loaders, TypeError, ['RatingMSE','OrdinalLoss'])]
 @pytest.mark.parametrize('name,make,dls,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, make, dls, kind, words):
-    learn = make(dls())
-    with pytest.raises(kind) as e, learn.no_bar(), learn.no_logging(): learn.fit(1)
+    with pytest.raises(kind) as e:
+        learn = make(dls())
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert all(o in str(e.value) for o in words)
 
 @pytest.mark.cuda
 def test_cuda():
     learn = best(loaders(device='cuda'))
     want = learn.predict(DF)
-    assert np.allclose(best(loaders(device='cpu')).model.moods.before.shape, learn.model.moods.before.shape)
+    assert len(learn.model.moods)==len(learn.dls.train_ds) and learn.model.moods.key.device.type=='cuda'
     learn.model.cpu()
     assert np.allclose(learn.predict(DF), want, atol=1e-4)
