@@ -43,7 +43,7 @@ def test_the_curvature_is_that_of_the_model(time, features):
     m = SVDPlusPlus.from_dls(dls, n_factors=3)
     torch.manual_seed(0)
     for p in m.parameters(): p.data.normal_(0, .3)
-    c,x = _Curvature(m, dls.train_ds),dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]
+    c,x = _Curvature(m, dls.train_ds),m._split(dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0])[0]
     params = c.params()
     def scores(): return m._scores(x)[:,0].detach()
     J,before = [],scores()
