@@ -39,7 +39,7 @@ nbtest: $(VENV)/.dev
 # tests/test_site.py builds the site, checks its links and looks at it
 pytest: $(VENV)/.dev $(VENV)/.docs
 	@echo '== tests'
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 readme: $(VENV)/.dev
 	$(BIN)/python tools/readme.py
