@@ -434,7 +434,7 @@ def test_resumed_fit(name, kwargs, fused, tmp_path):
     quiet(got, 4, 2e-2, start_epoch=2)
     assert moved(got, want, build(fused, **kwargs))<1e-5 and got.recorder.lrs==pytest.approx(want.recorder.lrs[len(want.recorder.lrs)//2:])
 
-@pytest.mark.parametrize('first,second', [(True,False), (False,True), (Adam,True), (True,Adam)], ids=str)
+@pytest.mark.parametrize('first,second', [(True,False), (False,True), (Adam,True), (True,Adam)], ids=lambda o: getattr(o, '__name__', str(o)))
 def test_fits_hand_over(first, second):
     "A fit in one loop goes on in another, or with fastai's `Adam`"
     def arg(o, **kw): return dict(fused=False, opt_func=partial(Adam, eps=1e-8)) if o is Adam else dict(fused=o, opt_func=partial(LazyAdam, eps=1e-8))
