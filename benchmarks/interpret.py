@@ -2,7 +2,8 @@
 
 DIR holds ml-latest-small.zip. Linux only. On 2 cores with other work beside it, 6 to 15 minutes. many: 100,000 synthetic items, 50 factors and genres, one epoch. small: ml-latest-small, with genres,
 five epochs. A call begins with the learner and makes all that it needs, predictions included; a figure is drawn and written as PNG. UMAP compiles itself in each process,
-which counts."""
+which counts
+except at a second call."""
 import ctypes, gc, io, multiprocessing
 from pathlib import Path
 
@@ -14,7 +15,8 @@ TABLES = {'bias': lambda i: i.bias('items'), 'bias of users': lambda i: i.bias('
     'genre_similarity': lambda i: i.genre_similarity(), 'rows': lambda i: i.rows, 'worst_users': lambda i: i.worst_users(), 'worst_items': lambda i: i.worst_items(),
     'top_losses': lambda i: i.top_losses(), 'cold_report': lambda i: i.cold_report(), 'representation': lambda i: i.representation()}
 PLOTS = {'plot_factors': lambda i: i.plot_factors(by='genre'), 'plot_factors, tsne': lambda i: i.plot_factors('tsne', by='genre'),
-    'plot_factors, umap in 3 dimensions': lambda i: i.plot_factors('umap', dims=3, by='genre', top=50), 'plot_factors, all items': lambda i: i.plot_factors(n=None),
+    'plot_factors, umap in 3 dimensions': lambda i: i.plot_factors('umap', dims=3, by='genre', top=50),
+    'plot_factors, umap in 3 dimensions, second call': lambda i: i.plot_factors('umap', dims=3, by='genre', top=50), 'plot_factors, all items': lambda i: i.plot_factors(n=None),
     'plot_genres': lambda i: i.plot_genres(), 'plot_bias': lambda i: i.plot_bias(), 'plot_similarity': lambda i: i.plot_similarity(), 'plot_similarity of genres': lambda i: i.plot_similarity(what='genres'),
     'plot_popularity': lambda i: i.plot_popularity(), 'plot_training': lambda i: i.plot_training(), 'plot_error_by_popularity': lambda i: i.plot_error_by_popularity(),
     'plot_calibration': lambda i: i.plot_calibration(), 'plot_residuals': lambda i: i.plot_residuals(), 'plot_star_confusion': lambda i: i.plot_star_confusion()}
@@ -46,6 +48,7 @@ def call(name, learn, send):
     def look():
         made = CALLS[name](CollabInterpretation.from_learner(learn))
         if name in PLOTS: (made[0] if isinstance(made, np.ndarray) else made).figure.savefig(io.BytesIO())
+    if name.endswith('second call'): look()
     secs = timed(look)[1]
     peak = peak_mb()
     send.send((secs,peak-base,peak))

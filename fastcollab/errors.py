@@ -15,6 +15,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 @patch
 def _worst(self:CollabInterpretation, side, n, min_rows):
     "The `n` users or items with the largest RMSE"
+    check_counts(none=True, n=n)
     by,rows = ('user','item')[side],self.rows
     rows = rows[rows[f'{by}_ratings']>0]
     g = rows.assign(square=rows.error**2).groupby(by, sort=True)
@@ -45,6 +46,7 @@ def top_losses(self:CollabInterpretation,
     k:int=10, # Rows to show
 )->pd.DataFrame: # As `rows`, the largest error first
     "The predictions that are furthest from their rating"
+    check_counts(k=k)
     return self.rows.iloc[np.argsort(-self.rows.error.abs().to_numpy(), kind='stable')[:k]].reset_index(drop=True)
 
 def _rmse(error): return float((error**2).mean()**.5) if len(error) else np.nan
@@ -99,7 +101,7 @@ def plot_calibration(self:CollabInterpretation,
     figsize:tuple=(5.5,5), # Width and height in inches
 ): # The axes
     "The mean rating by prediction"
-    if bins<1: raise ValueError(f'bins is {bins}; at least one is needed')
+    check_counts(bins=bins)
     rows,ax = self.rows,axes_for(ax, figsize)
     g = rows.groupby(_bins(rows.prediction, bins))
     x,y,half = g.prediction.mean(),g.rating.mean(),g.rating.agg(_interval)
@@ -119,7 +121,7 @@ def plot_residuals(self:CollabInterpretation,
     figsize:tuple=(7,4.5), # Width and height in inches
 ): # The axes
     "How errors are distributed"
-    if bins<1: raise ValueError(f'bins is {bins}; at least one is needed')
+    check_counts(bins=bins)
     error,ax = self.rows.error,axes_for(ax, figsize)
     mean,sd = error.mean(),error.std(ddof=0)
     n,edges,_ = ax.hist(error, bins, color='0.8', edgecolor='0.4', lw=.5)

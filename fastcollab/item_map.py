@@ -207,6 +207,8 @@ def page_file(
     "`path`, if a page can be there"
     path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; name a file in it, e.g. {path/"page.html"}')
+    file = next((o for o in path.parents if o.exists() and not o.is_dir()), None)
+    if file: raise NotADirectoryError(f'{file} is a file, and {path} needs a folder there; choose another path')
     return path
 
 def write_page(

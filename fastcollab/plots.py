@@ -23,10 +23,10 @@ def axes_for(
     dims:int=2, # 2 or 3
 ): # Matplotlib axes
     "The axes that are given, or new ones"
-    projection = '3d' if dims==3 else None
-    if ax is None: return plt.figure(figsize=figsize, layout='constrained').add_subplot(projection=projection)
-    if not hasattr(ax, 'name'): raise TypeError(f'ax is a {type(ax).__name__}; it has to be one pair of axes')
-    if (ax.name=='3d')!=(dims==3): raise ValueError(f'dims is {dims}, but the axes are not; three-dimensional ones are made with projection="3d"')
+    want = '3d' if dims==3 else 'rectilinear'
+    if ax is None: return plt.figure(figsize=figsize, layout='constrained').add_subplot(projection=want)
+    if not isinstance(ax, plt.Axes): raise TypeError(f'ax is a {type(ax).__name__}; it has to be one pair of axes')
+    if ax.name!=want: raise ValueError(f'dims is {dims}, but the axes are not: they are {ax.name!r}; make them with projection={want!r}')
     return ax
 
 def _short(name, n=40):
@@ -37,14 +37,14 @@ def _short(name, n=40):
 _sides = [(1,1),(-1,1),(1,-1),(-1,-1),(0,1),(0,-1),(1,0),(-1,0)]
 
 def _place_labels(ax, xy, names, fontsize=7, outward=None):
-    "Write the names (n) beside their points (n,2), in this order, where there is room; with `outward`, away from there and, if need be, at the end of a line"
-    if not len(names): return
+    "Write the names (n) beside their points (n,2), in this order, where there is room, and say which; with `outward`, away from there and, if need be, at the end of a line"
+    if not len(names): return []
     ax.figure.canvas.draw()                 # settles the layout, which the extent of a text depends on
     draw,px,legend = ax.figure.canvas.get_renderer(),ax.figure.dpi/72,ax.get_legend()
     points,taken = ax.transData.transform(xy),[legend.get_window_extent(draw).extents] if legend else []
     if outward is not None: taken += [[*(o-2*px),*(o+2*px)] for o in points]             # no label on the point of another arrow
-    taken = np.array(taken).reshape(-1, 4)                                               # (n,4): left, bottom, right, top
-    for at,name in zip(points, names):
+    taken,put = np.array(taken).reshape(-1, 4),[]                                        # (n,4): left, bottom, right, top
+    for k,(at,name) in enumerate(zip(points, names)):
         text = ax.annotate(_short(name), ax.transData.inverted().transform(at), xytext=(0,0), textcoords='offset points', fontsize=fontsize, zorder=1000,
             path_effects=[patheffects.withStroke(linewidth=2, foreground='w')])
         text.set_in_layout(False)           # or the layout would be settled anew, around the labels
@@ -57,9 +57,11 @@ def _place_labels(ax, xy, names, fontsize=7, outward=None):
             if ((low<taken[:,2:]) & (low+size>taken[:,:2])).all(1).any(): continue
             taken = np.vstack([taken, [*low,*(low+size)]])
             text.set(position=far*side, ha=('right','center','left')[side[0]+1], va=('top','center','bottom')[side[1]+1])
+            put.append(k)
             if far>4: ax.plot(*ax.transData.inverted().transform([at,at+far*px*side]).T, '-', color='0.3', lw=.5)
             break
         else: text.remove()
+    return put
 
 # %% ../nbs/11a_plots.ipynb #0de147fe
 def _umap(v, dims, seed):
@@ -89,9 +91,9 @@ _marks = ('o','^','s','D','v','P')
 
 @patch
 def plot_factors(self:CollabInterpretation,
-    method:str='pca', # 'pca', 'tsne' or 'umap'
+    method:str='pca', # 'pca', 'tsne' or 'umap', which compiles itself at its first call, some 20 s
     dims:int=2, # 2 or 3
-    n:int|None=1000, # Items shown, the most rated; all if None
+    n:int|None=1000, # Items shown, the most rated; all if None, for which t-SNE takes minutes at 100,000
     by:str|None=None, # Feature of the items whose categories are marked
     mark:list|None=None, # Which of its categories, at most 6; the two with most ratings if None
     top:int=50, # Titles to write, of the most rated, where there is room
@@ -103,6 +105,8 @@ def plot_factors(self:CollabInterpretation,
     "The items by their vectors, in 2 or 3 dimensions"
     if method not in ('pca','tsne','umap') or dims not in (2,3): raise ValueError(f"method is {method!r} and dims is {dims!r}; choose 'pca', 'tsne' or 'umap', and 2 or 3")
     if by is None and mark is not None: raise ValueError('mark names categories of a feature; name the feature in by')
+    check_counts(3, none=True, n=n)
+    check_counts(0, top=top)
     rows,title = self._most_rated(n)
     v = self._get('items', 'vectors')[rows].double().numpy()
     if len(v)<3: raise ValueError(f'{len(v)} items; at least three are needed for a map')
@@ -110,13 +114,16 @@ def plot_factors(self:CollabInterpretation,
     kinds = self._marked(by, mark, rows)
     if ax is not None: axes_for(ax, figsize, dims)         # what is wrong with them is said before the work is done
     (xy,names),ax = _project(v, method, dims, seed),axes_for(ax, figsize, dims)
-    ax.scatter(*xy.T, s=8, color='0.7')
+    even = {}
+    if dims==3: even,ax.computed_zorder = dict(depthshade=False),False   # marks as in the legend, and on top of the dots
+    ax.scatter(*xy.T, s=8, color='0.7', **even)
     for k,(name,has) in enumerate(kinds.items()):
-        ax.scatter(*xy[has].T, s=22, marker=_marks[k], facecolors='k' if k%2==0 else 'none', edgecolors='k', linewidths=.8, label=f'{name} ({has.sum()})')
+        ax.scatter(*xy[has].T, s=22, marker=_marks[k], facecolors='k' if k%2==0 else 'w', edgecolors='k', linewidths=.8, label=f'{name} ({has.sum()})', **even)
     if kinds: ax.legend()
-    ax.set(**dict(zip(('xlabel','ylabel','zlabel'), names)), title=title)
+    ax.set(**dict(zip(('xlabel','ylabel','zlabel'), names)), title=f'{title}, by their vectors')
     flat = xy[:top] if dims==2 else np.stack(proj3d.proj_transform(*xy[:top].T, ax.get_proj())[:2], 1)   # where they are seen from here
-    _place_labels(ax, flat, self._names('items', True)[rows[:top]])
+    put = _place_labels(ax, flat, self._names('items', True)[rows[:top]])
+    if put: ax.scatter(*xy[put].T, s=40, facecolors='none', edgecolors='k', linewidths=.9, **even)   # the dots that have titles
     return ax
 
 # %% ../nbs/11a_plots.ipynb #cc4cb4ea
@@ -166,6 +173,7 @@ def plot_genres(self:CollabInterpretation,
 ): # The axes
     "The directions of categories on the map of the items"
     self._kind(by, side=1)
+    check_counts(n=n)
     v,(rows,title) = self._get('items', 'vectors').double().numpy(),self._most_rated(1000)
     if len(v)<3: raise ValueError(f'{len(v)} items; at least three are needed for a map')
     xy,axes,names = _pca(v, 2)
@@ -190,7 +198,8 @@ def plot_bias(self:CollabInterpretation,
     figsize:tuple|None=None, # Width and height in inches; as high as the rows need if None
 ): # The axes
     "The largest and the smallest biases"
-    df = self.bias(what, None, min_ratings=min_ratings)
+    check_counts(n=n)
+    df,kind = self.bias(what, None, min_ratings=min_ratings),self._kind(what)
     if not len(df): raise ValueError(f'none of the {what} has {min_ratings:,} ratings; lower min_ratings')
     all_,names = len(df),dict(zip(self._names(what), self._names(what, True)))
     df = df if all_<=2*n else pd.concat([df[:n], df[-n:]])
@@ -200,7 +209,8 @@ def plot_bias(self:CollabInterpretation,
     ax.axvline(0, color='k', lw=.8)
     if all_>2*n: ax.axhline(n-.5, color='k', lw=.8, ls=':')
     ax.set_yticks(y, [f'{_short(names[o])} ({r:,})' for o,r in zip(df.iloc[:,0], df.ratings)], fontsize=8)
-    whole = f'{all_:,} {what}, the most liked first' if all_<=2*n else f'The {n} most and the {n} least liked of {all_:,} {what}'
+    how = 'liked' if (self.source.features[kind].side if isinstance(kind, str) else kind) else 'generous'
+    whole = f'{all_:,} {what}, the most {how} first' if all_<=2*n else f'The {n} most and the {n} least {how} of {all_:,} {what}'
     ax.set(xlabel='bias, in units of the score', ylabel=f'{what} (ratings in training)', title=whole, ylim=(-.7,len(df)-.3))
     return ax
 
@@ -215,6 +225,7 @@ def plot_similarity(self:CollabInterpretation,
     "Cosines between the vectors of all pairs, as a heat map"
     if items is None: rows = np.argsort(-self._counts(what), kind='stable')[:15 if self._kind(what) in (0,1) else 30]
     else: rows = self._rows(what, items)
+    if not len(rows): raise ValueError(f'an empty list came; name some of the {what}, or leave it out for the most rated')
     if len(rows)>60: raise ValueError(f'{len(rows)} {what} are too many for a picture with their names; give at most 60')
     feature = isinstance(self._kind(what), str)
     v = self._directions(what) if feature else self._get(what, 'vectors')
@@ -231,7 +242,8 @@ def plot_similarity(self:CollabInterpretation,
     if len(names)<=15:
         for i,j in np.ndindex(sim.shape): ax.text(j, i, f'{sim[i,j]:.1f}'.replace('-0.0','0.0'), ha='center', va='center', fontsize=7, color='w' if sim[i,j]>.2 else 'k')
     ax.figure.colorbar(im, ax=ax, label='cosine', shrink=.8)
-    ax.set_title(f'How alike {len(names)} {what} are')
+    all_ = len(self._names(what))
+    ax.set_title(f'How alike {len(names)} {what} are' if items is not None or len(names)==all_ else f'How alike the {len(names)} most rated of {all_:,} {what} are')
     return ax
 
 # %% ../nbs/11a_plots.ipynb #3126fe0e
@@ -282,6 +294,7 @@ def plot_training(self:CollabInterpretation,
     if rec is None or not len(getattr(rec, 'values', ())): raise ValueError('there is no fit to draw yet; fit the learner first')
     axs = plt.subplots(2, 2, figsize=figsize, layout='constrained')[1].ravel() if ax is None else np.ravel(ax)
     if len(axs)!=4: raise ValueError(f'{len(axs)} axes; four are needed, for losses, RMSE, learning rate and momentum')
+    for a in axs: axes_for(a, figsize)
     (df,errors),ends,n = _errors_by_epoch(learn),list(rec.iters),len(rec.losses)
     axs[0].plot(np.arange(1, n+1), [float(o) for o in rec.losses], color='0.6', label='training, smoothed')
     if 'valid_loss' in df: axs[0].plot(ends, df.valid_loss, 'ko-', ms=4, label='validation')

@@ -112,8 +112,8 @@ _CONTENTS = dict(
     Errors=[('rows', 'Errors lie around 0, the more the narrower. A mean off 0 says that predictions are too high or too low as a whole.', lambda o: o.plot_residuals(figsize=(7,4))),
         ('rows', 'Each row is a rating that was given, and shows in percent what was predicted for it. Predictions keep to the middle, as extremes are risky.',
             lambda o: o.plot_star_confusion(figsize=(7,5.5))),
-        ('rows', 'Items with few ratings are guessed, and those with many are known: the line falls to the right.', lambda o: o.plot_error_by_popularity(figsize=(7,4))),
-        ('rows', 'The same for users: how many ratings somebody has to give before predictions are good.', lambda o: o.plot_error_by_popularity('users', figsize=(7,4))),
+        ('rows', 'Items with few ratings are guessed, and those with many are known: the line falls to the right if ratings help.', lambda o: o.plot_error_by_popularity(figsize=(7,4))),
+        ('rows', 'The same for users: the line falls to the right if the ratings that somebody has given help.', lambda o: o.plot_error_by_popularity('users', figsize=(7,4))),
         ('rows', 'The users with the largest errors, among those with five rows or more. Some are unlike everybody else, and some rate at random.', lambda o: o.worst_users()),
         ('rows', 'The items with the largest errors, among those with five rows or more. Opinions on them differ in ways that the model has not learned.', lambda o: o.worst_items()),
         ('rows', 'The predictions that are furthest from their rating.', lambda o: o.top_losses())],
@@ -131,7 +131,7 @@ _CONTENTS.update(
         lambda o: o.plot_similarity(figsize=(7.5,6.5))),
         ('map', 'What is most like the most rated item, among items with ten ratings or more.', lambda o: _alike(o))],
     Genres=[('feature_map', 'Each arrow points to where the items of a category lie. Arrows of one direction share their audience.', lambda o: o.plot_genres(o._feature(), figsize=(7.5,6.5))),
-        ('feature_map', 'The same in numbers: cosines between the directions of the most rated categories.', lambda o: o.plot_similarity(what=o._feature(), figsize=(7.5,6.5)))],
+        ('feature_map', 'All components, not only two: cosines between the directions of the most rated categories.', lambda o: o.plot_similarity(what=o._feature(), figsize=(7.5,6.5)))],
     Map=[('map', 'The most rated items, each where its vector puts it: what lies together is liked by the same people.', lambda o: o.plot_factors(by=o._feature(), figsize=(8,6.6)))])
 
 def _alike(o):
@@ -169,7 +169,7 @@ nav a:hover {text-decoration:underline}
 .tiles {display:grid; grid-template-columns:repeat(auto-fit,minmax(9rem,1fr)); gap:.75rem; margin:1.25rem 0}
 .tiles div {padding:.75rem .9rem; background:var(--panel); border-radius:.5rem; font-size:.8125rem; color:var(--soft); line-height:1.35}
 .tiles b {display:block; font-size:1.5rem; font-weight:600; color:var(--fg); font-variant-numeric:tabular-nums}
-dl {display:grid; grid-template-columns:minmax(7rem,max-content) 1fr; gap:.25rem 1.25rem; margin:1rem 0; font-size:.9375rem}
+dl {display:grid; grid-template-columns:11rem 1fr; gap:.25rem 1.25rem; margin:1rem 0; font-size:.9375rem}
 dd {margin:0; overflow-wrap:anywhere}
 figure {margin:1.25rem 0 2rem}
 figcaption {max-width:44rem; margin-bottom:.6rem}

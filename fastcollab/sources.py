@@ -31,6 +31,7 @@ class LearnerSource:
         ds_idx:int=1, # Part of its loaders whose ratings are looked at
     ):
         if not isinstance(learn, CollabLearner): raise TypeError(f'a {type(learn).__name__} came, and a CollabLearner is needed; from_recommender takes a Recommender and test ratings')
+        if ds_idx not in range(len(learn.dls.loaders)): raise ValueError(f'ds_idx is {ds_idx!r}; the loaders have {len(learn.dls.loaders)} parts: 0 is training, 1 is validation')
         self.learn,self.ds_idx,self.train = learn,ds_idx,learn.dls.train_ds
         enc,self.features = self.train.enc,{}
         self.columns,self.titles,self.ids = (*enc.id_names,enc.rating_name),enc.titles,tuple(enc.index[o] for o in enc.id_names)
@@ -38,6 +39,7 @@ class LearnerSource:
             same = [f for f in enc.features if f.side==side]
             tables = enc.tables[side].cpu().long().split([f.width for f in same], 1) if same else ()
             for f,g in zip(same, tables): self.features[f.name] = Words(side, list(f.codec.classes)[1:], g)
+    def __repr__(self): return f'a {type(self.learn.model).__name__} and part {self.ds_idx} of its loaders, {len(self.learn.dls[self.ds_idx].dataset):,} ratings'
     def has(self, value, kind):
         "Are there biases or vectors (`value`) of users (0), items (1) or a feature (its column)?"
         return callable(getattr(self.learn.model, self._attr(value, kind), None))
@@ -76,6 +78,7 @@ class RecommenderSource:
         self.features = {f.name:Words(f.side, list(f.words['classes'])[1:], f.rows) for f in rec.features}
         for name,sep in rec.sets.items():
             if name not in self.features and name in rec.items: self.features[name] = self._words(rec.items[name], sep)
+    def __repr__(self): return f'a recommender and {len(self.test):,} test ratings'
     def _words(self, col, sep):
         codec = GenreCategorify(sep).setup(col)
         g = torch.from_numpy(codec.encode(col)[0]).long()

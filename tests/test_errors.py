@@ -223,3 +223,8 @@ def test_too_many_pairs(interp, monkeypatch):
     monkeypatch.setattr(interpret, '_MOST', 50)
     with pytest.raises(ValueError, match=r'5\d items have 3,\d+ pairs; name at most 50 of them'): interp.similarity()
     assert interp.similarity([1,3]).shape==(2,2)
+
+def test_counts(interp):
+    for call in (interp.worst_users, interp.worst_items, interp.top_losses):
+        with pytest.raises(ValueError, match=' is -1; a whole number of at least 1 is needed'): call(-1)
+    assert len(interp.worst_items(None, 1))==interp.rows.item[interp.rows.item_ratings>0].nunique()

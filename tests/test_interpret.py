@@ -161,7 +161,7 @@ def test_unknown_names(interp):
     with pytest.raises(KeyError, match="1 of 1 items not seen"): interp.similar('Comedy')
 
 def test_unknown_kinds(interp):
-    for call in (interp.bias, lambda what: interp.similar('x', what=what), lambda what: interp.similarity(what=what), lambda what: interp.plot_factors(by=what)):
+    for call in (interp.bias, lambda what: interp.similar('x', what=what), lambda what: interp.similarity(what=what)):
         for what in ('movies','title','Genres'):
             with pytest.raises(KeyError, match=f"nothing is called '{what}'; choose from .'users', 'items', 'genres', 'decade', 'age'."): call(what)
 
@@ -216,9 +216,9 @@ def test_map(learn, interp, method, dims):
     share = PCA(dims).fit(v).explained_variance_ratio_
     want = [f'{name} {k+1}' + (f' ({o:.0%}{" of the variance"*(dims==2)})' if method=='pca' else '') for k,o in enumerate(share)]
     assert (ax.name=='3d')==(dims==3) and [ax.get_xlabel(),ax.get_ylabel(),*([ax.get_zlabel()] if dims==3 else [])]==want
-    assert ax.get_title()==('60 items' if n is None else 'The 40 most rated of 60 items') and ax.texts
+    assert ax.get_title()==('60 items' if n is None else 'The 40 most rated of 60 items')+', by their vectors' and ax.texts
     sets = learn.dls.train_ds.items.drop_duplicates('title').set_index('title').genres.str.split('|')
-    assert len(ax.collections)==4
+    assert len(ax.collections)==5 and len(points(ax, 4))==len(ax.texts)
     for k,g in enumerate(['Drama','Comedy','Western'], 1):
         has = [g in sets[o] for o in titles]
         assert 0<sum(has)<len(titles) and ax.get_legend().get_texts()[k-1].get_text()==f'{g} ({sum(has)})'
@@ -238,7 +238,7 @@ def test_neighbours_of_tsne(monkeypatch):
 def test_map_by_default(learn, interp):
     "Two components of at most the thousand most rated items, without marks"
     ax = interp.plot_factors()
-    assert points(ax).shape==(60,2) and ax.get_legend() is None and len(ax.collections)==1 and ax.get_title()=='60 items'
+    assert points(ax).shape==(60,2) and ax.get_legend() is None and len(ax.collections)==2 and ax.get_title()=='60 items, by their vectors'
     assert list(ax.figure.get_size_inches())==[9,7] and list(interp.plot_factors(figsize=(3,2), top=0).figure.get_size_inches())==[3,2]
     assert ax.figure is not interp.plot_factors(top=0).figure
 
@@ -246,7 +246,7 @@ def test_map_by_default(learn, interp):
 def test_the_most_rated_are_shown(learn, interp, n):
     ax = interp.plot_factors(n=n, top=0)
     want = PCA(2).fit_transform(vectors(learn, most_rated(learn)[:n]))
-    assert np.allclose(np.abs(points(ax)), np.abs(want), atol=1e-5) and ax.get_title()==f'The {n} most rated of 60 items' and not ax.texts
+    assert np.allclose(np.abs(points(ax)), np.abs(want), atol=1e-5) and ax.get_title()==f'The {n} most rated of 60 items, by their vectors' and not ax.texts
 
 def test_marks_by_default_are_the_two_most_rated(learn, interp):
     for by in ('genres','decade'):
@@ -256,7 +256,7 @@ def test_marks_by_default_are_the_two_most_rated(learn, interp):
 def test_six_marks_can_be_told_apart(learn, interp):
     names = list(rated(learn, 'genres').index[:6])
     ax = interp.plot_factors(by='genres', mark=names, top=0)
-    looks = [(o.get_paths()[0].vertices.tobytes(),len(o.get_facecolors())) for o in ax.collections[1:]]
+    looks = [(o.get_paths()[0].vertices.tobytes(),o.get_facecolors().tobytes()) for o in ax.collections[1:]]
     assert len(set(looks))==6 and [o.get_text().rsplit(' ', 1)[0] for o in ax.get_legend().get_texts()]==names
 
 @pytest.mark.parametrize('top,figsize', [(60,(7,5)),(60,(3,2)),(8,(7,5))])
@@ -268,6 +268,7 @@ def test_labels(learn, interp, top, figsize):
     boxes = {o.get_text():o.get_window_extent() for o in ax.texts}
     assert len(boxes)==len(ax.texts)>2 and list(boxes)==[o for o in titles if o in boxes]
     for o in ax.texts: assert np.allclose(o.xy, xy[titles.index(o.get_text())])
+    assert np.array_equal(points(ax, -1), [xy[titles.index(o)] for o in boxes]) and not len(ax.collections[-1].get_facecolors())   # rings
     for k,(a,box) in enumerate(boxes.items()):
         assert box.x1<=ax.bbox.x1 and box.y1<=ax.bbox.y1 and box.x0>=ax.bbox.x0 and box.y0>=ax.bbox.y0
         assert not any(box.overlaps(o) for o in list(boxes.values())[:k])
@@ -328,11 +329,12 @@ BAD = {'method': (dict(method='mds'), ValueError, "method is 'mds' and dims is 2
     'one dimension': (dict(dims=1), ValueError, 'dims is 1'), 'four dimensions': (dict(method='tsne', dims=4), ValueError, 'dims is 4'),
     'mark without by': (dict(mark=['Comedy']), ValueError, 'mark names categories of a feature; name the feature in by'),
     'feature of users': (dict(by='age'), ValueError, "'age' is no feature of the items"),
-    'items': (dict(by='items'), ValueError, "'items' is no feature of the items"), 'users': (dict(by='users'), ValueError, "'users' is no feature"),
-    'no feature': (dict(by='kind'), KeyError, "nothing is called 'kind'; choose from"),
+    'items': (dict(by='items'), ValueError, "'items' is no feature of the items"), 'users': (dict(by='users'), ValueError, r"'users' is no feature of the items; choose from \['genres', 'decade'\]"),
+    'no feature': (dict(by='nothing'), KeyError, r"nothing is called 'nothing'; choose from \['genres', 'decade'\]"),
     'no category': (dict(by='genres', mark=['Comedy','Polka']), KeyError, "1 of 2 genres not seen in training, e.g. .'Polka'."),
     'seven marks': (dict(by='genres', mark=['Comedy']*7), ValueError, '7 categories in mark; at most 6 can be told apart'),
-    'two items': (dict(n=2), ValueError, '2 items; at least three are needed for a map'), 'no item': (dict(n=0), ValueError, '0 items')}
+    'two items': (dict(n=2), ValueError, 'n is 2; a whole number of at least 3 is needed, or None for all'), 'no item': (dict(n=0), ValueError, 'n is 0'),
+    'less than none': (dict(n=-1), ValueError, 'n is -1'), 'half an item': (dict(n=9.5), ValueError, 'n is 9.5'), 'titles': (dict(top=-1), ValueError, 'top is -1')}
 
 @pytest.mark.parametrize('name', BAD)
 def test_errors_of_the_map(interp, name):
@@ -375,3 +377,28 @@ def test_one_name_and_axes_of_another_kind(interp):
     assert interp.plot_factors(by='genres', mark='Comedy').get_legend().get_texts()[0].get_text().startswith('Comedy (')
     for dims,projection in ((3,None),(2,'3d')):
         with pytest.raises(ValueError, match=f'dims is {dims}, but the axes are not'): interp.plot_factors(dims=dims, ax=plt.figure().add_subplot(projection=projection))
+
+def test_marks_look_alike_in_three_dimensions(interp):
+    "Marks are as dark at the back as in the legend, and on top of the dots"
+    ax = interp.plot_factors(dims=3, by='genres', top=5)
+    ax.figure.canvas.draw()
+    for c,handle in zip(ax.collections[1:], ax.get_legend().legend_handles):
+        assert len(np.unique(c.get_facecolors(), axis=0))==1 and np.allclose(c.get_facecolors()[0], handle.get_facecolors()[0])
+    assert len({o.get_zorder() for o in ax.collections})==1 and not ax.computed_zorder
+
+@pytest.mark.parametrize('call,match', [(lambda i: i.bias(n=0), 'n is 0; a whole number of at least 1 is needed, or None for all'), (lambda i: i.similar('x', n=-2), 'n is -2'),
+    (lambda i: i.representation(n_users=0), 'n_users is 0; a whole number of at least 1 is needed$'), (lambda i: i.representation(k=0), 'k is 0'), (lambda i: i.bias(n='5'), "n is '5'")])
+def test_counts(interp, call, match):
+    with pytest.raises(ValueError, match=match): call(interp)
+
+def test_similar_takes_one_name(interp):
+    for names in (['The'], ('The',), pd.Series(['The'])):
+        with pytest.raises(TypeError, match=f'a {type(names).__name__} came; similar takes one name, and similarity several'): interp.similar(names)
+
+def test_parts_of_the_loaders(learn, interp):
+    for bad in (2,-1,'valid',None):
+        with pytest.raises(ValueError, match=f'ds_idx is {bad!r}; the loaders have 2 parts: 0 is training, 1 is validation'): CollabInterpretation.from_learner(learn, bad)
+    n = len(learn.dls.train_ds)
+    assert repr(CollabInterpretation.from_learner(learn, 0))==f'CollabInterpretation of a {type(learn.model).__name__} and part 0 of its loaders, {n:,} ratings'
+    alone = CollabInterpretation.from_recommender(learn.recommender(), learn.dls.valid_ds.items)
+    assert repr(alone)==f'CollabInterpretation of a recommender and {len(learn.dls.valid_ds):,} test ratings' and '_seen' not in alone.__dict__ and alone._kept is None

@@ -85,6 +85,8 @@ def test_pages_are_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError): write_page(path, 'new')
     assert path.read_text(encoding='utf-8')=='old 🎬' and [o.name for o in path.parent.iterdir()]==['page.html']
     with pytest.raises(IsADirectoryError, match='is a folder; name a file in it'): write_page(tmp_path, 'new')
+    for o in (path/'p.html', path/'deep'/'p.html'):
+        with pytest.raises(NotADirectoryError, match='page.html is a file, and .*p.html needs a folder there'): write_page(o, 'new')
 
 # From a learner
 

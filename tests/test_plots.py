@@ -122,7 +122,9 @@ def test_axes_that_are_given(made, plot):
     assert not axs[0].has_data() and axs[1].has_data()
     other = plt.figure().add_subplot(projection=None if dims==3 else '3d')
     with pytest.raises(ValueError, match='but the axes are not'): PLOTS[plot](interp, ax=other)
-    assert not other.has_data()
+    polar = plt.figure().add_subplot(projection='polar')
+    with pytest.raises(ValueError, match="but the axes are not: they are 'polar'"): PLOTS[plot](interp, ax=polar)
+    assert not other.has_data() and not polar.has_data()
     with pytest.raises(TypeError, match='ax is a ndarray; it has to be one pair of axes'): PLOTS[plot](interp, ax=np.array(axs))
 
 @pytest.mark.parametrize('plot', PLOTS)
@@ -177,6 +179,8 @@ def test_all_ends_of_bias(made):
     assert np.allclose(ax.lines[0].get_xdata(), ends.bias) and [o.get_text().rsplit(' ', 1)[1] for o in ax.get_yticklabels()]==[f'({o})' for o in ends.ratings]
     assert ax.get_title()==f'The 4 most and the 4 least liked of {len(df)} items'
     assert interp.plot_bias('genres', n=50).get_title()==f'{len(interp.bias("genres", None))} genres, the most liked first'
+    assert interp.plot_bias('users', n=4).get_title()==f'The 4 most and the 4 least generous of {len(interp.bias("users", None))} users'
+    assert interp.plot_bias('age').get_title()=='2 age, the most generous first'
     with pytest.raises(ValueError, match='none of the items has 9,999 ratings; lower min_ratings'): interp.plot_bias(min_ratings=9999)
 
 def test_similarity_of_names(made):
@@ -188,6 +192,9 @@ def test_similarity_of_names(made):
     twin = table.index[1].removesuffix(' [7]')
     with pytest.raises(KeyError, match=r"2 items are called .*; name one by its id: \[7, 9\]"): interp.plot_similarity([twin])
     with pytest.raises(ValueError, match='61 items are too many'): interp.plot_similarity([1]*61)
+    with pytest.raises(ValueError, match='an empty list came; name some of the items'): interp.plot_similarity([])
+    assert ax.get_title()=='How alike 3 items are' and interp.plot_similarity().get_title()==f'How alike the 15 most rated of {len(interp.bias(n=None))} items are'
+    assert interp.plot_similarity(what='genres').get_title()==f'How alike {len(interp.bias("genres", None))} genres are'
 
 @pytest.mark.parametrize('what', ['items','users'])
 def test_error_by_popularity(made, what):
@@ -228,6 +235,12 @@ def test_long_tail(made):
     for line,c in zip(ax.lines, (n,lists)): assert np.allclose(line.get_ydata()[1:], 100*c.to_numpy()[order].cumsum()/c.sum())
     assert ax.get_title().startswith(f'{(lists>0).mean():.0%} of the items')
 
+@pytest.mark.parametrize('call,match', [(lambda i: i.plot_bias(n=0), 'n is 0; a whole number of at least 1 is needed$'), (lambda i: i.plot_genres(n=-1), 'n is -1'),
+    (lambda i: i.plot_popularity(n_users=0), 'n_users is 0'), (lambda i: i.plot_popularity(k=0), 'k is 0'), (lambda i: i.plot_residuals(bins=2.5), 'bins is 2.5')])
+def test_counts(made, call, match):
+    with pytest.raises(ValueError, match=match): call(made('features'))
+    assert not plt.get_fignums()
+
 # The fit
 
 @pytest.mark.parametrize('fused', [True,False])
@@ -248,6 +261,8 @@ def test_training(frame, fused):
     given = plt.subplots(2, 2)[1]
     assert (interp.plot_training(ax=given)==given.ravel()).all()
     with pytest.raises(ValueError, match='2 axes; four are needed'): interp.plot_training(ax=given[0])
+    with pytest.raises(TypeError, match='ax is a int; it has to be one pair of axes'): interp.plot_training(ax=np.array([1,2,3,4], object))
+    with pytest.raises(ValueError, match='but the axes are not'): interp.plot_training(ax=[*given.ravel()[:3],plt.figure().add_subplot(projection='polar')])
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
     assert len(set(interp.plot_training()[3].lines[0].get_ydata()))==1                    # the momentum of an earlier fit is not drawn
 

@@ -72,6 +72,7 @@ def check(page):
 
 def test_everything_is_there(page):
     check(page)
+    assert 'All components, not only two' in section(page, 'Genres') and text(section(page, 'Errors')).count('line falls to the right if')==2 and 'dl {display:grid; grid-template-columns:11rem 1fr' in page
     assert page.count('<img')==14 and page.count('<table>')==6 and left_out(page)=={} and len(page)<5e6 and '<script' not in page
     assert html.escape(EVIL) in section(page, 'Errors')+section(page, 'Likeness')
     for o in re.findall('<img width=(.*?) height=(.*?) alt="(.*?)"', page): assert 400<=int(o[0])<=900 and len(o[2])>30
@@ -175,6 +176,7 @@ def test_an_error_leaves_what_was_there(learn, quick, tmp_path, monkeypatch):
     assert path.read_text()=='old' and [o.name for o in tmp_path.iterdir()]==['r.html'] and plt.get_fignums()==figs
     monkeypatch.setattr(CollabInterpretation, 'plot_training', lambda self, **kwargs: 1/0)
     with pytest.raises(IsADirectoryError, match='is a folder; name a file in it'): interp.report(tmp_path)
+    with pytest.raises(NotADirectoryError, match='r.html is a file'): interp.report(path/'r.html')
 
 def test_reads_do_not_write(quick, tmp_path):
     "Weights, modes, random states, history, figures and settings are as before"
