@@ -1,5 +1,6 @@
 # make demo   see it work, on synthetic ratings
 # make test   everything that CI checks; FASTCOLLAB_DATA=DIR adds the tests on real data
+# make docs   the site, in _docs
 PY   ?= python3
 VENV := .venv
 BIN  := $(VENV)/bin

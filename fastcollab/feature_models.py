@@ -77,7 +77,11 @@ class GenreDotProductBias(FeatureModel, DotProductBias):
         rows = torch.arange(len(table), device=table.device) if rows is None else rows
         return self._side(k, rows, table[rows].long())
 
-    def factors(self, u=None, i=None)->tuple: # U (n,k+2), M (m,k+2): features and biases included
+    def factors(self,
+        u:Tensor|None=None, # Rows of users, (n,) int64; all if None
+        i:Tensor|None=None, # Rows of items, (m,) int64; all if None
+    )->tuple: # U (n,k+2), M (m,k+2), with gradients
+        "As those of `DotProductBias`, with the features included"
         (p,bu),(q,bi) = self._known(0, u),self._known(1, i)
         return torch.cat([p, bu, torch.ones_like(bu)], 1), torch.cat([q, torch.ones_like(bi), bi], 1)
     def user_vectors(self)->Tensor: # (n_users,n_factors)

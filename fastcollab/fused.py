@@ -137,9 +137,17 @@ class TorchLoop:
     "Training epochs of a learner whose callbacks need no single batches"
     piece = 2**17  # ratings that the learner sees as one batch
     def __init__(self, learn): self.learn,self.on_cpu = learn,next(learn.model.parameters()).device.type=='cpu'
-    def open(self, hypers, n): self.learn.opt.plan(**hypers)
-    def close(self): self.learn.opt.flush()
-    def end(self): pass
+    def open(self,
+        hypers:dict, # Hyper-parameters of each batch of the epoch
+        n:int, # Batches of the epoch
+    ):
+        "Get ready for an epoch"
+        self.learn.opt.plan(**hypers)
+    def close(self):
+        "Bring the model up to date, after an epoch or an interruption"
+        self.learn.opt.flush()
+    def end(self):
+        "Give back what the loop holds, after a fit"
 
     def train(self):
         "All batches of an epoch"

@@ -60,8 +60,14 @@ class Seen(NamedTuple):
         "Sorted by user, from rows (n,) in any order"
         order = torch.argsort(u, stable=True)
         return cls(row_ends(u, n_users), i[order].int(), y[order].float())
-    def users(self): return torch.repeat_interleave(torch.arange(len(self.ends)-1), self.ends[1:]-self.ends[:-1])
-    def one(self, u): return self.items[self.ends[u]:self.ends[u+1]].long(),self.ratings[self.ends[u]:self.ends[u+1]]
+    def users(self)->torch.Tensor: # (n,) int64
+        "The row of the user of each rating"
+        return torch.repeat_interleave(torch.arange(len(self.ends)-1), self.ends[1:]-self.ends[:-1])
+    def one(self,
+        u:int, # Row of a user
+    )->tuple: # Rows of items int64, and ratings, (m,) each
+        "What one user has rated"
+        return self.items[self.ends[u]:self.ends[u+1]].long(),self.ratings[self.ends[u]:self.ends[u+1]]
 
 # %% ../nbs/09_lists.ipynb #496a820a
 _is_list = pd.api.types.is_list_like   # whatever can be gone through, but text

@@ -41,7 +41,9 @@ class OrdinalLoss(Module):
     @classmethod
     def from_dls(cls,
         dls, # `CollabDataLoaders`
-    ): return cls(*dls.train_ds.y.cpu().unique(return_counts=True))
+    ): # The loss, with a level for each value of the training ratings
+        "The loss for the ratings of `dls`, which starts at their distribution"
+        return cls(*dls.train_ds.y.cpu().unique(return_counts=True))
     @property
     def cuts(self)->Tensor: return torch.cat([self.first, self.first+self.gaps.exp().cumsum(0)])   # (L-1,)
 

@@ -151,7 +151,11 @@ class DotProductBias(DotProduct):
         self.u_bias,self.i_bias = emb(n_users, 1),emb(n_items, 1)
 
     def _score(self, u, i): return super()._score(u, i) + self.u_bias(u) + self.i_bias(i)      # (bs,1): a batch of one stays (1,1)
-    def factors(self, u=None, i=None)->tuple: # U (n,k+2), M (m,k+2): biases are two more columns
+    def factors(self,
+        u:Tensor|None=None, # Rows of users, (n,) int64; all if None
+        i:Tensor|None=None, # Rows of items, (m,) int64; all if None
+    )->tuple: # U (n,k+2), M (m,k+2), with gradients
+        "As those of `DotProduct`, with the biases as two more columns"
         (U,M),bu,bi = super().factors(u, i),_take(self.u_bias.weight, u),_take(self.i_bias.weight, i)
         return torch.cat([U, bu, torch.ones_like(bu)], 1), torch.cat([M, torch.ones_like(bi), bi], 1)
     def user_bias(self)->Tensor: # (n_users,)
@@ -190,7 +194,12 @@ class CollabNN(CollabModel):
         self.layers = nn.Sequential(*hidden, LinBnDrop(sizes[-1], 1, bn=bn_final))
 
     @staticmethod
-    def default_emb_szs(n_users, n_items): return emb_size(n_users),emb_size(n_items)
+    def default_emb_szs(
+        n_users:int, # Rows of users, the unknown one included
+        n_items:int, # Rows of items, the unknown one included
+    )->tuple: # Lengths of the vectors of users and of items
+        "Lengths by the rule that fastai has for tables of this many rows"
+        return emb_size(n_users),emb_size(n_items)
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,1)
         return self._out(self.layers(self.emb_drop(torch.cat(self._inputs(x), 1))))
     def _inputs(self, x): return [self.u_weight(x[:,0]), self.i_weight(x[:,1])]   # (bs,u_sz), (bs,i_sz)
@@ -239,7 +248,12 @@ class BiasBaseline(CollabModel):
         return self
 
     @classmethod
-    def from_dls(cls, dls, **kwargs): return super().from_dls(dls, **kwargs).fit(dls.train_ds.x, dls.train_ds.y)
+    def from_dls(cls,
+        dls, # `CollabDataLoaders`
+        **kwargs, # Passed to the constructor
+    ): # The model, fitted
+        "A model of the size of `dls`, fitted to its training ratings"
+        return super().from_dls(dls, **kwargs).fit(dls.train_ds.x, dls.train_ds.y)
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,1)
         return (self.mean + self.u_bias[x[:,0]] + self.i_bias[x[:,1]])[:,None]   # (bs,1)
     def user_bias(self)->Tensor: # (n_users,)

@@ -49,7 +49,9 @@ class LearnerSource:
         attr,model = self._attr(value, kind),self.learn.model
         if not self.has(value, kind): raise TypeError(f'{type(model).__name__} has no {attr}()')
         return (getattr(model, attr)(kind) if isinstance(kind, str) else getattr(model, attr)()).cpu()
-    def recommender(self): return self.learn.recommender()
+    def recommender(self):
+        "The recommender made from the learner"
+        return self.learn.recommender()
     def seen(self):
         "Rows of users and items, and ratings, of training, (n,) each"
         return (*self.train.x.cpu().long().T,self.train.y[:,0].cpu())
@@ -95,7 +97,9 @@ class RecommenderSource:
         if not self.has(value, kind): raise TypeError(f'this recommender keeps no {value} of {whose}: its scores are {type(rec.scores).__name__}; ask the learner it was made from')
         if isinstance(kind, str): return getattr(next(f for f in rec.features if f.name==kind), 'vec' if value=='vectors' else value).clone()
         return (rec._vectors(kind) if value=='vectors' else (rec.scores.U,rec.scores.M)[kind][:,rec._k+kind]).clone()
-    def recommender(self): return self.rec
+    def recommender(self):
+        "The recommender itself"
+        return self.rec
     def seen(self):
         "Rows of users and items, and ratings, of training, (n,) each"
         return self.rec.seen.users(),self.rec.seen.items.long(),self.rec.seen.ratings

@@ -82,7 +82,11 @@ class SVDPlusPlus(FeatureModel):
         self.d_weight,self.moods = create_params(sum(self.when), W),Moods()
 
     @classmethod
-    def from_dls(cls, dls, **kwargs):
+    def from_dls(cls,
+        dls, # `CollabDataLoaders`
+        **kwargs, # Passed to the constructor
+    ): # The model, with the vocabularies, features and times of `dls`
+        "A model of the size of `dls`, with who rated what in training"
         times = dls.train_ds.enc.when
         return super().from_dls(dls, seen=dls.train_ds.x, **{'when':times.sizes if times else (), **kwargs})
 

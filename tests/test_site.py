@@ -61,7 +61,10 @@ def test_an_entry(texts):
 def test_names_lead_to_what_is_meant(texts):
     "`predict` is the method of the class of the page, `learn.predict()` is it on every page, not the first of that name"
     assert '<a href="learner.html#collablearner.predict"><code>predict</code></a>' in texts['learner.html']
-    assert re.search(r'<a href="(\.\./)?learner\.html#collablearner\.predict"><code>learn\.predict\(', ''.join(texts.values()))
+    everywhere = ''.join(texts.values())
+    assert re.search(r'<a href="(\.\./)?learner\.html#collablearner\.predict"><code>learn\.predict\(', everywhere)
+    assert re.search(r'<a href="(\.\./)?inference\.html#collablearner\.recommender"><code>learn\.recommender\(', everywhere)   # patched in by another module
+    assert '<a href="plots.html#collabinterpretation.plot_factors"><code>plot_factors' in texts['changelog.html']          # no other has this name
 
 class Headings(HTMLParser):
     "Headings and all else that is seen in a text, as (tag, text)"
@@ -119,7 +122,8 @@ def wait(f, seconds=10):
 def test_pages_on_screens_and_phones(browser, url, texts):
     "No complaints, nothing to scroll sideways, and figures that are there"
     tutorials,figures = sorted(o for o in texts if o.startswith('tutorials/')),0
-    for page in ('index.html','learner.html','optimizer.html','source/fastcollab/learner.html','figures.html',*tutorials):
+    for page in ('index.html','learner.html','optimizer.html','source/fastcollab/learner.html','figures.html',
+        *(f'{o}.html' for o in ('plots','errors','item_map','report')),*tutorials):
         look(browser, f'{url}/{page}')
         for img in find(browser, 'article img'):
             browser.execute_script('arguments[0].scrollIntoView({block:"center"})', img)

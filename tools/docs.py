@@ -14,7 +14,7 @@ from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 from nbdev.serve import proc_nbs
-from readme import outputs, parts, relink
+from readme import above, outputs, parts, relink
 from ziamath import Latex, config as zia
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,11 +83,10 @@ class Page:
         return [f'```python\n{src}\n```', *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
 
     def image(self, png, cell):
-        "A picture as a file of its own, named by its cell and described by the heading above it"
+        "A picture as a file of its own, named by its cell and described by what stands above it"
         name = f'images/{Path(self.uri).stem}-{cell.id}-{len(site.files)}.png'
         site.files.append(File.generated(site.config, name, content=b64decode(png)))
-        above = [o for c in self.nb.cells[:cell.idx_] if c.cell_type=='markdown' for o in re.findall('^#+ (.*)', c.get('source', ''), re.M)]
-        return f'![{(above or [self.title])[-1]}]({get_relative_url(name, self.uri)})'
+        return f'![{above(self.nb, cell) or self.title}]({get_relative_url(name, self.uri)})'
 
     def doc(self, name):
         "Heading, source, signature, docstring and docments of the symbol `name`, and of the methods of a class"
@@ -182,11 +181,11 @@ class Site:
         self.all = import_module('fastcollab.all')
         # a name that two modules define is the one of `fastcollab.all`; one that is not there is linked on its own page only
         self.public = {name:(o.uri,anchor) for o in self.modules for name,anchor in o.symbols.items()
-            if getattr(getattr(self.all, name.split('.')[0], None), '__module__', '')==o.module.__name__}
+            if getattr(self.all, (head := name.split('.')[0]), None) is getattr(o.module, head)}
         return self.files
 
     def symbol(self, code, uri):
-        "Page and anchor of what `code` on the page `uri` names: `f`, `f(x)`, `Class.method`, `learn.method()`, `method` on the page of its class; else None"
+        "Page and anchor of what `code` on the page `uri` names: `f`, `f(x)`, `Class.method`, `learn.method()`, `method` on the page of its class, `to_ann` anywhere if only one class has it; else None"
         if not (m := re.fullmatch(r'([A-Za-z]\w*(?:\.\w+)*)(\(.*\))?', code, re.S)): return None
         name,own = m[1],next((o.symbols for o in self.modules if o.uri==uri), {})
         var,_,attr = name.partition('.')
@@ -195,7 +194,9 @@ class Site:
         name = f'{VARIABLES.get(var, var)}.{attr}' if attr else name
         cls = getattr(self.all, name.split('.')[0], None)
         if isinstance(cls, type) and attr and (var not in VARIABLES or m[2]) and not hasattr(cls, attr.split('.')[0]): log.warning(f'{uri}: `{code}`, but {cls.__name__} has no {attr}')
-        return self.public.get(name)
+        # a plain word, such as `users` or `weight`, means other things too
+        same = [o for o in self.public if o.endswith(f'.{name}')] if '.' not in name and ('_' in name or m[2]) else []
+        return self.public.get(name) or (self.public[same[0]] if len(same)==1 else None)
 
 # ---- Hooks
 def on_config(config):

@@ -30,16 +30,22 @@ def relink(md, place):
     "`md` with links to files replaced by what `place` makes of them"
     return re.sub(r'\]\((?!\w+:|#)([^)#\s]+)', lambda m: f']({place(m[1])}', md)
 
+def above(nb, cell):
+    "The heading, or the cell of one short line, that stands last above `cell`: what a picture that the cell shows is of"
+    texts = [c.source.strip() for c in nb.cells[:cell.idx_] if c.cell_type=='markdown']
+    lines = [o for text in texts for o in (re.findall('^#+ (.*)', text, re.M) if '\n' in text or len(text)>100 else [text.lstrip('# ')])]
+    return re.sub(r'\[(.*?)\]\(.*?\)', r'\1', lines[-1]).replace('`', '') if lines else ''
+
 def readme(nb_path):
     "The Markdown of the notebook `nb_path`, with links that start at its grandparent, where README.md is; and its pictures, by the names of their files"
     nb,folder,pics = read_nb(nb_path),nb_path.parent.name,{}
-    def image(png):
+    def image(png, cell):
         name = f'{folder}/images/{nb_path.stem}{len(pics)}.png'
         pics[name] = base64.b64decode(png)
-        return f'![]({name})'
+        return f'![{above(nb, cell)}]({name})'
     for c in nb.cells:
         if c.cell_type=='markdown': c.source = relink(c.source, lambda o: posixpath.normpath(f'{folder}/{o}'))
-    md = parts(nb, lambda cell: [f'```python\n{cell.source.strip()}\n```', *outputs(cell, image=image)])
+    md = parts(nb, lambda cell: [f'```python\n{cell.source.strip()}\n```', *outputs(cell, image=lambda png: image(png, cell))])
     return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(md) + '\n',pics
 
 if __name__=='__main__':
