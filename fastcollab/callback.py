@@ -12,6 +12,7 @@ from fastai.callback.tracker import TrackerCallback
 from .losses import RatingMSE,gravity
 from .metrics import *
 from .models import reading
+from .moods import Moods
 
 # %% ../nbs/08_callback.ipynb #9ef8e3fd
 class PredColumn(Callback):
@@ -64,7 +65,9 @@ class FitMoods(Callback):
     "Learn from the errors in training what a user's ratings of the same hour say of each other, when a fit is done"
     order,begun = 70,False   # behind the trackers, which may bring back the weights of another epoch
     @property
-    def moods(self): return getattr(self.model, 'model', self.model).moods   # of the model itself, if it is one that averages
+    def moods(self)->Moods:
+        "Those of the model, or of the model inside one that averages"
+        return getattr(self.model, 'model', self.model).moods
 
     def before_fit(self): self.begun = False                                # an event of `validate` too; and the last fit may have been interrupted
     def before_train(self):
