@@ -4,7 +4,8 @@ DIR holds ml-100k.zip and ml-latest-small.zip. Three models for each split of th
 wd=.4), on ml-latest-small (5, 5e-3, wd=.1), the settings of foundation.py. Best: `collab_learner(dls, arch='best')` and `learn.fit_best()`; where there are times, with moods. Chain: SVDPlusPlus
 with 15 factors and Langevin, 1,600 steps on the whole training part, lr=.5, wd=10, 100 states averaged, and moods. Both: `ensemble` of the two, with weights found on a tenth of the training
 part by models trained on the rest of it, once for each set of columns of a data set. The rules of `suggest`, reaches and sizes of moods, and k, lr, wd and steps of the chain, were chosen on that tenth too; the test
-parts were scored by this command alone, except that u1 was scored a few times while the model was ported from a prototype, with settings that stood in its issue.
+parts were scored by this command alone, once with tables of days and, where there are times, once more with moods; and u1 a few times before that, while the model was
+ported from a prototype with settings that had been found by others.
 
 `rule` prints how the error on the tenth depends on the decay, and what `suggest` says: for samples, parts and the union of both sets. `forward` trains on the first 90 % of
 the timeline. `seconds` times the fit on u1. A figure behind a row is the one to reach, and the best that is known to have been
