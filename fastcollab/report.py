@@ -45,7 +45,7 @@ def _drawing():
     "Figures made in here are shown nowhere else, look like those of a page, and are closed at the end, whatever happens"
     before = set(plt.get_fignums())
     try:
-        with plt.rc_context({'font.size':9, 'axes.titlesize':10, 'axes.spines.top':False, 'axes.spines.right':False}), plt.ioff(), warnings.catch_warnings():
+        with plt.rc_context({'interactive':False, 'font.size':9, 'axes.titlesize':10, 'axes.spines.top':False, 'axes.spines.right':False}), warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Glyph')     # a title with a sign that the font of the figures lacks gets a box
             yield
     finally:
