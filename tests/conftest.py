@@ -2,7 +2,7 @@
 import os
 from pathlib import Path
 
-import matplotlib, pytest, torch
+import matplotlib, matplotlib.pyplot as plt, pytest, torch
 from hypothesis import settings
 
 matplotlib.use('agg')
@@ -21,6 +21,12 @@ def pytest_collection_modifyitems(config, items):
     no_gpu = [o for o in items if o.get_closest_marker('cuda') and not torch.cuda.is_available()]
     config.hook.pytest_deselected(items=no_gpu)
     items[:] = [o for o in items if o not in no_gpu]
+
+@pytest.fixture(autouse=True)
+def closed():
+    "No figure stays open"
+    yield
+    plt.close('all')
 
 @pytest.fixture(scope='session')
 def data_dir():

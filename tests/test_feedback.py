@@ -1,7 +1,7 @@
 "Lists, the numbers that describe them against a second implementation, and the loop that feeds on them"
 import copy, random, warnings
 
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Callback, Module, set_seed, tensor
 from fastcollab import feedback
 from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, GenreDotProductBias, IdDropout, RatingMSE, RepresentationBias, ValidRMSE,
@@ -27,12 +27,6 @@ def learner_state(learn):
         modes=[m.training for m in model.modules()], training=learn.training, x=train.x.tolist(), y=train.y.tolist(), n=learn.dls.train.n,
         valid=learn.dls.valid_ds.x.tolist(), order=learn.dls.train.order_rng.getstate(), weight=learn.dls.train.user_weight,
         cbs=[id(o) for o in learn.cbs], opt=id(learn.opt), history=str(getattr(learn.recorder, 'values', None)), ids=(id(learn.dls),id(model),id(train)))
-
-@pytest.fixture(autouse=True)
-def closed():
-    "No figure stays open"
-    yield
-    plt.close('all')
 
 @pytest.fixture(scope='module')
 def frame():

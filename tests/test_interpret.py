@@ -10,12 +10,6 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 
-@pytest.fixture(autouse=True)
-def closed():
-    "No figure stays open"
-    yield
-    plt.close('all')
-
 @pytest.fixture(scope='module')
 def dls():
     "Two features of the items, the second with few categories, and one of the users"

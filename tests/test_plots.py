@@ -6,12 +6,6 @@ from fastai.tabular.all import Module, set_seed
 from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, GenreCollabNN, OrdinalLoss, ValidRMSE,
     collab_learner, create_params, ensemble, rmse, synthetic_ratings)
 
-@pytest.fixture(autouse=True)
-def closed():
-    "No figure stays open"
-    yield
-    plt.close('all')
-
 @pytest.fixture(scope='module')
 def frame():
     "80 users and 60 items with titles, two of which are the same; a set of genres, a decade, and the age of users"
