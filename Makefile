@@ -26,7 +26,7 @@ sync: $(VENV)/.dev
 	@echo '== notebooks, modules and README.md in sync'
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && cp -R nbs fastcollab tools pyproject.toml README.md "$$tmp" && bin=$$PWD/$(BIN) && \
 	  (cd "$$tmp" && "$$bin/nbdev-export" && "$$bin/nbdev-clean" && "$$bin/nbdev-sidebar" && "$$bin/python" tools/readme.py) && \
-	  for o in nbs fastcollab README.md; do diff -r -x __pycache__ -x .ipynb_checkpoints -x models $$o "$$tmp/$$o" || \
+	  for o in nbs fastcollab README.md; do diff -r -x __pycache__ -x .ipynb_checkpoints $$o "$$tmp/$$o" || \
 	    { echo 'out of sync: run nbdev-export, nbdev-clean, nbdev-sidebar and python tools/readme.py, and commit what they change'; exit 1; }; done
 
 style: $(VENV)/.dev

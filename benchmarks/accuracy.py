@@ -1,13 +1,13 @@
 """The most accurate models: `FASTCOLLAB_DATA=DIR python benchmarks/accuracy.py` prints their errors, some 90 minutes on one core
 
 DIR holds ml-100k.zip and ml-latest-small.zip. Three models for each split of the data. Biased matrix factorisation: DotProductBias, k=50, bs=512, fit_one_cycle(8, 5e-3,
-wd=.4), on ml-latest-small (5, 5e-3, wd=.1), the settings of foundation.py. Best: `collab_learner(dls, arch='best')` and `learn.fit_best()`; where there are times, with moods. Chain: SVDPlusPlus
-with 15 factors and Langevin, 1,600 steps on the whole training part, lr=.5, wd=10, 100 states averaged, and moods. Both: `ensemble` of the two, with weights found on a tenth of the training
-part by models trained on the rest of it, once for each set of columns of a data set. The rules of `suggest`, reaches and sizes of moods, and k, lr, wd and steps of the chain, were chosen on that tenth too; the test
-parts were scored by this command alone, once with tables of days and, where there are times, once more with moods; and u1 a few times before that, while the model was
+wd=.4), on ml-latest-small (5, 5e-3, wd=.1), the settings of foundation.py. Best: `collab_learner(dls, arch='auto')` and `learn.fit_auto()`; where there are times, with session effects. Chain: SVDPlusPlus
+with 15 factors and SGHMC, 1,600 steps on the whole training part, lr=.5, wd=10, 100 states averaged, and session effects. Both: `ensemble` of the two, with weights found on a tenth of the training
+part by models trained on the rest of it, once for each set of columns of a data set. The rules of `auto_config`, reaches and sizes of session effects, and k, lr, wd and steps of the chain, were chosen on that tenth too; the test
+parts were scored by this command alone, once with tables of days and, where there are times, once more with session effects; and u1 a few times before that, while the model was
 ported from a prototype with settings that had been found by others.
 
-`rule` prints how the error on the tenth depends on the decay, and what `suggest` says: for samples, parts and the union of both sets. `forward` trains on the first 90 % of
+`rule` prints how the error on the tenth depends on the decay, and what `auto_config` says: for samples, parts and the union of both sets. `forward` trains on the first 90 % of
 the timeline. `seconds` times the fit on u1. A figure behind a row is the one to reach, and the best that is known to have been
 published, as they are reported: myFM 0.8808 with all features and 0.9057 with ids (Bayesian factorisation machines with ordered probit), GLocal-K 0.8889 (arXiv 2108.12184),
 MyMediaLite 0.9076; and 0.869 of fastai.collab as shipped (foundation.py)."""
@@ -15,7 +15,7 @@ from common import *
 from fastcollab.all import *
 
 USERS,ITEMS,TIME = ['age','gender','occupation','district'],['genres','year'],'timestamp'
-CHAIN = dict(n_factors=15, opt_func=Langevin, config=dict(when=()))
+CHAIN = dict(n_factors=15, opt_func=SGHMC, config=dict(timestamps=()))
 
 def with_year(df):
     "The year in the title, and the first character of the zip code"
@@ -48,21 +48,21 @@ def fit_mf(df, splits, seed):
     args = ((5,5e-3),.1) if 'zip' not in df else ((8,5e-3),.4)
     return quietly(learn, lambda: learn.fit_one_cycle(*args[0], wd=args[1]))
 
-def fit_best(dls, seed):
+def fit_auto(dls, seed):
     set_seed(seed)
-    learn = collab_learner(dls, arch='best', metrics=rmse)
-    return quietly(learn, learn.fit_best)
+    learn = collab_learner(dls, arch='auto', metrics=rmse)
+    return quietly(learn, learn.fit_auto)
 
 def fit_chain(dls, seed, steps=1600):
     set_seed(seed)
-    s = suggest(dls)
-    cbs = [PosteriorMean(), *([FitMoods()] if dls.train_ds.when is not None else [])]
+    s = auto_config(dls)
+    cbs = [PosteriorSampling(), *([FitSessionEffects()] if dls.train_ds.timestamps is not None else [])]
     learn = collab_learner(dls.whole(steps//4), arch=SVDPlusPlus, y_range=s.y_range, unk_p=s.unk_p, cbs=cbs, metrics=rmse, **CHAIN)
     return quietly(learn, lambda: learn.fit(4, .5))
 
 def both_weights(df, splits, cols):
     dls = loaders(df, tenth(splits), **cols)
-    return ensemble([fit_best(dls, 0),fit_chain(dls, 0)]).model.weights.tolist()
+    return ensemble([fit_auto(dls, 0),fit_chain(dls, 0)]).model.weights.tolist()
 
 def mean_sd(res): return f'{np.mean(res):.4f} +- {np.std(res, ddof=1):.4f}'
 
@@ -74,7 +74,7 @@ def table(name, df, folds, cols, asked, published=''):
         row(f'{name}: {what}', mean_sd(res[:,k]), f'<= {goal}{published}' if goal else '')
 
 def _pair(dls, seed, weights):
-    learns = [fit_best(dls, seed),fit_chain(dls, seed)]
+    learns = [fit_auto(dls, seed),fit_chain(dls, seed)]
     return *map(error, learns),error(ensemble(learns, weights))
 
 def u1():
@@ -137,15 +137,15 @@ def forward():
             res = []
             for seed in SEEDS:
                 set_seed(seed)
-                learn = collab_learner(loaders(df, splits, **columns(df, time=time)), arch='best', cbs=ValidRMSE())
-                res.append(quietly(learn, learn.fit_best).recorder.values[-1][2:])
+                learn = collab_learner(loaders(df, splits, **columns(df, time=time)), arch='auto', cbs=ValidRMSE())
+                res.append(quietly(learn, learn.fit_auto).recorder.values[-1][2:])
             row(f'{name}: best, {"with" if time else "without"} times', mean_sd([o[0] for o in res]), '; '.join(f'{o:.4f}' for o in np.mean(res, 0)[1:]))
         learn = fit_mf(df, splits, 0)
         learn.add_cb(ValidRMSE())
         row(f'{name}: biased MF', f'{error(learn):.4f}')
 
 def rule():
-    "How the error on a tenth depends on the decay, beside what `suggest` says"
+    "How the error on a tenth depends on the decay, beside what `auto_config` says"
     say('\nRMSE on a tenth of the training part by multiples of the decays (1.5, 2); one seed; features and times but where it says ids')
     df,splits = movielens_fold('ml-100k', 1)
     df,ls,rng = with_year(df),with_year(movielens('ml-latest-small')),np.random.default_rng(1)
@@ -168,47 +168,47 @@ def rule():
         ('both together', two, tenth(RandomSplitter(.2, seed=42)(two)), {})]
     for name,d,splits,cols in sets:
         dls = loaders(d, splits, **columns(d, **cols))
-        s = suggest(dls)
+        s = auto_config(dls)
         res = {}
         for m in (.5,.7,1,1.4,2,2.8):
             set_seed(0)
-            learn = collab_learner(dls, arch='best', metrics=rmse)
+            learn = collab_learner(dls, arch='auto', metrics=rmse)
             quietly(learn, lambda: learn.fit_one_cycle(s.epochs, s.lr, wd=[1.5*m,2*m]))
             res[m] = learn.recorder.values[-1][2]
         row(f'{len(dls.train_ds):,} {name}', f'{s.wd[0]/1.5:.2f} suggested', '  '.join(f'{m}: {v:.4f}' for m,v in res.items()))
 
-def moods():
-    "How the error on a tenth depends on how far moods carry, and how much"
-    from fastcollab import moods as m
-    say('\nRMSE on a tenth of the training part by what `moods` assumes: best, seed 0, without moods, and with reaches (20 s, 10 min) and sizes (0.1, 0.15) times a factor')
+def session_effects():
+    "How the error on a tenth depends on how far session effects carry, and how much"
+    from fastcollab.models import session as m
+    say('\nRMSE on a tenth of the training part by what `session_effects` assumes: best, seed 0, without session effects, and with reaches (20 s, 10 min) and sizes (0.1, 0.15) times a factor')
     for name,(d,rows) in {'ml-100k':movielens_fold('ml-100k', 1), 'ml-latest-small':(ls := movielens('ml-latest-small'), RandomSplitter(.2, seed=42)(ls))}.items():
         d,rows = with_year(d),tenth(rows)
         for what,unit in (('',1),(', times cut to minutes',60),(', to hours',3600),(', to days',86400)):
             dls = loaders(d.assign(timestamp=d.timestamp//unit*unit), rows, **columns(d))
-            learn = fit_best(dls, 0)
-            cb = next(o for o in learn.cbs if isinstance(o, FitMoods))
-            cb.moods.clear()
+            learn = fit_auto(dls, 0)
+            cb = next(o for o in learn.cbs if isinstance(o, FitSessionEffects))
+            cb.session_effects.clear()
             row(f'{name}{what}: none', f'{error(learn):.4f}')
             own,res = (m._reach,m._size),{}
             for reach,size in ((1,1),(.5,1),(2,1),(1,.5),(1,2)):
                 m._reach,m._size = own[0]*reach,own[1]*size
-                cb.moods.clear()
+                cb.session_effects.clear()
                 cb._fit()
                 res[reach,size] = error(learn)
             m._reach,m._size = own
-            row(f'{name}{what}: moods', f'{res.pop((1,1)):.4f}', '  '.join(f'reach x{a:g}, size x{b:g}: {v:.4f}' for (a,b),v in res.items()))
+            row(f'{name}{what}: session effects', f'{res.pop((1,1)):.4f}', '  '.join(f'reach x{a:g}, size x{b:g}: {v:.4f}' for (a,b),v in res.items()))
 
 def seconds():
     "The fit on u1, validation included, after one epoch that compiles"
     df,splits = movielens_fold('ml-100k', 1)
     df = with_year(df)
     dls = loaders(df, splits, **columns(df))
-    learn = collab_learner(dls, arch='best', metrics=rmse)
+    learn = collab_learner(dls, arch='auto', metrics=rmse)
     quietly(learn, lambda: learn.fit(1))
     say('\nml-100k u1, features and time, 12 epochs, validation and the table included, one thread; median of five')
-    secs = sorted(timed(lambda: fit_best(dls, 0))[1] for _ in range(5))
+    secs = sorted(timed(lambda: fit_auto(dls, 0))[1] for _ in range(5))
     row('best', f'{secs[2]:.2f} s', '< 5 s')
     secs = sorted(timed(lambda: fit_chain(dls, 0))[1] for _ in range(3))
     row('chain, 1,600 steps', f'{secs[1]:.1f} s')
 
-if __name__=='__main__': report(__file__, [u1, u1_no_time, folds, random5, random5_ids, latest, forward, moods, rule, seconds], 'one thread; means and standard deviations over training seeds 0, 1, 2; behind an error what is to be reached and the best figure published')
+if __name__=='__main__': report(__file__, [u1, u1_no_time, folds, random5, random5_ids, latest, forward, session_effects, rule, seconds], 'one thread; means and standard deviations over training seeds 0, 1, 2; behind an error what is to be reached and the best figure published')

@@ -39,15 +39,15 @@ def bare(file, threads):
 
 def fastcollab(file, threads):
     import pandas as pd, torch
-    from fastcollab.recommender import Recommender
-    from fastcollab.lists import Seen
-    from fastcollab.scoring import DotScores
+    from fastcollab.recommend.recommender import Recommender
+    from fastcollab.recommend.lists import UserHistory
+    from fastcollab.recommend.scorers import DotScorer
     torch.set_num_threads(threads)
     U,M,ends,items = map(torch.from_numpy, load(file))
     ids = tuple(pd.RangeIndex(1, len(o)+1) for o in (U,M))
     U,M = (torch.cat([o.new_zeros(1, o.shape[1]), o]) for o in (U,M))   # row 0 is the unknown one
-    seen = Seen(torch.cat([ends[:1],ends]), items+1, torch.ones(len(items)))
-    rec = Recommender(DotScores(U, M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])), seen, biased=False)
+    seen = UserHistory(torch.cat([ends[:1],ends]), items+1, torch.ones(len(items)))
+    rec = Recommender(DotScorer(U, M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])), seen, biased=False)
     return lambda: rec.recommend(k=10),{}
 
 def implicit(file, threads):
@@ -124,9 +124,9 @@ def many():
 
 def _liking(y_range, n=10_000, m=SHAPE['n_items'], old=999):
     "A recommender of `old` users, and the ratings of `n` new ones: what their vectors give, and noise with a deviation of 0.9 stars"
-    from fastcollab.folding import link
-    from fastcollab.lists import Seen
-    from fastcollab.scoring import DotScores
+    from fastcollab.recommend.solve import link
+    from fastcollab.recommend.lists import UserHistory
+    from fastcollab.recommend.scorers import DotScorer
     rng = np.random.default_rng(0)
     U,M = (torch.from_numpy(rng.normal(0, .3, (o+1,SHAPE['k']+2)).astype(np.float32)) for o in (old+n,m))
     U[0],M[0] = 0.,0.
@@ -135,8 +135,8 @@ def _liking(y_range, n=10_000, m=SHAPE['n_items'], old=999):
     y = link((U[u]*M[i]).sum(1)+shift, y_range)[0]+torch.from_numpy(rng.normal(0, .9, len(u)).astype(np.float32))
     if y_range: y = y.clamp(1, 5)
     ids,known = (pd.RangeIndex(1, old+1),pd.RangeIndex(1, m+1)),u<=old
-    rec = Recommender(DotScores(U[:old+1], M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])),
-        Seen.of(u[known], i[known], y[known], old+1), y_range=y_range, shift=shift)
+    rec = Recommender(DotScorer(U[:old+1], M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])),
+        UserHistory.of(u[known], i[known], y[known], old+1), y_range=y_range, shift=shift)
     return rec,pd.DataFrame(dict(user=u[~known], item=i[~known], rating=y[~known])).drop_duplicates(['user','item'])
 
 def _newcomers(df, seed, arch, y_range):
@@ -183,8 +183,8 @@ def folder():
             good += sum(which)==1
             seen.add(which.index(True))
     row(f'kill -9 at 20 random moments during save: one of {len(seen)}, whole', f'{good} of 20', '20 of 20')
-    code = "import sys, fastcollab.recommender; print('fastai' if 'fastai' in sys.modules else 'no fastai')"
-    row('import fastcollab.recommender', subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip(), 'no fastai')
+    code = "import sys, fastcollab.recommend.recommender; print('fastai' if 'fastai' in sys.modules else 'no fastai')"
+    row('import fastcollab.recommend.recommender', subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip(), 'no fastai')
 
 def single():
     "One user, a folder, other formats"
@@ -200,7 +200,7 @@ def single():
     row('explain, median of 100', f'{statistics.median(timed(lambda: rec.explain(u, 318))[1] for u in rec.ids[0][:100])*1e3:.2f} ms')
     with tempfile.TemporaryDirectory() as d:
         row('save, the first time', f'{timed(lambda: rec.save(d))[1]:.2f} s')
-        code = f'import time\nfrom fastcollab.recommender import Recommender\ns = time.perf_counter()\nRecommender.load({d!r})\nprint(time.perf_counter()-s)'
+        code = f'import time\nfrom fastcollab.recommend.recommender import Recommender\ns = time.perf_counter()\nRecommender.load({d!r})\nprint(time.perf_counter()-s)'
         secs = [float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
         row('load in a fresh process, after the import', f'{statistics.median(secs):.3f} s', '< 0.2 s')
         same = Recommender.load(d).recommend().equals(rec.recommend())

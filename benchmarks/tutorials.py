@@ -1,7 +1,7 @@
 """The figures of the tutorials: `FASTCOLLAB_DATA=DIR python benchmarks/tutorials.py` prints them, some 15 minutes on one core
 
 What it prints goes to benchmarks/results/tutorials.txt too. DIR holds ml-latest-small.zip, ml-100k.zip and netflix/. Settings that are not given by
-the question were chosen on parts of the training parts: how and agg of GenreDotProductBias on a random tenth and on a tenth of the items,
+the question were chosen on parts of the training parts: how and agg of HybridMF on a random tenth and on a tenth of the items,
 l2 and gravity on a part made as the test part of u1 is, those of MetadataEmbedding on five folds of the users outside the first fold. Those of B and
 C were chosen on their validation parts, as the source's were. Names of functions as arguments print these parts alone."""
 import os, re, sys
@@ -52,9 +52,9 @@ def source_a():
     plain,genres = (CollabDataLoaders.from_df(df, seed=42, bs=512, val_bs=8192, genre_name=o) for o in (None,'genres'))
     args = (6, 5e-3, .3)
     line('A', 'DotProductBias', theirs, plain, *args, y_range=(0,5.5))
-    for how in ('mul','add'): line('A', f'GenreDotProductBias, how={how!r}', theirs, genres, *args, y_range=(0,5.5), config=dict(how=how))
+    for how in ('scale','add'): line('A', f'HybridMF, how={how!r}', theirs, genres, *args, y_range=(0,5.5), config=dict(how=how))
     line('A', 'CollabNN, one hidden layer of 100', theirs, plain, *args, y_range=(0,5.5), use_nn=True, layers=[100])
-    line('A', 'GenreCollabNN, one hidden layer of 100', theirs, genres, *args, y_range=(0,5.5), use_nn=True, layers=[100])
+    line('A', 'HybridNN, one hidden layer of 100', theirs, genres, *args, y_range=(0,5.5), use_nn=True, layers=[100])
 
 def source_b():
     "Deep dive: five steps"

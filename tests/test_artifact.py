@@ -3,11 +3,11 @@ import json, multiprocessing, os, pickle, random, shutil, signal, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, safetensors.torch, torch
-from fastcollab import artifact
-from fastcollab.artifact import FORMAT, VERSION, read_artifact, write_artifact
-from fastcollab.lists import Seen
-from fastcollab.recommender import Recommender
-from fastcollab.scoring import DotScores, NetScores
+from fastcollab.recommend import artifact
+from fastcollab.recommend.artifact import FORMAT, VERSION, read_artifact, write_artifact
+from fastcollab.recommend.lists import UserHistory
+from fastcollab.recommend.recommender import Recommender
+from fastcollab.recommend.scorers import DotScorer, NetScorer
 from torch import nn
 
 fork = multiprocessing.get_context('fork')   # a child that has everything imported already
@@ -18,10 +18,10 @@ def made(seed=0, n_users=40, n_items=30, net=False):
     U,M = torch.randn(n_users+1, 5, generator=g),torch.randn(n_items+1, 5, generator=g)
     U[:,-1],M[:,-2] = 1,1
     ops = [(torch.randn(3, 5, generator=g),torch.zeros(3)), 'ReLU', (torch.randn(1, 3, generator=g),torch.zeros(1))]
-    scores = NetScores(U, M, ops) if net else DotScores(U, M)
+    scores = NetScorer(U, M, ops) if net else DotScorer(U, M)
     u,i = torch.randint(1, n_users+1, (200,), generator=g),torch.randint(1, n_items+1, (200,), generator=g)
     films = pd.DataFrame(dict(item=[f'i{k}' for k in range(n_items)], title=[f'Übung {seed} {k}' for k in range(n_items)], year=range(1990, 1990+n_items)))
-    seen,ids = Seen.of(u, i, torch.randint(1, 6, (200,), generator=g), n_users+1),(pd.Index(range(7, 7+n_users)),pd.Index(films['item']))
+    seen,ids = UserHistory.of(u, i, torch.randint(1, 6, (200,), generator=g), n_users+1),(pd.Index(range(7, 7+n_users)),pd.Index(films['item']))
     rec = Recommender(scores, ids, ('user','item','rating'), films, seen, vectors=(U,M) if net else (None,None), y_range=(0.,5.5), shift=.25, rated=(1.,5.))
     rec.decays = [None,None] if net else [float(seed+1),.5]
     return rec
@@ -102,14 +102,14 @@ def test_raw_round_trip(tmp_path):
 
 def test_own_model_round_trip(tmp_path):
     "A model of one's own: its weights come back into one that is given, and without one the error says which is needed"
-    from fastcollab.scoring import ModelScores
+    from fastcollab.recommend.scorers import ModelScorer
     class Mine(nn.Module):
         def __init__(self, n=41):
             super().__init__()
             self.u,self.i = nn.Embedding(n, 3),nn.Embedding(31, 3)
         def forward(self, x): return (self.u(x[:,0])*self.i(x[:,1])).sum(1)
     rec = made()
-    rec.scores = ModelScores(Mine().eval(), 31)
+    rec.scores = ModelScorer(Mine().eval(), 31)
     rec.save(tmp_path)
     other = Mine()
     assert Recommender.load(tmp_path, model=other).recommend(k=5).equals(rec.recommend(k=5)) and torch.equal(other.u.weight, rec.scores.model.u.weight)

@@ -10,8 +10,8 @@ from torch import nn
 from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders, CollabNN, ColdItemSplitter, DotProduct, DotProductBias, FoldSplitter,
     GenreEmbedding, IdDropout, LeaveLastSplitter, RandomSplitter, RatingMSE, TemporalSplitter, UserStratifiedSplitter, baseline_rmse,
     collab_learner, movielens, movielens_fold, rmse, synthetic_ratings)
-from fastcollab.cli import main
-from fastcollab.data import RatingsDL
+from fastcollab.cli.main import main
+from fastcollab.data.loaders import RatingsDL
 
 BASE = synthetic_ratings(30, 20, 300)
 TEXT = dict(userId=BASE.userId.map('u{}'.format), movieId=BASE.movieId.map('m{}'.format))
@@ -164,7 +164,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         ValueError, ["'rating'", '300 of 300', 'nan']),
     # learners
     ("fastai's loaders", lambda: collab_learner(fastai.collab.CollabDataLoaders.from_df(table())), TypeError,
-        ['fastai', 'fastcollab.data.CollabDataLoaders']),
+        ['fastai', 'fastcollab.data.loaders.CollabDataLoaders']),
     ('arch is a number', lambda: learner(arch=3), TypeError, ['arch is 3', 'from_dls', 'model']),
     ('arch is a name', lambda: learner(arch='DotProduct'), TypeError, ["arch is 'DotProduct'", 'from_dls', 'model']),
     ('arch is another class', lambda: learner(arch=nn.Linear), TypeError, ['arch is', 'Linear', 'from_dls']),

@@ -2,8 +2,8 @@
 import math, warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import (Adam, CollabDataLoaders, CollabNN, DotProductBias, OrdinalLoss, SVDPlusPlus, baseline_rmse, blend_weights,
-    collab_learner, decays, ensemble, load_learner, movielens_fold, newcomer_share, rating_range, rmse, set_seed, suggest, synthetic_ratings)
+from fastcollab.all import (Adam, CollabDataLoaders, CollabNN, DotProductBias, OrdinalLoss, SVDPlusPlus, baseline_rmse, ensemble_weights,
+    collab_learner, decays, ensemble, load_learner, movielens_fold, new_id_share, rating_range, rmse, set_seed, auto_config, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 
@@ -85,14 +85,14 @@ def test_weights_are_the_best(m, seed):
     rng = np.random.default_rng(seed)
     y = rng.normal(size=50)
     preds = y+rng.normal(size=(m,1))*rng.normal(size=50)+rng.normal(size=(m,50))*rng.random((m,1))*2
-    w = blend_weights(preds, y)
+    w = ensemble_weights(preds, y)
     def loss(w): return ((w@preds-y)**2).mean()
     other = minimize(loss, np.full(m, 1/m), bounds=[(0,1)]*m, constraints=dict(type='eq', fun=lambda w: w.sum()-1))
     assert (w>=0).all() and math.isclose(w.sum(), 1, abs_tol=1e-9) and loss(w)<=other.fun+1e-6
 
 def test_weights_of_twins():
     p = np.array([1.,2,4])
-    assert math.isclose(blend_weights([p,p,p], p+1).sum(), 1)
+    assert math.isclose(ensemble_weights([p,p,p], p+1).sum(), 1)
 
 def test_an_ensemble_is_a_learner(tmp_path):
     dls = loaders(path=tmp_path)
@@ -118,35 +118,35 @@ def test_decays_are_sane(n, users, items, time):
 
 def test_suggestions():
     dls = loaders(time_name='timestamp')
-    s = suggest(dls)
+    s = auto_config(dls)
     n = len(dls.train_ds)
     assert s.bs==64 and s.epochs==12 and s.wd==decays(n, dls.n_users-1, dls.n_items-1, True) and s.y_range==rating_range(dls.train_ds.y)
     lines = str(s).splitlines()
     assert len(lines)==7 and all(len(o.split(None, 2))==3 for o in lines)
-    assert suggest(loaders()).wd[0]==pytest.approx(.8*s.wd[0]) and 'no times' in str(suggest(loaders())) and 'no times' not in str(s)
+    assert auto_config(loaders()).wd[0]==pytest.approx(.8*s.wd[0]) and 'no times' in str(auto_config(loaders())) and 'no times' not in str(s)
 
 def test_range_of_one_rating(): assert rating_range(torch.tensor([3.,3.]))==(2.5,3.5)
 def test_newcomers_are_counted():
     x = torch.tensor([[1,1],[1,2],[2,2],[2,1]]*25+[[3,3]])
-    assert newcomer_share(x)==pytest.approx(2/101)
+    assert new_id_share(x)==pytest.approx(2/101)
 
 def test_best():
     dls = loaders(genre_name='genres')
     res = []
     for _ in range(2):
         set_seed(0)
-        learn = collab_learner(dls, arch='best', metrics=rmse)
-        with learn.no_bar(), learn.no_logging(): learn.fit_best()
+        learn = collab_learner(dls, arch='auto', metrics=rmse)
+        with learn.no_bar(), learn.no_logging(): learn.fit_auto()
         res.append(learn.recorder.values[-1][2])
         dls = loaders(genre_name='genres')
     assert isinstance(learn.model, SVDPlusPlus) and learn.dls.bs==learn.settings.bs and dls.bs==64
     assert res[0]==res[1]<baseline_rmse(dls).iloc[1]
     assert learn.opt.hypers.attrgot('wd')==list(learn.settings.wd) and len(learn.recorder.values)==12
-    own = collab_learner(dls, arch='best', n_factors=3, y_range=(0,6))
+    own = collab_learner(dls, arch='auto', n_factors=3, y_range=(0,6))
     assert own.model.n_factors==3 and own.model.y_range==(0,6)
 
 ERRORS = [('another name', lambda: collab_learner(loaders(), arch='good'), TypeError, ["'good'","'best'"]),
-    ('fit_best of another', lambda: collab_learner(loaders()).fit_best(), ValueError, ["arch='best'"]),
+    ('fit_auto of another', lambda: collab_learner(loaders()).fit_auto(), ValueError, ["arch='auto'"]),
     ('no probabilities', lambda: collab_learner(loaders()).predict_dist(1, 2), TypeError, ['OrdinalLoss']),
     ('y_range and cuts', lambda: collab_learner(loaders(), y_range=(0,5.5), loss_func=OrdinalLoss.from_dls(loaders())), ValueError, ['y_range']),
     ('levels', lambda: OrdinalLoss([3,2,1]), ValueError, ['ascending']), ('one level', lambda: OrdinalLoss([3]), ValueError, ['two or more']),
@@ -169,6 +169,6 @@ def test_the_good_model_on_u1(data_dir):
     "Two calls, ids and ratings only: far below what biased matrix factorisation reaches (0.917), and below the best published (0.9057)"
     df,splits = movielens_fold('ml-100k', 1)
     set_seed(0)
-    learn = collab_learner(CollabDataLoaders.from_df(df[['userId','movieId','rating']], splits=splits, seed=42), arch='best', metrics=rmse)
-    with learn.no_bar(), learn.no_logging(): learn.fit_best()
+    learn = collab_learner(CollabDataLoaders.from_df(df[['userId','movieId','rating']], splits=splits, seed=42), arch='auto', metrics=rmse)
+    with learn.no_bar(), learn.no_logging(): learn.fit_auto()
     assert learn.recorder.values[-1][2]<.895

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib.image, numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from fastcollab.all import RandomSplitter, Recommender
-from fastcollab.cli import main
-from fastcollab.cli_train import ARCHS
+from fastcollab.cli.main import main
+from fastcollab.cli.train import ARCHS
 
 def run(monkeypatch, capsys, *args):
     "What `fastcollab ARGS` prints"
@@ -26,7 +26,7 @@ def csv(ratings, tmp_path, monkeypatch):
 @pytest.mark.parametrize('arch', ARCHS)
 def test_train_leaves_a_learner(csv, ratings, monkeypatch, capsys, tmp_path, arch):
     "Files, the table of the fit, and a learner that predicts what the fit measured"
-    genres = ('--genres','genres') if arch.startswith('Genre') else ()
+    genres = ('--genres','genres') if arch.startswith('Hybrid') else ()
     said = run(monkeypatch, capsys, 'train', csv, '--item', 'title', '--epochs', 2, '--lr', .02, '--factors', 6, '--arch', arch, '--out', 'a/b', *genres)
     assert sorted(o.name for o in (tmp_path/'a/b').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png','recommender']
     table = pd.read_csv(tmp_path/'a/b/history.csv')
@@ -140,7 +140,7 @@ def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
 
 def test_asking_imports_no_fastai():
     "What answers starts without what trains"
-    code = "import sys, fastcollab.cli; sys.exit('fastai' in sys.modules)"
+    code = "import sys, fastcollab.cli.main; sys.exit('fastai' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 def test_version(): assert version('fastcollab') == __import__('fastcollab').__version__

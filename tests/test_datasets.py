@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest
 from hypothesis import example, given, settings, strategies as st
 from pandas.testing import assert_frame_equal
 
-from fastcollab import datasets
-from fastcollab.datasets import (MOVIELENS_ZIPS, SetFiles, describe_ratings, download_movielens, movielens, movielens_fold, netflix_prize,
+from fastcollab.data import datasets
+from fastcollab.data.datasets import (MOVIELENS_ZIPS, SetFiles, describe_ratings, download_movielens, movielens, movielens_fold, netflix_prize,
     plot_ratings, rating_columns, synthetic_ratings, verify_zip)
 
 four = ['userId','movieId','rating','timestamp']
@@ -816,21 +816,21 @@ def test_synthetic_impossible(args, text):
 def table():
     "Seven ratings by three of four users, of two of three films"
     u,i = pd.Categorical(list('aabbabc'), categories=list('abcd')), pd.Categorical(list('xyxyxxx'), categories=list('xyz'))
-    return pd.DataFrame(dict(u=u, i=i, r=[1,2.5,2.5,4,4,4,5], when=range(7)))
+    return pd.DataFrame(dict(u=u, i=i, r=[1,2.5,2.5,4,4,4,5], timestamps=range(7)))
 
 def test_rating_columns():
     "The first three by default, each replaceable by name"
     df = table()
     assert rating_columns(df) == ('u','i','r')
-    assert rating_columns(df, item_name='when') == ('u','when','r')
-    assert rating_columns(df, 'i', 'u', 'when') == ('i','u','when')
+    assert rating_columns(df, item_name='timestamps') == ('u','timestamps','r')
+    assert rating_columns(df, 'i', 'u', 'timestamps') == ('i','u','timestamps')
     assert rating_columns(pd.DataFrame({0:[1], 1:[2], 2:[3], 3:[4]}), rating_name=3, user_name=0) == (0,1,3)
 
 @pytest.mark.parametrize('f', [rating_columns,describe_ratings,plot_ratings])
 @pytest.mark.parametrize('arg', ['user_name','item_name','rating_name'])
 def test_missing_column(f, arg):
     "A name that is not there is named, with those that are"
-    with pytest.raises(KeyError, match=r"no column 'nope'; the columns are \['u', 'i', 'r', 'when'\]"): f(table(), **{arg:'nope'})
+    with pytest.raises(KeyError, match=r"no column 'nope'; the columns are \['u', 'i', 'r', 'timestamps'\]"): f(table(), **{arg:'nope'})
 
 def test_too_few_columns():
     "Two columns are no ratings, whether names were given or not"
@@ -849,7 +849,7 @@ def test_describe():
     assert res['share of ratings'].to_dict() == pytest.approx({'1':1/7, '2.5':2/7, '4':3/7, '5':1/7})
     assert list(res['share of ratings'].index) == ['1','2.5','4','5']
     assert_frame_equal(df, table())
-    other = describe_ratings(df, user_name='i', item_name='u', rating_name='when')
+    other = describe_ratings(df, user_name='i', item_name='u', rating_name='timestamps')
     assert (other['size','users'],other['size','items'],len(other['share of ratings'])) == (2,3,7)
     none = describe_ratings(df[:0])
     assert none['size'].to_dict() == {'users':0, 'items':0, 'ratings':0, 'share filled':0}

@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Learner, set_seed
-from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, GenreCollabNN, OrdinalLoss, Recommender, RepresentationBias,
+from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, HybridNN, OrdinalLoss, Recommender, PopularityBias,
     collab_learner, synthetic_ratings, top_rows)
 
 @pytest.fixture(scope='module')
@@ -69,7 +69,7 @@ def test_training_rows(learn):
     rows = CollabInterpretation.from_learner(learn, ds_idx=0).rows
     assert np.array_equal(rows.rating, learn.dls.train_ds.y[:,0]) and (rows[['user_ratings','item_ratings']]>0).all(axis=None)
 
-@pytest.mark.parametrize('kwargs', [dict(arch=DotProduct), dict(arch=GenreCollabNN), dict(arch='best', cols=dict(genre_name='genres')),
+@pytest.mark.parametrize('kwargs', [dict(arch=DotProduct), dict(arch=HybridNN), dict(arch='auto', cols=dict(genre_name='genres')),
     dict(loss=OrdinalLoss), dict(center=True)], ids=str)
 def test_rows_of_other_models(frame, held, kwargs):
     "Stars, also where the model gives scores of another kind; a recommender gives the same for warm ids"
@@ -124,7 +124,7 @@ def test_representation(interp, alone, learn, frame):
     assert list(dict.fromkeys(got.index.get_level_values(0)))==['popularity','genres','decade']
     pd.testing.assert_frame_equal(alone.representation(k=5), got)
     listed = torch.bincount(top_rows(learn, torch.arange(1, learn.dls.n_users), 5).flatten(), minlength=learn.dls.n_items)[1:]
-    cb = RepresentationBias(k=5)
+    cb = PopularityBias(k=5)
     cb.learn = learn
     for by in ('genres','decade'):
         cb.by = by
@@ -195,7 +195,7 @@ def test_saved_and_folded_in(learn, alone, frame, held, tmp_path):
 # What cannot be
 
 def test_what_a_recommender_does_not_keep(frame, held):
-    rec = make(frame, held, 1, arch=GenreCollabNN).recommender()
+    rec = make(frame, held, 1, arch=HybridNN).recommender()
     it = CollabInterpretation.from_recommender(rec, frame)
     for call in (it.bias, lambda: it.bias('users')):
         with pytest.raises(TypeError, match='this recommender keeps no bias of (items|users): its scores are (Net|Model)Scores; ask the learner'): call()
@@ -219,7 +219,7 @@ def test_other_sources(learn, frame):
     assert len(rows(frame[frame.userId!=5][:1]))==1
 
 def test_too_many_pairs(interp, monkeypatch):
-    from fastcollab import interpret
+    from fastcollab.interpret.core import core as interpret
     monkeypatch.setattr(interpret, '_MOST', 50)
     with pytest.raises(ValueError, match=r'5\d items have 3,\d+ pairs; name at most 50 of them'): interp.similarity()
     assert interp.similarity([1,3]).shape==(2,2)

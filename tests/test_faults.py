@@ -411,7 +411,7 @@ def test_fastai_code_runs_unchanged(lib, cell):
     df = df[['user','movie','rating','timestamp','title']].astype({'title':str})
     names = dict(__name__='chapter8', ratings=df)
     for code in (IMPORTS[lib], LOADERS, CELLS[cell]): exec(code, names)
-    assert names['CollabDataLoaders'].__module__==('fastcollab.data' if lib=='fastcollab' else 'fastai.collab')
+    assert names['CollabDataLoaders'].__module__==('fastcollab.data.loaders' if lib=='fastcollab' else 'fastai.collab')
 
 # What a `Learner` can do
 
@@ -536,7 +536,7 @@ def test_csv_logger():
 def test_show_results(monkeypatch):
     "Results are shown with raw ids, ratings and predictions"
     learn,shown = collab_learner(loaders(item_name='title', bs=256), n_factors=5, y_range=(0,5.5)),[]
-    monkeypatch.setattr('fastcollab.data.display_df', shown.append)
+    monkeypatch.setattr('fastcollab.data.loaders.display_df', shown.append)
     with learn.no_bar(): learn.show_results(max_n=4)
     df = shown[0]
     assert list(df.columns)==['userId','title','rating','prediction'] and len(df)==len(shown)*4

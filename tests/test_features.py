@@ -4,7 +4,7 @@ import math, re, warnings
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Callback, load_learner, set_seed, tensor
 from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, CollabNN, DotProductBias, FeatureSpec, GenreCategorify,
-    GenreCollabNN, GenreDotProductBias, GenreEmbedding, IdDropout, ParamEmbedding, collab_learner, emb_size, rmse, synthetic_ratings)
+    HybridNN, HybridMF, GenreEmbedding, IdDropout, ParamEmbedding, collab_learner, emb_size, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 # A table with three features of users and two of items, all of them made up
@@ -383,9 +383,9 @@ def test_user_weight_is_for_training_only():
 # Models
 
 SPECS = [FeatureSpec('genres', 1, 5, 3), FeatureSpec('decade', 1, 3, 1), FeatureSpec('job', 0, 4, 1), FeatureSpec('hobbies', 0, 4, 2)]
-AGGS,HOWS = ('sum','mean','sqrtn'),('add','mul')
+AGGS,HOWS = ('sum','mean','sqrtn'),('add','scale')
 
-def tiny(cls=GenreDotProductBias, specs=SPECS, **kwargs):
+def tiny(cls=HybridMF, specs=SPECS, **kwargs):
     "A model of 4 users and 5 items with large random weights, and x of all pairs"
     g = torch.Generator().manual_seed(1)
     set_seed(0)
@@ -458,7 +458,7 @@ def test_formula(how, agg, specs):
 @pytest.mark.parametrize('agg', AGGS)
 def test_formula_of_the_net(agg):
     "User, item, features of the item and of the user, put end to end, through one hidden layer"
-    model,x = tiny(GenreCollabNN, agg=agg, emb_szs=(2,3), n_factors=6)
+    model,x = tiny(HybridNN, agg=agg, emb_szs=(2,3), n_factors=6)
     hid,out = model.layers[0][0],model.layers[1][0]
     for row,got in zip(x.tolist(), model(x)):
         parts = [np_of(model.u_weight)[row[0]], np_of(model.i_weight)[row[1]]]
@@ -466,8 +466,8 @@ def test_formula_of_the_net(agg):
         h = np.maximum(np_of(hid)@np.concatenate(parts)+hid.bias.detach().numpy(), 0)
         assert math.isclose(got.item(), (np_of(out)@h).item()+out.bias.item(), abs_tol=1e-4)
 
-MODELS = {f'{how}-{agg}': (GenreDotProductBias,dict(how=how, agg=agg)) for how in HOWS for agg in AGGS}
-MODELS.update({f'net-{agg}': (GenreCollabNN,dict(agg=agg)) for agg in AGGS}, param=(GenreDotProductBias,dict(emb=ParamEmbedding)))
+MODELS = {f'{how}-{agg}': (HybridMF,dict(how=how, agg=agg)) for how in HOWS for agg in AGGS}
+MODELS.update({f'net-{agg}': (HybridNN,dict(agg=agg)) for agg in AGGS}, param=(HybridMF,dict(emb=ParamEmbedding)))
 
 @pytest.mark.parametrize('which', MODELS)
 def test_padding_leaks_nothing(which):
@@ -480,7 +480,7 @@ def test_padding_leaks_nothing(which):
         return [o.detach().clone() for o in res]
     before = answers()
     tables = [m for m in model.modules() if isinstance(m, GenreEmbedding)]
-    assert len(tables) == (4 if cls is GenreCollabNN else 8) and (x[:,2:]==0).any(0).all()
+    assert len(tables) == (4 if cls is HybridNN else 8) and (x[:,2:]==0).any(0).all()
     for t in tables: t.weight.data[0] = 100.
     for a,b in zip(before, answers()): assert torch.equal(a, b)
     model.zero_grad()
@@ -491,7 +491,7 @@ def test_padding_leaks_nothing(which):
     assert torch.allclose(model(perm), model(x), atol=1e-5)
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('kwargs', [dict(config=dict(how='add')), dict(config=dict(how='mul')), dict(use_nn=True)], ids=['add','mul','net'])
+@pytest.mark.parametrize('kwargs', [dict(config=dict(how='add')), dict(config=dict(how='scale')), dict(use_nn=True)], ids=['add','scale','net'])
 def test_scores_are_predictions_of_known_ids(kwargs):
     "All users by all items, asked by row or by id, are what the batches give; also from the two tables of the model alone"
     dls = load()
@@ -528,7 +528,7 @@ def test_validation_ids_are_those_of_training():
 def test_vectors_and_biases_of_features():
     "By the name of the column, in the order of its classes, as copies"
     dls = load()
-    model = GenreDotProductBias.from_dls(dls, n_factors=4)
+    model = HybridMF.from_dls(dls, n_factors=4)
     for side,cols in ((1,ITEM_COLS), (0,USER_COLS)):
         for k,c in enumerate(cols):
             v,b = model.feature_vectors(c),model.feature_bias(c)
@@ -542,7 +542,7 @@ def test_vectors_and_biases_of_features():
 def test_answers_about_ids_include_the_features():
     "`bias` and `weight`, in raw ids, are what the model uses: own plus features"
     dls = load()
-    model = GenreDotProductBias.from_dls(dls, n_factors=4, agg='sum')
+    model = HybridMF.from_dls(dls, n_factors=4, agg='sum')
     i = dls.classes['movieId'][3]
     cats = blocks(dls, dls.test_dl(dict(userId=1, movieId=i)).one_batch()[0])
     own = model.i_weight.weight[3],model.i_bias.weight[3]
@@ -552,10 +552,10 @@ def test_answers_about_ids_include_the_features():
 def test_the_tables_of_a_model_are_its_own():
     "Saved with it, not trained, and not those of the loaders"
     dls = load()
-    model = GenreDotProductBias.from_dls(dls, n_factors=4)
+    model = HybridMF.from_dls(dls, n_factors=4)
     assert {'u_table','i_table'} <= set(model.state_dict()) and not {'u_table','i_table'} & {n for n,_ in model.named_parameters()}
     model.i_table.zero_()
-    assert (dls.train_ds.tables[1]>0).any() and (GenreDotProductBias.from_dls(dls).i_table>0).any()
+    assert (dls.train_ds.tables[1]>0).any() and (HybridMF.from_dls(dls).i_table>0).any()
 
 @pytest.mark.parametrize('use_nn', [False,True])
 def test_misspelt_arguments(use_nn):
@@ -563,11 +563,11 @@ def test_misspelt_arguments(use_nn):
     with pytest.raises(ValueError, match="agg is 'avg'; choose 'sum', 'mean' or 'sqrtn'"): collab_learner(dls, use_nn=use_nn, config=dict(agg='avg'))
     if not use_nn:
         for how in ('plus', None, 'Add'):
-            with pytest.raises(ValueError, match=f"how is {how!r}; choose 'add' or 'mul'"): collab_learner(dls, config=dict(how=how))
+            with pytest.raises(ValueError, match=f"how is {how!r}; choose 'add' or 'scale'"): collab_learner(dls, config=dict(how=how))
     else:
         with pytest.raises(TypeError, match='how'): collab_learner(dls, use_nn=True, config=dict(how='add'))
 
-@pytest.mark.parametrize('cls', [GenreDotProductBias,GenreCollabNN])
+@pytest.mark.parametrize('cls', [HybridMF,HybridNN])
 def test_loaders_without_or_with_other_features(cls):
     plain = CollabDataLoaders.from_df(BASE, seed=1)
     for make in (lambda: cls.from_dls(plain), lambda: collab_learner(plain, arch=cls)):
@@ -582,21 +582,21 @@ def test_loaders_without_or_with_other_features(cls):
 def test_sizes_of_the_net():
     "As the embedding-size rule says for each of the features; the first layer takes all of them"
     dls = load()
-    model = GenreCollabNN.from_dls(dls, n_factors=7)
+    model = HybridNN.from_dls(dls, n_factors=7)
     sizes = [emb_size(len(dls.classes[c])) for c in (*ITEM_COLS,*USER_COLS)]
     assert [t.weight.shape for s in (1,0) for t in model.f_weight[s].tables] == [(len(dls.classes[c]),k) for c,k in zip((*ITEM_COLS,*USER_COLS), sizes)]
     assert len(set(sizes))>2 and model.layers[0][0].weight.shape == (7, emb_size(dls.n_users)+emb_size(dls.n_items)+sum(sizes))
-    model = GenreCollabNN.from_dls(dls, emb_szs=(5,6), layers=[9,8], ps=.1)
+    model = HybridNN.from_dls(dls, emb_szs=(5,6), layers=[9,8], ps=.1)
     assert model.layers[0][0].weight.shape == (9, 11+sum(sizes)) and model.layers[1][0].weight.shape == (8,9)
 
 def test_the_model_follows_the_loaders():
     plain,full = CollabDataLoaders.from_df(BASE, seed=1),load(user_cols=None)
     kinds = [type(collab_learner(d, use_nn=nn).model) for d in (plain,full,load(item_cols=None)) for nn in (False,True)]
-    assert kinds == [DotProductBias,CollabNN] + [GenreDotProductBias,GenreCollabNN]*2
+    assert kinds == [DotProductBias,CollabNN] + [HybridMF,HybridNN]*2
     model = collab_learner(full).model
-    assert (model.how,model.f_weight[1].tables[0].agg)==('add','sqrtn') and GenreCollabNN.from_dls(full).f_weight[1].tables[0].agg=='mean'
-    model = collab_learner(full, n_factors=6, config=dict(how='mul', agg='mean')).model
-    assert (model.how,model.f_weight[1].tables[0].agg,model.f_bias[1].tables[0].agg,model.u_weight.weight.shape[1])==('mul','mean','mean',6)
+    assert (model.how,model.f_weight[1].tables[0].agg)==('add','sqrtn') and HybridNN.from_dls(full).f_weight[1].tables[0].agg=='mean'
+    model = collab_learner(full, n_factors=6, config=dict(how='scale', agg='mean')).model
+    assert (model.how,model.f_weight[1].tables[0].agg,model.f_bias[1].tables[0].agg,model.u_weight.weight.shape[1])==('scale','mean','mean',6)
     model = collab_learner(full, arch=DotProductBias).model                     # a model without features reads only the ids
     assert model(full.one_batch()[0]).shape == (64,1)
 
@@ -616,7 +616,7 @@ def cold_error(side, cols=None, **kwargs):
     set_seed(1)   # not every start of the neural net gets that far in 8 epochs
     return rmse(*quiet(collab_learner(dls, n_factors=8, y_range=(0,6), unk_p=.2, **kwargs), 8, 5e-2).get_preds()).item()
 
-ARCHS = dict(add={}, mul=dict(config=dict(how='mul')), net=dict(use_nn=True))
+ARCHS = dict(add={}, mul=dict(config=dict(how='scale')), net=dict(use_nn=True))
 
 @pytest.mark.parametrize('side', [1,0])
 @pytest.mark.parametrize('arch', ARCHS)

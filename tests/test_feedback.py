@@ -3,8 +3,8 @@ import copy, random, warnings
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Callback, Module, set_seed, tensor
-from fastcollab import feedback
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, GenreDotProductBias, IdDropout, RatingMSE, RepresentationBias, ValidRMSE,
+from fastcollab.interpret import popularity_bias as feedback
+from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, IdDropout, RatingMSE, PopularityBias, ValidRMSE,
     collab_learner, create_params, plot_feedback, simulate_feedback, synthetic_ratings, top_rows)
 
 def quiet(learn, *args, **kwargs):
@@ -65,7 +65,7 @@ def brute(learn, u, k):
             res.append([i for _,i in best]+[0]*(k-len(best)))
     return tensor(res)
 
-@pytest.mark.parametrize('arch', [DotProduct,DotProductBias,CollabNN,GenreDotProductBias])
+@pytest.mark.parametrize('arch', [DotProduct,DotProductBias,CollabNN,HybridMF])
 def test_top_rows_against_a_loop(dls, arch):
     "The best items that a user has not rated, for all users and the unknown one, in any order of users"
     learn = make(dls, arch)
@@ -124,15 +124,15 @@ def second_opinion(learn, k):
     shares = {f'top {p} % of users':busy[:n].sum()/len(train) for p,n in ((1,1),(5,5),(10,10))}       # 100 users
     return {**shares, 'gini of ratings':gini(rated), 'gini of lists':gini(listed), 'coverage':(listed>0).mean(), 'popularity lift':lift}, rated, listed
 
-def with_report(dls, arch=GenreDotProductBias, fit=(1,2e-2), **kwargs):
-    "A learner fitted with `RepresentationBias(**kwargs)`, and what it warned of"
+def with_report(dls, arch=HybridMF, fit=(1,2e-2), **kwargs):
+    "A learner fitted with `PopularityBias(**kwargs)`, and what it warned of"
     set_seed(1)
-    learn = collab_learner(dls, n_factors=4, y_range=(0,5.5), arch=arch, cbs=RepresentationBias(**kwargs))
+    learn = collab_learner(dls, n_factors=4, y_range=(0,5.5), arch=arch, cbs=PopularityBias(**kwargs))
     return caught(lambda: quiet(learn, *fit))
 
 def report_again(learn, **kwargs):
     "Another report on the same weights: a fit in one batch at a learning rate of 0. The callback, and what it warned of"
-    cb = RepresentationBias(**kwargs)
+    cb = PopularityBias(**kwargs)
     with learn.no_bar(), learn.no_logging(): _,res = caught(lambda: learn.fit(1, 0., wd=0., cbs=cb))
     return cb,res
 
@@ -143,10 +143,10 @@ def still(frame):
     set_seed(1)
     return quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5)), 15, 2e-2)
 
-@pytest.mark.parametrize('arch,k', [(DotProduct,10),(GenreDotProductBias,3)])
+@pytest.mark.parametrize('arch,k', [(DotProduct,10),(HybridMF,3)])
 def test_numbers_against_pandas(dls, arch, k):
     learn,_ = with_report(dls, arch, k=k)
-    got,(want,rated,listed) = learn.representation_bias.report(),second_opinion(learn, k)
+    got,(want,rated,listed) = learn.popularity_bias.report(),second_opinion(learn, k)
     assert got.name=='value' and list(got.index)==list(want)
     for nm,v in want.items(): assert got[nm]==pytest.approx(v, rel=1e-6), nm
     assert listed.sum()==100*k and len(np.unique(list(want.values())))==7
@@ -155,7 +155,7 @@ def test_numbers_against_pandas(dls, arch, k):
 def test_shares_of_categories_against_pandas(dls, frame, by):
     "A share is that of the ratings, or of the places in the lists, whose item has the category; items may have several"
     learn,_ = with_report(dls, by=by, k=4)
-    got,(_,rated,listed) = learn.representation_bias.genres(),second_opinion(learn, 4)
+    got,(_,rated,listed) = learn.popularity_bias.genres(),second_opinion(learn, 4)
     name = by or 'genres'
     sets = frame.drop_duplicates('movieId').set_index('movieId')[name].loc[rated.index].astype(str).str.get_dummies('|')     # (items, categories)
     want = pd.DataFrame({what:sets.mul(n, axis=0).sum()/n.sum() for what,n in (('rated',rated),('recommended',listed))})
@@ -168,7 +168,7 @@ def test_busiest_users_of_few():
     "There is at least one user among the top; 14 users with 1, 2, ... 14 ratings, by hand"
     df = pd.DataFrame([(u,i,3.) for u in range(1, 15) for i in range(1, u+1)], columns=['userId','movieId','rating'])
     learn,_ = with_report(CollabDataLoaders.from_df(df, splits=(range(105), []), bs=16), DotProductBias, k=2)
-    got = learn.representation_bias.report()
+    got = learn.popularity_bias.report()
     assert [got[f'top {p} % of users'] for p in (1,5,10)]==[pytest.approx(14/105)]*3
     assert got['gini of ratings']==pytest.approx(13/42)                   # of 1 to n: (n-1)/3n
 
@@ -189,9 +189,9 @@ def test_report_leaves_the_fit_alone(dls):
         learn = collab_learner(loaders, n_factors=4, arch=DotProductBias, cbs=cbs)
         caught(lambda: quiet(learn, 1, 1e-2))
         return rng_state(),{k:v.tolist() for k,v in learn.model.state_dict().items()},[m.training for m in learn.model.modules()],loaders.train_ds.x.tolist()
-    assert run(RepresentationBias())==run(None)
+    assert run(PopularityBias())==run(None)
 
-LIMITS = RepresentationBias.limits
+LIMITS = PopularityBias.limits
 off = {k:0. if k=='coverage' else 1e9 for k in LIMITS}       # nothing is beyond these
 
 @pytest.mark.parametrize('name', [o for o in LIMITS if o!='genre ratio'])
@@ -216,13 +216,13 @@ def test_limit_of_the_ratio(still):
 def test_all_that_is_beyond_is_in_one_warning(dls):
     learn,res = with_report(dls, limits={**{k:-1. for k in off}, 'coverage':2.})
     assert len(res)==1 and all(f'{k} is ' in res[0] for k in off if k!='genre ratio') and res[0].count(' times as often ')>5
-    assert RepresentationBias(limits={'coverage':.5}).limits=={**LIMITS, 'coverage':.5}
-    assert RepresentationBias.limits==LIMITS and LIMITS['coverage']==.1 and RepresentationBias().limits==LIMITS       # those of the class stay
+    assert PopularityBias(limits={'coverage':.5}).limits=={**LIMITS, 'coverage':.5}
+    assert PopularityBias.limits==LIMITS and LIMITS['coverage']==.1 and PopularityBias().limits==LIMITS       # those of the class stay
 
 def test_errors_of_the_report(dls, frame):
-    with pytest.raises(KeyError, match="no limit is called 'gini'; choose from .*'top 1 % of users'.*'genre ratio'"): RepresentationBias(limits={'coverage':.2, 'gini':1})
+    with pytest.raises(KeyError, match="no limit is called 'gini'; choose from .*'top 1 % of users'.*'genre ratio'"): PopularityBias(limits={'coverage':.2, 'gini':1})
     for call in ('report','genres'):
-        with pytest.raises(ValueError, match='fit the learner first'): getattr(RepresentationBias(), call)()
+        with pytest.raises(ValueError, match='fit the learner first'): getattr(PopularityBias(), call)()
     for by in ('age','nothing'):
         with pytest.raises(ValueError, match=f"by is '{by}', but the features of the items are .'genres', 'decade'."): with_report(dls, by=by)
 
@@ -230,14 +230,14 @@ def test_report_without_features(frame):
     "The numbers are there, the shares of categories are not"
     dls = CollabDataLoaders.from_df(frame, user_cols='age', seed=42, bs=256)
     learn,res = with_report(dls, DotProductBias, limits=off)
-    assert not res and len(learn.representation_bias.report())==7
-    with pytest.raises(ValueError, match='no features of items; name them in from_df'): learn.representation_bias.genres()
+    assert not res and len(learn.popularity_bias.report())==7
+    with pytest.raises(ValueError, match='no features of items; name them in from_df'): learn.popularity_bias.genres()
     with pytest.raises(ValueError, match="by is 'genres', but the features of the items are .."): with_report(dls, DotProductBias, by='genres')
 
 def test_one_report_per_fit(dls):
     "After each fit there is one more, and what is handed out is a copy; searching a learning rate and predicting are no fits"
     learn,_ = with_report(dls)
-    cb = learn.representation_bias
+    cb = learn.popularity_bias
     first,genres = cb.report().copy(),cb.genres().copy()
     learn.get_preds()
     learn.predict(1, 2)
@@ -252,7 +252,7 @@ def test_one_report_per_fit(dls):
 
 def test_validating_is_no_fit(dls):
     learn,_ = with_report(dls)
-    assert not caught(learn.validate)[1] and len(learn.representation_bias.history)==1
+    assert not caught(learn.validate)[1] and len(learn.popularity_bias.history)==1
 
 # The loop
 
@@ -387,15 +387,15 @@ def test_weights_and_callbacks_of_the_loop(frame, truth, spy):
     class Look(Callback):
         def before_batch(self): seen.append(len(self.x))
     dls = CollabDataLoaders.from_df(frame, seed=42, bs=100)
-    learn = quiet(collab_learner(dls, n_factors=3, unk_p=.3, cbs=[RepresentationBias(limits=off), Look()]), 1, 1e-2)
+    learn = quiet(collab_learner(dls, n_factors=3, unk_p=.3, cbs=[PopularityBias(limits=off), Look()]), 1, 1e-2)
     seen.clear(), spy.calls.clear()
     runs = {o:loop(learn, truth, user_weight=o) for o in (None,'sqrt')}
     first,last = spy.calls[0][0],spy.calls[-1][0]
     n = torch.cat([b[0] for b in first.dls.train]).shape[0]
     assert (first.dls.train.user_weight,last.dls.train.user_weight)==(None,'sqrt') and not runs[None].equals(runs['sqrt'])
-    assert not seen and len(learn.representation_bias.history)==1
+    assert not seen and len(learn.popularity_bias.history)==1
     drop = last._grab_cbs(IdDropout)
-    assert [o.p for o in drop]==[.3] and drop[0] is not learn._grab_cbs(IdDropout)[0] and not last._grab_cbs(RepresentationBias)
+    assert [o.p for o in drop]==[.3] and drop[0] is not learn._grab_cbs(IdDropout)[0] and not last._grab_cbs(PopularityBias)
     assert last.model is not learn.model and last.dls.train_ds is not learn.dls.train_ds and last.dls.train.bs==100
     assert n==len(first.dls.train_ds)==runs[None].ratings.iloc[-1]>2000
 
@@ -456,14 +456,14 @@ def test_plot_of_many_runs(runs): assert len(plot_feedback({k:runs['tempered'] f
 
 def test_what_cannot_be_reported_is_said_before_the_fit(dls):
     "A wrong `by` and an empty list are errors at once, not after the last epoch"
-    with pytest.raises(ValueError, match='k is 0'): RepresentationBias(0)
-    learn = collab_learner(dls, n_factors=2, cbs=RepresentationBias(by='mood'))
+    with pytest.raises(ValueError, match='k is 0'): PopularityBias(0)
+    learn = collab_learner(dls, n_factors=2, cbs=PopularityBias(by='mood'))
     with pytest.raises(ValueError, match="by is 'mood'"): quiet(learn, 1)
     assert not getattr(learn.recorder, 'losses', [])
 
 def test_a_model_of_ones_own_has_a_report(dls):
     "The items that it likes best are the same for everybody, but for what each has rated"
-    learn = collab_learner(dls, arch=Own(dls.n_items), cbs=RepresentationBias(k=3))
+    learn = collab_learner(dls, arch=Own(dls.n_items), cbs=PopularityBias(k=3))
     assert torch.equal(top_rows(learn, tensor([0]), 3)[0], learn.model.w[1:,0].topk(3).indices+1)
     quiet(learn, 1)
-    assert 0<learn.representation_bias.report().coverage<=1
+    assert 0<learn.popularity_bias.report().coverage<=1

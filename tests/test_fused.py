@@ -8,11 +8,12 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Sa
 from fastai.callback.progress import CSVLogger
 from fastai.losses import MSELossFlat
 from fastai.tabular.all import Adam, Callback, CancelEpochException, CancelFitException, CancelTrainException, L1LossFlat, Transform, nn, noop, set_seed
-from fastcollab import fused as fused_module, optimizer
+from fastcollab.kernels import jit
+from fastcollab.train import loops as fused_module
 from fastcollab.all import (BiasInterpretation, ColdItemSplitter, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding,
-    GenreDotProductBias, GravityRegularizer, LazyAdam, ParamEmbedding, RatingMSE, ValidRMSE, collab_learner, mae, movielens, rmse, sched_step,
+    HybridMF, GravityRegularizer, LazyAdam, ParamEmbedding, RatingMSE, ValidRMSE, collab_learner, mae, movielens, rmse, sched_step,
     synthetic_ratings)
-from fastcollab.fused import FusedLoop, TorchLoop, loop_for, why_not_loop
+from fastcollab.train.loops import FusedLoop, TorchLoop, loop_for, why_not_loop
 from hypothesis import given, settings, strategies as st
 
 SMALL = synthetic_ratings(60, 40, 800)
@@ -25,7 +26,7 @@ def load(df=SMALL, seed=1, bs=64, feat=False, **kwargs):
 
 def build(fused='auto', arch=DotProductBias, n_factors=5, dl=None, **kwargs):
     "The same loaders and the same weights each time"
-    dl,feat = dl or {},(arch.func if isinstance(arch, partial) else arch) is GenreDotProductBias
+    dl,feat = dl or {},(arch.func if isinstance(arch, partial) else arch) is HybridMF
     dls = load(feat=feat, **dl)
     set_seed(0)
     return collab_learner(dls, arch=arch, n_factors=n_factors, fused=fused, **kwargs)
@@ -61,7 +62,7 @@ def same_history(a, b, tol=1e-4):
     assert (a.train_iter,a.pct_train,a.epoch)==(b.train_iter,pytest.approx(b.pct_train),b.epoch)
 
 ARCHS = dict(plain=DotProduct, plain_param=partial(DotProduct, emb=ParamEmbedding), bias=DotProductBias, bias_param=partial(DotProductBias, emb=ParamEmbedding),
-    genres=GenreDotProductBias, **{f'genres_{o}':partial(GenreDotProductBias, agg=o) for o in ('sum','mean')})
+    genres=HybridMF, **{f'genres_{o}':partial(HybridMF, agg=o) for o in ('sum','mean')})
 
 def arch_of(name, **kwargs):
     "Class and arguments of `collab_learner`"
@@ -108,7 +109,7 @@ def test_eager_adam_gives_the_same_errors(name):
 
 def test_rows_without_features():
     "Users without any category, on either loop"
-    a,b,start = (build(f, arch=GenreDotProductBias, dl=dict(df=SMALL.assign(jobs=None, age=SMALL.age.where(SMALL.userId>30)))) for f in (True,False,False))
+    a,b,start = (build(f, arch=HybridMF, dl=dict(df=SMALL.assign(jobs=None, age=SMALL.age.where(SMALL.userId>30)))) for f in (True,False,False))
     for o in (a,b): quiet(o, 2, 2e-2)
     assert moved(a, b, start)<1e-3
 
@@ -155,7 +156,7 @@ def unknown():
 def test_reads_equal_unfused(name, kwargs, monkeypatch):
     learn = quiet(build(**arch_of(name), n_factors=6, **kwargs, metrics=[rmse,mae], cbs=ValidRMSE()), 2, 3e-2)
     calls,real = [],fused_module.predict_batches
-    monkeypatch.setattr('fastcollab.learner.predict_batches', lambda o: (calls.append(1), real(o))[1])
+    monkeypatch.setattr('fastcollab.train.learner.predict_batches', lambda o: (calls.append(1), real(o))[1])
     res = []
     new = learn.dls.test_dl(unknown())
     for f in ('auto',False):
@@ -224,7 +225,7 @@ def one_weight(learn): learn.model.i_bias.weight = learn.model.u_bias.weight
 INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=GravityRegularizer()),'GravityRegularizer needs'),
     ('after_batch',dict(cbs=EachBatch()),'EachBatch needs'), ('two callbacks',dict(cbs=[Watch(),EachBatch()]),'Watch, EachBatch needs?'),
     ('CollabNN',dict(arch=CollabNN, n_factors=50),'CollabNN is not one of'), ('own',dict(arch=Own),'Own is not one of'),
-    ('mul',dict(arch=GenreDotProductBias, config=dict(how='mul')),'how=.mul.'), ('L1',dict(loss_func=L1LossFlat()),'not RatingMSE'),
+    ('scale',dict(arch=HybridMF, config=dict(how='scale')),'how=.mul.'), ('L1',dict(loss_func=L1LossFlat()),'not RatingMSE'),
     ('callable',dict(loss_func=lambda p,t: ((p-t)**2).mean()),'not RatingMSE'), ('sum',dict(loss_func=RatingMSE('sum')),"reduced by 'sum'"),
     ('MSE sum',dict(loss_func=MSELossFlat(reduction='sum')),"reduced by 'sum'"), ('frozen',dict(change=frozen),'u_bias.weight is frozen'),
     ('float64',dict(change=double),'parameters are .*float64'), ('device',dict(change=elsewhere),'ratings are on meta'),
@@ -256,7 +257,7 @@ def test_ineligible(name, kwargs, words):
             assert re.search(words, learn.fused_reason) and f'because {learn.fused_reason}' in learn.summary()
 
 def test_eligible():
-    for kw in (dict(), dict(opt_func=partial(LazyAdam, eps=1e-6)), dict(loss_func=MSELossFlat()), dict(arch=GenreDotProductBias), dict(center=True),
+    for kw in (dict(), dict(opt_func=partial(LazyAdam, eps=1e-6)), dict(loss_func=MSELossFlat()), dict(arch=HybridMF), dict(center=True),
         dict(cbs=[ValidRMSE(), BiasInterpretation(), EarlyStoppingCallback()])):
         learn = build(True, **kw)
         assert learn.fused_reason=='' and 'fused, in a compiled loop' in learn.summary()
@@ -275,7 +276,7 @@ def test_events_of_an_instance(late):
 
 def by_hand(dls, **kwargs):
     "A model with features that has no tables of who has which"
-    return GenreDotProductBias(dls.n_users, dls.n_items, [f.spec for f in dls.features], 5, **kwargs)
+    return HybridMF(dls.n_users, dls.n_items, [f.spec for f in dls.features], 5, **kwargs)
 
 def test_a_feature_model_by_hand():
     "Training and predictions take the features from the loaders"
@@ -287,7 +288,7 @@ def test_a_feature_model_by_hand():
         with learn.no_bar(): res.append([learn.get_preds()[0], learn.model.f_weight[1].tables[0].weight.detach()])
         assert f is False or 'tables of features' in learn.fused_reason
     for a,b in zip(*res): assert torch.allclose(a, b)
-    learn = build(arch=GenreDotProductBias)
+    learn = build(arch=HybridMF)
     learn.model.i_table[3] = 0
     assert 'tables of features' in learn.fused_reason
     with pytest.raises(ValueError, match='tables of features'): quiet(collab_learner(dls, arch=by_hand(dls), fused=True), 1)
@@ -393,7 +394,7 @@ def test_stopped_between_pieces(event, error):
 @pytest.mark.parametrize('name', ['bias','genres'])
 def test_interrupted_in_the_kernel(name, threads, monkeypatch):
     "Ctrl-C arrives when the compiled loop gives control back: the steps that it took count"
-    from fastcollab import kernel
+    from fastcollab.kernels import mf as kernel
     monkeypatch.setattr(fused_module, 'n_threads', lambda bs, n: threads)
     want = quiet(build(True, **arch_of(name)), 3, 2e-2, cbs=Stop('after_train', CancelFitException))
     learn,calls,real = build(True, **arch_of(name)),[],kernel.train
@@ -487,7 +488,7 @@ def test_the_last_step_of_an_epoch(fused, arch):
 @pytest.mark.parametrize('fused', DIVERGE)
 def test_weights_are_looked_at_once_an_epoch(fused, monkeypatch):
     calls,real = [],fused_module.check_weights
-    monkeypatch.setattr('fastcollab.learner.check_weights', lambda learn: (calls.append(learn.iter), real(learn)))
+    monkeypatch.setattr('fastcollab.train.learner.check_weights', lambda learn: (calls.append(learn.iter), real(learn)))
     learn = diverging(fused)
     quiet(learn, 3)
     with learn.no_bar(): learn.lr_find(show_plot=False), learn.validate(), learn.get_preds()
@@ -524,18 +525,18 @@ def broken(monkeypatch):
     def how(error):
         class Finder:
             def find_spec(self, name, path=None, target=None):
-                if name=='fastcollab.kernel': raise error
-        monkeypatch.delattr(fastcollab, 'kernel', raising=False)
-        if error is None: monkeypatch.setitem(sys.modules, 'fastcollab.kernel', None)
+                if name=='fastcollab.kernels.mf': raise error
+        monkeypatch.delattr(fastcollab.kernels, 'mf', raising=False)
+        if error is None: monkeypatch.setitem(sys.modules, 'fastcollab.kernels.mf', None)
         else:
-            monkeypatch.delitem(sys.modules, 'fastcollab.kernel', raising=False)
+            monkeypatch.delitem(sys.modules, 'fastcollab.kernels.mf', raising=False)
             monkeypatch.setattr(sys, 'meta_path', [Finder(), *sys.meta_path])
-        optimizer.compiled.cache_clear()
-    assert optimizer.compiled() is not None
+        jit.unusable.cache_clear()
+    assert not jit.unusable()
     yield how
     monkeypatch.undo()
-    optimizer.compiled.cache_clear()
-    assert optimizer.compiled() is not None
+    jit.unusable.cache_clear()
+    assert not jit.unusable()
 
 @pytest.mark.parametrize('error', [None, ImportError('no numba'), RuntimeError('cannot cache function'), PermissionError('read-only')], ids=str)
 def test_without_the_compiled_loops(error, broken):
@@ -555,15 +556,15 @@ def test_a_full_disk():
     "A folder that takes small files only: the torch loop with one warning, and no error when numba wants to keep what it compiled"
     resource = pytest.importorskip('resource')
     soft,hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    optimizer.compiled.cache_clear()
+    jit.unusable.cache_clear()
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**14,hard))
-        with pytest.warns(UserWarning, match='File too large; .*NUMBA_CACHE_DIR'): assert optimizer.compiled() is None
+        with pytest.warns(UserWarning, match='File too large; .*NUMBA_CACHE_DIR'): assert jit.unusable()
         assert 'compiled loops cannot be used' in build().fused_reason
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft,hard))
-        optimizer.compiled.cache_clear()
-    assert optimizer.compiled() is not None
+        jit.unusable.cache_clear()
+    assert not jit.unusable()
 
 # A second implementation
 
@@ -661,7 +662,7 @@ def test_rows_out_of_range(fused, col, row):
 @pytest.mark.parametrize('row', [-1, 10**6, 'next'])
 def test_feature_rows_out_of_range(side, row):
     "As the model and the loaders have them; `next` to the last row is one of the next feature, or none"
-    learn = build(True, arch=GenreDotProductBias)
+    learn = build(True, arch=HybridMF)
     k = 'ui'.index(side[0])
     for t in (getattr(learn.model, side),learn.dls.train_ds.tables[k]): t[3,0] = learn.model.sides[k][0].n if row=='next' else row
     with pytest.raises(IndexError, match=f"{'age' if k==0 else 'genres'!r} run from .* but the model has .*make the model for these loaders"): quiet(learn, 1)

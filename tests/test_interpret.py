@@ -3,8 +3,8 @@ import itertools, random
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
-from fastcollab import plots
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, GenreCollabNN, collab_learner,
+from fastcollab.interpret import plots
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, HybridNN, collab_learner,
     create_params, synthetic_ratings)
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -167,7 +167,7 @@ class Own(Module):
 def test_models_that_lack_it(dls):
     "What a model does not have is said by name, and what it has works"
     def tables(arch): return CollabInterpretation(collab_learner(dls, arch=arch) if isinstance(arch, Module) else make(dls, arch=arch))
-    for arch,nm in ((DotProduct,'DotProduct'),(CollabNN,'CollabNN'),(GenreCollabNN,'GenreCollabNN')):
+    for arch,nm in ((DotProduct,'DotProduct'),(CollabNN,'CollabNN'),(HybridNN,'HybridNN')):
         interp = tables(arch)
         for what in ('items','users'):
             with pytest.raises(TypeError, match=f'{nm} has no {what[:-1]}_bias'): interp.bias(what)

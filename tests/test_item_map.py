@@ -4,7 +4,7 @@ import builtins, html, json, re, time
 import numpy as np, pandas as pd, pytest
 from browser import console_errors, contrast, set_width, too_wide
 from fastcollab.all import CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, collab_learner, set_seed, synthetic_ratings
-from fastcollab.item_map import ItemMap, item_map, write_page
+from fastcollab.interpret.item_map import ItemMap, item_map, write_page
 
 EVIL = ['</script><script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '<b>"Bold" & \'brave\'</b> &amp; &lt;', 'Amélie 🎬 \u2028 ñ', '${window.hacked=1}', 'javascript:window.hacked=1']
 
@@ -30,10 +30,10 @@ def test_what_the_page_holds():
 def test_columns_of_any_kind():
     "Missing values become null, lists are categories as text is, and dates are text"
     df = pd.DataFrame(dict(x=[0.,1,2], y=[0,1,2], title=['a',None,7], kinds=[['A','B'],(),['B']], seen=[True,False,True], n=pd.array([1,None,3], 'Int64'),
-        when=pd.to_datetime(['2020-01-01',None,'2021-01-01']), far=[np.inf,np.nan,1e-9]))
+        timestamps=pd.to_datetime(['2020-01-01',None,'2021-01-01']), far=[np.inf,np.nan,1e-9]))
     got = data(item_map(df, by='kinds').page)
     more = {o['name']:o['values'] for o in got['more']}
-    assert more==dict(kinds=['A, B','','B'], seen=['True','False','True'], n=[1,None,3], when=['2020-01-01 00:00:00',None,'2021-01-01 00:00:00'], far=['inf',None,1e-9])
+    assert more==dict(kinds=['A, B','','B'], seen=['True','False','True'], n=[1,None,3], timestamps=['2020-01-01 00:00:00',None,'2021-01-01 00:00:00'], far=['inf',None,1e-9])
     assert [o['name'] for o in got['kinds']]==['B','A'] and got['title'][2]=='7'
 
 def test_marks():

@@ -1,8 +1,8 @@
 "The chain: that it draws from the distribution it says, that its curvature is that of the model, and what is kept of it"
 import numpy as np, pytest, torch
-from fastcollab.all import (Averaged, CollabDataLoaders, DotProductBias, Langevin, LazyAdam, OrdinalLoss, PosteriorMean, SVDPlusPlus, WholeDL,
+from fastcollab.all import (PosteriorAverage, CollabDataLoaders, DotProductBias, SGHMC, LazyAdam, OrdinalLoss, PosteriorSampling, SVDPlusPlus, FullBatchDL,
     baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
-from fastcollab.langevin import _Curvature, langevin_step
+from fastcollab.train.sghmc import _Curvature, sghmc_step
 
 FRAME = synthetic_ratings(150, 100, 3000, seed=5).assign(timestamp=lambda d: 10**9+d.timestamp%5*86400)
 
@@ -11,7 +11,7 @@ def loaders(time=False, features=False, **kwargs):
 
 def chain(dls=None, epochs=4, seed=0, steps=50, lr=.5, fit=True, **kwargs):
     set_seed(seed)
-    usual = dict(arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=Langevin, cbs=PosteriorMean(n=20), metrics=rmse)
+    usual = dict(arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=SGHMC, cbs=PosteriorSampling(n=20), metrics=rmse)
     learn = collab_learner((dls or loaders()).whole(steps), **{**usual, **kwargs})
     if fit:
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, wd=2.)
@@ -23,7 +23,7 @@ def test_it_draws_from_the_posterior(n, scale):
     g = torch.Generator().manual_seed(0)
     y = scale+torch.randn(n, generator=g)
     theta,kept = torch.nn.Parameter(torch.zeros(4)),[]
-    opt = Langevin([theta], lr=.05, mom=.8, wd=3.)
+    opt = SGHMC([theta], lr=.05, mom=.8, wd=3.)
     torch.manual_seed(0)
     for s in range(20_000):
         theta.grad = torch.stack([(t-y).mean() for t in theta.detach()])     # of half the mean squared error
@@ -106,23 +106,23 @@ def test_whole_batches():
     dls = loaders(features=True)
     whole = dls.whole(3)
     batches = list(whole.train)
-    assert len(whole.train)==3==len(batches) and all(len(y)==len(dls.train_ds) for _,y in batches) and isinstance(whole.train, WholeDL)
+    assert len(whole.train)==3==len(batches) and all(len(y)==len(dls.train_ds) for _,y in batches) and isinstance(whole.train, FullBatchDL)
     assert torch.equal(batches[0][0], dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]) and len(whole.train.new().dataset)==len(dls.train_ds)
     assert len(list(dls.train))==-(-len(dls.train_ds)//64)
 
-ERRORS = [('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['opt_func=Langevin','LazyAdam']),
+ERRORS = [('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['opt_func=SGHMC','LazyAdam']),
     ('another model', lambda: chain(arch=DotProductBias), TypeError, ['DotProductBias','SVDPlusPlus']),
     ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError, ['RatingMSE','OrdinalLoss']),
-    ('n', lambda: PosteriorMean(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorMean(burn=1.), ValueError, ['burn 1']),
+    ('n', lambda: PosteriorSampling(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorSampling(burn=1.), ValueError, ['burn 1']),
     ('steps', lambda: loaders().whole(0), ValueError, ['steps is 0'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, f, kind, words):
     with pytest.raises(kind) as e: f()
     assert all(o in str(e.value) for o in words)
 
-def test_a_parameter_without_curvature_stands_still(): assert langevin_step(torch.ones(2), .1, .9, 1., 1.)=={}
+def test_a_parameter_without_curvature_stands_still(): assert sghmc_step(torch.ones(2), .1, .9, 1., 1.)=={}
 
 def test_no_state_before_the_first():
     m = SVDPlusPlus.from_dls(loaders(), n_factors=3)
     x = loaders().one_batch()[0]
-    assert torch.equal(Averaged(m).eval()(x), m.eval()(x))
+    assert torch.equal(PosteriorAverage(m).eval()(x), m.eval()(x))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, GenreDotProductBias, MetadataEmbedding, collab_learner, create_params,
+from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, MetadataEmbedding, collab_learner, create_params,
     synthetic_ratings)
 
 def quiet(learn, *args, **kwargs):
@@ -146,7 +146,7 @@ def test_an_epoch_sees_every_id_once(world):
 
 @pytest.mark.parametrize('center', [False,True])
 @pytest.mark.parametrize('y_range', [None,(0,5.5)])
-@pytest.mark.parametrize('arch', [DotProduct,DotProductBias,GenreDotProductBias])
+@pytest.mark.parametrize('arch', [DotProduct,DotProductBias,HybridMF])
 def test_predictions_are_the_product(world, asked, arch, y_range, center):
     "Ratings of newcomers are `_out` of their vectors times those of the items, features and biases included"
     dls = world.learn.dls

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range, tensor
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding, GenreCollabNN, GenreDotProductBias, LinearCollab,
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding, HybridNN, HybridMF, LinearCollab,
     ParamEmbedding, baseline_rmse, collab_learner, create_params, emb_size, rmse)
 
 class Own(Module):
@@ -19,10 +19,10 @@ class Own(Module):
 
 MAKERS = dict(DotProduct=DotProduct, DotProductBias=DotProductBias, CollabNN=CollabNN,
     DotProduct_param=partial(DotProduct, emb=ParamEmbedding), DotProductBias_param=partial(DotProductBias, emb=ParamEmbedding), LinearCollab=LinearCollab,
-    GenreDotProductBias_add=GenreDotProductBias, GenreDotProductBias_mul=partial(GenreDotProductBias, how='mul', emb=ParamEmbedding),
-    GenreCollabNN=GenreCollabNN, Own=Own)
+    HybridMF_add=HybridMF, HybridMF_mul=partial(HybridMF, how='scale', emb=ParamEmbedding),
+    HybridNN=HybridNN, Own=Own)
 OURS = [k for k in MAKERS if k!='Own']
-FEATURED = [k for k in MAKERS if k.startswith('Genre')]
+FEATURED = [k for k in MAKERS if k.startswith('Hybrid')]
 
 def parts(name):
     "Class and further arguments"
@@ -134,7 +134,7 @@ def test_scores_are_predictions(ours, dls):
     assert torch.allclose(model.scores(u)[:,i], want, atol=1e-6)
     assert model.scores(u, tensor([], dtype=torch.int64)).shape == (3,0)
 
-@pytest.mark.parametrize('ours', ['CollabNN','LinearCollab','GenreCollabNN'])
+@pytest.mark.parametrize('ours', ['CollabNN','LinearCollab','HybridNN'])
 def test_scores_in_pieces(ours, dls):
     model = make(ours, dls).eval()
     assert torch.allclose(model.scores(tensor([3,4,5]), bs=7), model.scores(tensor([3,4,5])), atol=1e-6)

@@ -1,9 +1,9 @@
-"Moods: the Gaussian process by hand, what they leave alone, and when they are learned"
+"session effects: the Gaussian process by hand, what they leave alone, and when they are learned"
 import subprocess, sys
 
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastcollab.all import (Averaged, Callback, CollabDataLoaders, DotProductBias, FitMoods, Langevin, Moods, MSELossFlat, OrdinalLoss, PosteriorMean,
+from fastcollab.all import (PosteriorAverage, Callback, CollabDataLoaders, DotProductBias, FitSessionEffects, SGHMC, SessionEffects, MSELossFlat, OrdinalLoss, PosteriorSampling,
     SVDPlusPlus, collab_learner, ensemble, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -23,7 +23,7 @@ def test_equals_the_textbook(seed, span):
     n = int(rng.integers(0, 60))
     users,secs,errors = rng.integers(0, 5, n),rng.integers(0, span, n)*(rng.random(n)<.9),rng.normal(size=n)
     ask = rng.integers(0, 7, 80),rng.integers(0, span+span//5, 80)*(rng.random(80)<.9)
-    got = Moods().fit(*map(torch.from_numpy, (users,secs,errors)))(*map(torch.from_numpy, ask))
+    got = SessionEffects().fit(*map(torch.from_numpy, (users,secs,errors)))(*map(torch.from_numpy, ask))
     assert got.shape==(80,1) and np.allclose(got[:,0], by_hand(users, secs, errors, *ask), atol=1e-4)
 
 def sittings(n_users=60, seed=0):
@@ -37,18 +37,18 @@ DF = sittings()
 def loaders(df=DF, time='timestamp', **kwargs): return CollabDataLoaders.from_df(df, seed=1, bs=64, time_name=time, **kwargs)
 def best(dls, epochs=3, **kwargs):
     set_seed(0)
-    learn = collab_learner(dls, arch='best', n_factors=5, metrics=rmse, **kwargs)
+    learn = collab_learner(dls, arch='auto', n_factors=5, metrics=rmse, **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 2e-2, wd=[.3,.4])
     return learn
 
 def test_the_best_model_has_moods_and_no_days():
     learn = best(loaders())
     m = learn.model
-    assert m.when==() and len(m.moods)==len(learn.dls.train_ds)
+    assert m.timestamps==() and len(m.session_effects)==len(learn.dls.train_ds)
     before,after = (o[2] for o in learn.recorder.values[-2:])
     assert after<.95*before
     none = best(loaders(time=None))
-    assert not len(none.model.moods) and not any(isinstance(cb, FitMoods) for cb in none.cbs)
+    assert not len(none.model.session_effects) and not any(isinstance(cb, FitSessionEffects) for cb in none.cbs)
 
 def test_lists_know_no_moods(recwarn):
     "A prediction without a time, and all lists, are those of the model below"
@@ -59,15 +59,15 @@ def test_lists_know_no_moods(recwarn):
     assert not [o for o in recwarn if 'time' in str(o.message)] and np.allclose(rec.predict(DF), plain, atol=1e-4)
     later = learn.predict(DF.assign(timestamp=DF.timestamp+10**7))
     assert np.allclose(later, plain, atol=1e-4)
-    learn.model.moods.clear()
+    learn.model.session_effects.clear()
     assert np.allclose(learn.predict(DF), plain, atol=1e-6)
 
 def test_learned_anew_by_each_fit():
-    "Errors are those of the model without moods, however often it is trained"
+    "Errors are those of the model without session effects, however often it is trained"
     learn = best(loaders())
-    first = {k:v.clone() for k,v in learn.model.moods.state_dict().items()}
+    first = {k:v.clone() for k,v in learn.model.session_effects.state_dict().items()}
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 0.)
-    for k,v in learn.model.moods.state_dict().items(): assert torch.allclose(v, first[k], atol=1e-4)
+    for k,v in learn.model.session_effects.state_dict().items(): assert torch.allclose(v, first[k], atol=1e-4)
 
 def test_saved_loaded_exported(tmp_path):
     learn = best(loaders())
@@ -78,7 +78,7 @@ def test_saved_loaded_exported(tmp_path):
     other.path = tmp_path
     other.load('m')
     assert np.array_equal(other.predict(DF), want)
-    new = collab_learner(loaders(), arch='best', n_factors=5)
+    new = collab_learner(loaders(), arch='auto', n_factors=5)
     new.path = tmp_path
     new.load('m')
     assert np.array_equal(new.predict(DF), want)
@@ -87,40 +87,40 @@ def test_saved_loaded_exported(tmp_path):
     assert np.array_equal(load_learner(tmp_path/'l.pkl').predict(DF), want)
 
 def test_fits_that_end_early(tmp_path):
-    "An early stop, and weights of another epoch that come back, still leave moods that fit them"
+    "An early stop, and weights of another epoch that come back, still leave session effects that fit them"
     for cb in (EarlyStoppingCallback('rmse', comp=np.less, min_delta=10, patience=1), SaveModelCallback('rmse', comp=np.less, min_delta=10)):
         dls = loaders()
         dls.path = tmp_path
         learn = best(dls, 5, cbs=cb)
         m = learn.model
-        assert len(m.moods)==len(dls.train_ds)
-        have = m.moods.before.clone()
-        next(o for o in learn.cbs if isinstance(o, FitMoods)).moods.clear()
-        next(o for o in learn.cbs if isinstance(o, FitMoods))._fit()
-        assert torch.allclose(m.moods.before, have, atol=1e-5)
+        assert len(m.session_effects)==len(dls.train_ds)
+        have = m.session_effects.before.clone()
+        next(o for o in learn.cbs if isinstance(o, FitSessionEffects)).session_effects.clear()
+        next(o for o in learn.cbs if isinstance(o, FitSessionEffects))._fit()
+        assert torch.allclose(m.session_effects.before, have, atol=1e-5)
 
 def test_the_rate_finder_learns_none(tmp_path):
     dls = loaders()
     dls.path = tmp_path
-    learn = collab_learner(dls, arch='best', n_factors=5)
+    learn = collab_learner(dls, arch='auto', n_factors=5)
     with learn.no_bar(), learn.no_logging(): learn.lr_find(show_plot=False, num_it=20)
-    assert not len(learn.model.moods)
+    assert not len(learn.model.session_effects)
 
 def test_chains_and_ensembles():
-    "A chain has moods of its averaged predictions; moods of a blend are the blend of moods"
+    "A chain has session effects of its averaged predictions; session effects of a blend are the blend of session effects"
     dls = loaders()
     set_seed(0)
-    cbs = [PosteriorMean(n=5), FitMoods()]
-    chain = collab_learner(dls.whole(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=Langevin, config=dict(when=()), cbs=cbs)
+    cbs = [PosteriorSampling(n=5), FitSessionEffects()]
+    chain = collab_learner(dls.whole(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=SGHMC, config=dict(timestamps=()), cbs=cbs)
     with chain.no_bar(), chain.no_logging(): chain.fit(2, .3)
-    assert isinstance(chain.model, Averaged) and len(chain.model.model.moods)==len(dls.train_ds)
+    assert isinstance(chain.model, PosteriorAverage) and len(chain.model.model.session_effects)==len(dls.train_ds)
     learn = best(loaders())
     both = ensemble([learn,chain], weights=[.5,.5])
     assert np.allclose(both.predict(DF), (learn.predict(DF)+chain.predict(DF))/2, atol=1e-5)
-    assert not len(both.recommender().scores.model.models[0].moods) and len(both.model.models[0].moods)
+    assert not len(both.recommender().scores.model.models[0].session_effects) and len(both.model.models[0].session_effects)
 
 def test_interrupted_fits():
-    "Moods are those of a fit that was let finish, whatever was broken off before it, and `validate` learns none"
+    "session effects are those of a fit that was let finish, whatever was broken off before it, and `validate` learns none"
     class Stop(Callback):
         def __init__(self, event, epoch): self.event,self.at = event,epoch
         def __call__(self, name):
@@ -132,32 +132,32 @@ def test_interrupted_fits():
         first = [learn.validate()[1] for _ in range(2)]
         assert first[0]==first[1]
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
-        have = learn.model.moods.before.clone()
-        next(o for o in learn.cbs if isinstance(o, FitMoods))._fit()
-        assert torch.allclose(learn.model.moods.before, have, atol=1e-5)
+        have = learn.model.session_effects.before.clone()
+        next(o for o in learn.cbs if isinstance(o, FitSessionEffects))._fit()
+        assert torch.allclose(learn.model.session_effects.before, have, atol=1e-5)
 
 def test_twice_is_once():
-    a,b = best(loaders()),best(loaders(), cbs=FitMoods())
-    assert torch.allclose(a.model.moods.before, b.model.moods.before, atol=1e-5)
+    a,b = best(loaders()),best(loaders(), cbs=FitSessionEffects())
+    assert torch.allclose(a.model.session_effects.before, b.model.session_effects.before, atol=1e-5)
 
 def test_another_loss_keeps_tables_of_days():
     learn = best(loaders(), 1, loss_func=MSELossFlat())
-    assert len(learn.model.when)==3 and not any(isinstance(o, FitMoods) for o in learn.cbs)
+    assert len(learn.model.timestamps)==3 and not any(isinstance(o, FitSessionEffects) for o in learn.cbs)
 
 def test_without_numba():
     "Where nothing can be compiled, the same in Python"
     code = """import sys; sys.modules['numba'] = None
 import torch
-from fastcollab.moods import Moods
-print(Moods().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
+from fastcollab.models import session as session_effects
+print(session effects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
     got = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout)
     assert abs(got-by_hand(*map(np.array, ([1,1],[100,110],[1.,.5],[1],[105])))[0])<1e-5
 
-ERRORS = [('diverged', lambda dls: Moods().fit(torch.tensor([1,2]), torch.tensor([5,5]), torch.tensor([1.,np.nan])), lambda: None, ValueError, ['1 of 2','row 2','lower rate']),
+ERRORS = [('diverged', lambda dls: SessionEffects().fit(torch.tensor([1,2]), torch.tensor([5,5]), torch.tensor([1.,np.nan])), lambda: None, ValueError, ['1 of 2','row 2','lower rate']),
     ('times of one only', lambda dls: ensemble([best(dls, 1),best(loaders(time=None), 1)], weights=[1,0]), loaders, ValueError, ['learner 1','times']),
-    ('no moods', lambda dls: collab_learner(dls, arch=DotProductBias, y_range=(0,5.5), cbs=FitMoods()), loaders, TypeError, ['DotProductBias has no moods']),
-    ('no times', lambda dls: collab_learner(dls, arch=SVDPlusPlus, y_range=(0,5.5), cbs=FitMoods()), lambda: loaders(time=None), ValueError, ['no times','time_name=']),
-    ('another loss', lambda dls: collab_learner(dls, arch=SVDPlusPlus, loss_func=OrdinalLoss.from_dls(dls), cbs=FitMoods()), loaders, TypeError, ['RatingMSE','OrdinalLoss'])]
+    ('no session effects', lambda dls: collab_learner(dls, arch=DotProductBias, y_range=(0,5.5), cbs=FitSessionEffects()), loaders, TypeError, ['DotProductBias has no session effects']),
+    ('no times', lambda dls: collab_learner(dls, arch=SVDPlusPlus, y_range=(0,5.5), cbs=FitSessionEffects()), lambda: loaders(time=None), ValueError, ['no times','time_name=']),
+    ('another loss', lambda dls: collab_learner(dls, arch=SVDPlusPlus, loss_func=OrdinalLoss.from_dls(dls), cbs=FitSessionEffects()), loaders, TypeError, ['RatingMSE','OrdinalLoss'])]
 @pytest.mark.parametrize('name,make,dls,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, make, dls, kind, words):
     with pytest.raises(kind) as e:
@@ -169,6 +169,6 @@ def test_errors(name, make, dls, kind, words):
 def test_cuda():
     learn = best(loaders(device='cuda'))
     want = learn.predict(DF)
-    assert len(learn.model.moods)==len(learn.dls.train_ds) and learn.model.moods.key.device.type=='cuda'
+    assert len(learn.model.session_effects)==len(learn.dls.train_ds) and learn.model.session_effects.key.device.type=='cuda'
     learn.model.cpu()
     assert np.allclose(learn.predict(DF), want, atol=1e-4)

@@ -6,7 +6,8 @@ import numpy as np, pytest, torch
 from fastai.callback.schedule import combined_cos
 from fastai.optimizer import Adam
 from fastai.tabular.all import Module, nn, params
-from fastcollab import optimizer
+from fastcollab.kernels.jit import unusable
+from fastcollab.train import optimizer
 from fastcollab.all import LazyAdam, ParamEmbedding, StepTables
 from hypothesis import given, settings, strategies as st
 
@@ -15,8 +16,8 @@ EXACT = dict(eps=1e-10, wd=.1)   # eps is left aside while a row waits, so it ha
 @pytest.fixture(params=['compiled','torch'])
 def path(request, monkeypatch):
     "Both ways to move rows; the compiled one has to be there"
-    if request.param=='torch': monkeypatch.setattr(optimizer, 'compiled', lambda: None)
-    else: assert optimizer.compiled() is not None
+    if request.param=='torch': monkeypatch.setattr(optimizer, 'load_kernels', lambda name: None)
+    else: assert not unusable()
     return request.param
 
 class Net(Module):
@@ -102,8 +103,8 @@ def test_any_sequence_of_steps(steps, wd, plan, fast, param, seed):
     "What is read at each step, and all rows at the end, are those of `Adam`, whatever was announced"
     rng,hypers = np.random.default_rng(seed),[dict(lr=s['lr'], mom=s['mom']) for s in steps]
     coefs,signs = [rng.uniform(.5, 2, (len(s['rows']),2)) for s in steps],rng.choice([-1,1], len(steps))   # no gradient near 0, where eps would count
-    reads,keep = [],optimizer.compiled
-    if not fast: optimizer.compiled = lambda: None
+    reads,keep = [],optimizer.load_kernels
+    if not fast: optimizer.load_kernels = lambda name: None
     try:
         for f in (LazyAdam,Adam):
             torch.manual_seed(seed)
@@ -122,7 +123,7 @@ def test_any_sequence_of_steps(steps, wd, plan, fast, param, seed):
                 if lazy and s['flush']: opt.flush()
             if lazy: opt.detach()
             reads.append([*got, emb.weight.detach().clone()])
-    finally: optimizer.compiled = keep
+    finally: optimizer.load_kernels = keep
     for a,b in zip(*reads): assert torch.allclose(a, b, rtol=1e-6, atol=1e-8)
 
 def test_one_row_in_the_whole_batch(path):

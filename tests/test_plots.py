@@ -3,7 +3,7 @@ import builtins, itertools, random
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
-from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, GenreCollabNN, OrdinalLoss, ValidRMSE,
+from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, HybridNN, OrdinalLoss, ValidRMSE,
     collab_learner, create_params, ensemble, rmse, synthetic_ratings)
 
 @pytest.fixture(scope='module')
@@ -38,13 +38,13 @@ def make(frame, name):
     if name=='plain': return fit(collab_learner(dls(plain), **kwargs))
     if name=='dot': return fit(collab_learner(dls(**feats), arch=DotProduct, **kwargs))
     if name=='features': return fit(collab_learner(dls(**feats), cbs=ValidRMSE(), **kwargs))
-    if name=='best': return fit(collab_learner(dls(genre_name='genres'), arch='best', n_factors=4), lr=5e-3)
-    if name=='net': return fit(collab_learner(dls(**feats), arch=GenreCollabNN, **kwargs))
+    if name=='best': return fit(collab_learner(dls(genre_name='genres'), arch='auto', n_factors=4), lr=5e-3)
+    if name=='net': return fit(collab_learner(dls(**feats), arch=HybridNN, **kwargs))
     if name=='own': return fit(collab_learner(dls(**feats), arch=Own(len(set(frame.movieId)))))
     if name=='ordinal': return fit(collab_learner((d:=dls(**feats)), n_factors=4, loss_func=OrdinalLoss.from_dls(d)))
     if name=='blend':
         d = dls(**feats)
-        return ensemble([fit(collab_learner(d, **kwargs)), fit(collab_learner(d, arch=GenreCollabNN, **kwargs))], [.5,.5])
+        return ensemble([fit(collab_learner(d, **kwargs)), fit(collab_learner(d, arch=HybridNN, **kwargs))], [.5,.5])
     if name=='recommender': return fit(collab_learner(dls(**feats), **kwargs)).recommender()
 
 MODELS = ['plain','dot','features','best','net','own','ordinal','blend','recommender']

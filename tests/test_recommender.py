@@ -4,11 +4,11 @@ from functools import partial
 
 import fastcollab.all, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
-from fastcollab.all import (Averaged, BiasBaseline, Blend, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, GenreCollabNN, GenreDotProductBias,
+from fastcollab.all import (PosteriorAverage, BiasBaseline, WeightedEnsemble, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
     LinearCollab, ParamEmbedding, Recommender, SVDPlusPlus, collab_learner, create_params, synthetic_ratings)
-from fastcollab.lists import Seen
-from fastcollab.models import CollabModel
-from fastcollab.scoring import DotScores, ModelScores, NetScores
+from fastcollab.recommend.lists import UserHistory
+from fastcollab.models.mf import CollabModel
+from fastcollab.recommend.scorers import DotScorer, ModelScorer, NetScorer
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
@@ -47,11 +47,11 @@ class TwiceNN(CollabNN):
     "The same with a neural net"
     def forward(self, x): return 2*super().forward(x)
 
-class Two(Blend):
+class Two(WeightedEnsemble):
     "Two models of the library as one"
     @classmethod
     def from_dls(cls, dls, **kwargs): return cls([m.from_dls(dls, **kwargs) for m in (DotProductBias,CollabNN)], [.3,.7])
-class States(Averaged):
+class States(PosteriorAverage):
     "A model that is averaged over some of its states"
     @classmethod
     def from_dls(cls, dls, **kwargs): return cls(SVDPlusPlus.from_dls(dls, n_factors=4, **kwargs))
@@ -59,14 +59,14 @@ class States(Averaged):
 nine = dict(n_factors=9)
 MODELS = dict(DotProduct=partial(DotProduct, **nine), DotProductBias=partial(DotProductBias, **nine), 
     DotProductBias_param=partial(DotProductBias, emb=ParamEmbedding, **nine), DotProductBias_centered=partial(DotProductBias, **nine),
-    Genre_add=partial(GenreDotProductBias, **nine), Genre_mul=partial(GenreDotProductBias, how='mul', agg='mean', **nine),
+    Genre_add=partial(HybridMF, **nine), Genre_mul=partial(HybridMF, how='scale', agg='mean', **nine),
     CollabNN=partial(CollabNN, n_factors=16), CollabNN_bn=partial(CollabNN, layers=[16,8], use_bn=True, bn_final=True, ps=.05, embed_p=.05),
     CollabNN_bn_first=partial(CollabNN, layers=[16,8], use_bn=True, lin_first=False), CollabNN_tanh=partial(CollabNN, layers=[16,8], act_cls=nn.Tanh()),
-    CollabNN_leaky=partial(CollabNN, act_cls=nn.LeakyReLU()), GenreCollabNN=partial(GenreCollabNN, n_factors=16),
-    GenreCollabNN_deep=partial(GenreCollabNN, layers=[16,8], use_bn=True), SVDPlusPlus=partial(SVDPlusPlus, **nine),
+    CollabNN_leaky=partial(CollabNN, act_cls=nn.LeakyReLU()), HybridNN=partial(HybridNN, n_factors=16),
+    GenreCollabNN_deep=partial(HybridNN, layers=[16,8], use_bn=True), SVDPlusPlus=partial(SVDPlusPlus, **nine),
     SVDPlusPlus_features=partial(SVDPlusPlus, **nine), LinearCollab=LinearCollab, BiasBaseline=BiasBaseline, Flat=Flat, Params=Params,
     Features=Features, Twice=partial(Twice, **nine), TwiceNN=partial(TwiceNN, n_factors=16), Two=Two, States=States)
-FEATURED = ['Genre_add','Genre_mul','GenreCollabNN','GenreCollabNN_deep','SVDPlusPlus_features','Features']
+FEATURED = ['Genre_add','Genre_mul','HybridNN','GenreCollabNN_deep','SVDPlusPlus_features','Features']
 DOTS = ['DotProduct','DotProductBias','DotProductBias_param','DotProductBias_centered','Genre_add','Genre_mul','SVDPlusPlus','SVDPlusPlus_features','BiasBaseline']
 ADDITIVE = ['LinearCollab','BiasBaseline']
 OWN = ['Flat','Params','Features','Twice','TwiceNN','CollabNN_leaky','Two','States']
@@ -103,7 +103,7 @@ def rec_of(name, y_range=(0.,5.5)): return learner(name, y_range).recommender()
 def again(rec, name, folder):
     "Saved and loaded"
     rec.save(folder)
-    return Recommender.load(folder, **(dict(model=build(name, loaders(name))) if isinstance(rec.scores, ModelScores) else {}))
+    return Recommender.load(folder, **(dict(model=build(name, loaders(name))) if isinstance(rec.scores, ModelScorer) else {}))
 
 def pairs(rec): return [np.array(o) for o in zip(*((u,i) for u in rec.ids[0] for i in rec.ids[1]))]
 def train_of(learn):
@@ -182,16 +182,16 @@ def test_batch_equals_single(name):
 
 MEMORY = """import torch, pandas as pd
 from pathlib import Path
-from fastcollab.recommender import Recommender
-from fastcollab.scoring import DotScores
-from fastcollab.lists import Seen
+from fastcollab.recommend.recommender import Recommender
+from fastcollab.recommend.scorers import DotScorer
+from fastcollab.recommend.lists import UserHistory
 def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])/1024
 torch.set_num_threads(1)
 n,m,k,mb = %s
 g = torch.Generator().manual_seed(0)
 U,M,u = torch.randn(n+1, 64, generator=g),torch.randn(m+1, 64, generator=g),torch.arange(1, n+1).repeat_interleave(20)
-seen = Seen.of(u, torch.randint(1, m+1, (len(u),), generator=g), torch.ones(len(u)), n+1)
-rec = Recommender(DotScores(U, M), (pd.RangeIndex(1, n+1),pd.RangeIndex(1, m+1)), ('u','i','r'), pd.DataFrame(dict(title=range(m))), seen, biased=False)
+seen = UserHistory.of(u, torch.randint(1, m+1, (len(u),), generator=g), torch.ones(len(u)), n+1)
+rec = Recommender(DotScorer(U, M), (pd.RangeIndex(1, n+1),pd.RangeIndex(1, m+1)), ('u','i','r'), pd.DataFrame(dict(title=range(m))), seen, biased=False)
 rec.recommend([1,2], k)
 Path('/proc/self/clear_refs').write_text('5')
 base = peak()
@@ -264,7 +264,7 @@ def test_save_and_load(name, tmp_path):
         asks += [lambda r: r.explain(3, 4), lambda r: r.fold_in(new).recommend(901), lambda r: r.fold_in_items(swap).recommend(3, 30)]
     if name in FEATURED and name!='Features': asks.append(lambda r: r.recommend(3, 1, where="'Drama' in genres"))
     for ask in asks: pd.testing.assert_frame_equal(ask(rec), ask(other))
-    assert repr(rec)==repr(other) and (name in OWN)==isinstance(rec.scores, ModelScores)
+    assert repr(rec)==repr(other) and (name in OWN)==isinstance(rec.scores, ModelScorer)
 
 @every
 def test_fold_in_is_for_dot_products(name):
@@ -304,7 +304,7 @@ def test_all_models_are_here():
 def test_kinds():
     "What is collapsed, and what goes along as it is"
     kinds = {k:type(rec_of(k).scores) for k in MODELS}
-    assert kinds=={k: DotScores if k in DOTS else ModelScores if k in OWN else NetScores for k in MODELS}
+    assert kinds=={k: DotScorer if k in DOTS else ModelScorer if k in OWN else NetScorer for k in MODELS}
 
 # Candidates
 
@@ -313,9 +313,9 @@ def hand(y_range=None, biased=False):
     films = pd.DataFrame(dict(title=['Heat','Speed','Titanic','Amelie'], year=[1995,1994,1997,2001]))
     U,M = torch.tensor([[0.,0],[1,0],[0,1],[.5,.5]]),torch.tensor([[0.,0],[2,0],[1.5,.2],[.3,2],[0,1.5]])
     if biased: U,M = torch.cat([U, torch.zeros(4, 1), torch.ones(4, 1)], 1),torch.cat([M, torch.ones(5, 1), torch.zeros(5, 1)], 1)
-    seen = Seen.of(torch.tensor([1,1,2]), torch.tensor([1,3,3]), torch.tensor([5.,1.,5.]), 4)
+    seen = UserHistory.of(torch.tensor([1,1,2]), torch.tensor([1,3,3]), torch.tensor([5.,1.,5.]), 4)
     ids = pd.Index(['ann','bob','cleo']),pd.Index([10,20,30,40])
-    rec = Recommender(DotScores(U, M), ids, ('user','item','rating'), films, seen, biased=biased, shift=0. if y_range else 3., y_range=y_range, rated=(1.,5.))
+    rec = Recommender(DotScorer(U, M), ids, ('user','item','rating'), films, seen, biased=biased, shift=0. if y_range else 3., y_range=y_range, rated=(1.,5.))
     rec.decays = [.1,.1]
     return rec
 
@@ -355,7 +355,7 @@ def test_ways_to_name_ids():
 def test_ties():
     "Items with the same score come in the order of their ids, for each user, in each piece"
     rec = hand()
-    rec.scores = DotScores(torch.zeros(4, 2), torch.zeros(5, 2))
+    rec.scores = DotScorer(torch.zeros(4, 2), torch.zeros(5, 2))
     assert by_user(rec.recommend(k=3))==dict(ann=[20,40], bob=[10,20,40], cleo=[10,20,30])
     assert by_user(rec.recommend(k=2, mb=1e-9))==dict(ann=[20,40], bob=[10,20], cleo=[10,20])
 
@@ -380,7 +380,7 @@ def test_own_table_of_items():
 
 def test_sets_are_sets_for_every_model():
     "A condition on genres asks for a category, whichever model the genres were loaded for"
-    for name in ('Genre_add','GenreCollabNN','Features'):
+    for name in ('Genre_add','HybridNN','Features'):
         rec = rec_of(name)
         assert len(rec.recommend(3, 1, False, where="'Drama' in genres"))==1
         with pytest.raises(ValueError, match='no item is left'): rec.recommend(3, 1, False, where="'Dram' in genres")
@@ -651,7 +651,7 @@ def test_reasons_where_the_sigmoid_is_flat():
     "A score so high that the rating cannot move has finite parts, that still sum to it"
     rec = hand((0.,5.5))
     for size in (10.,40.,1e3):
-        rec.scores = DotScores(torch.tensor([[0.,0],[size,1],[0,1],[.5,.5]]), rec.scores.M)
+        rec.scores = DotScorer(torch.tensor([[0.,0],[size,1],[0,1],[.5,.5]]), rec.scores.M)
         why = rec.explain('ann', 20)
         assert np.isfinite(why.stars).all() and math.isclose(total(why), rec.predict('ann', 20), abs_tol=1e-4)
 
@@ -678,19 +678,19 @@ def test_ann_recall(kind):
     U,M = torch.randn(201, 18, generator=g),torch.randn(n+1, 18, generator=g)
     if kind!='plain': U[:,-1],M[:,-2],M[:,-1] = 1,1,M[:,-1]*3
     if kind=='uneven': M[:,:-2] *= torch.rand(n+1, 1, generator=g)*3
-    ids,films,seen = (pd.Index(range(200)),pd.Index(range(n))),pd.DataFrame(dict(title=map(str, range(n)))),Seen.of(*torch.zeros(3, 0).long(), 201)
-    rec = Recommender(DotScores(U, M), ids, ('u','i','r'), films, seen, biased=kind!='plain')
+    ids,films,seen = (pd.Index(range(200)),pd.Index(range(n))),pd.DataFrame(dict(title=map(str, range(n)))),UserHistory.of(*torch.zeros(3, 0).long(), 201)
+    rec = Recommender(DotScorer(U, M), ids, ('u','i','r'), films, seen, biased=kind!='plain')
     want,index = by_user(rec.recommend(k=10)),rec.to_ann()
     found = index.search(rec.queries(list(range(200))), 10).keys
     assert np.mean([len({*want[u]} & {int(o)-1 for o in found[u]})/10 for u in range(200)])>=.95
     assert len(index)==n and rec.queries(3).shape==(1,19)
 
 SERVING = """import sys, tempfile, torch, pandas as pd
-from fastcollab.recommender import Recommender
-from fastcollab.scoring import DotScores
-from fastcollab.lists import Seen
-rec = Recommender(DotScores(torch.ones(3, 2), torch.ones(4, 2)), (pd.Index([1,2]),pd.Index([1,2,3])), ('u','i','r'), pd.DataFrame(dict(title=['a','b','c'])),
-    Seen.of(torch.tensor([1]), torch.tensor([1]), torch.tensor([3.]), 3), biased=False, rated=(1,5))
+from fastcollab.recommend.recommender import Recommender
+from fastcollab.recommend.scorers import DotScorer
+from fastcollab.recommend.lists import UserHistory
+rec = Recommender(DotScorer(torch.ones(3, 2), torch.ones(4, 2)), (pd.Index([1,2]),pd.Index([1,2,3])), ('u','i','r'), pd.DataFrame(dict(title=['a','b','c'])),
+    UserHistory.of(torch.tensor([1]), torch.tensor([1]), torch.tensor([3.]), 3), biased=False, rated=(1,5))
 with tempfile.TemporaryDirectory() as d:
     rec.save(d)
     rec = Recommender.load(d).fold_in(pd.DataFrame(dict(u=[9], i=[1], r=[5.])))
@@ -711,7 +711,7 @@ def ratings(**cols): return pd.DataFrame({**dict(userId=[901,901,902], movieId=[
 def features(): return rec_of('Genre_add')
 def nan():
     res = hand()
-    res.scores = DotScores(torch.tensor([[0.,0],[1,0],[math.nan,0],[1,1]]), res.scores.M)
+    res.scores = DotScorer(torch.tensor([[0.,0],[1,0],[math.nan,0],[1,1]]), res.scores.M)
     return res
 
 CASES = [ # What is done, how, the error, and words of its message
@@ -789,11 +789,11 @@ CASES = [ # What is done, how, the error, and words of its message
     ('new ids of truth values', lambda: rec().fold_in(ratings(userId=[True,True,False])), TypeError, ['users', 'True', 'integer', 'astype']),
     ('a newcomer twice', lambda: features().fold_in(users=pd.DataFrame(dict(userId=[901,901], decade=[1,2]))), ValueError, ["'userId'", '1 of 2', '901', 'one row per id']),
     ('a newcomer without an id', lambda: features().fold_in_items(items=pd.DataFrame(dict(movieId=[901,None]))), ValueError, ["'movieId'", '1 of 2', 'one row per id']),
-    ('fold into a net', lambda: rec_of('CollabNN').fold_in(ratings()), TypeError, ['dot products', 'NetScores', 'DotProductBias']),
+    ('fold into a net', lambda: rec_of('CollabNN').fold_in(ratings()), TypeError, ['dot products', 'NetScorer', 'DotProductBias']),
     ('explain an unknown user', lambda: rec().explain(999, 1), KeyError, ['users', '999']),
     ('explain an unknown item', lambda: rec().explain(1, 999), KeyError, ['items', '999']),
     ('explain with nothing', lambda: rec().explain(1, 2, 0), ValueError, ['k is 0', 'at least one']),
-    ('explain a net', lambda: rec_of('CollabNN').explain(1, 2), TypeError, ['dot products', 'NetScores']),
+    ('explain a net', lambda: rec_of('CollabNN').explain(1, 2), TypeError, ['dot products', 'NetScorer']),
     ('a table of items without ids', lambda: learner('DotProductBias').recommender(items=pd.DataFrame(dict(id=[1]))), KeyError, ["'movieId'", "'id'"]),
     ('a table of items with one twice', lambda: learner('DotProductBias').recommender(items=pd.DataFrame(dict(movieId=[1,1]))), ValueError, ['1 of 2', "'movieId'", 'one row per item']),
     ('a table of items of another type', lambda: learner('DotProductBias').recommender(items=pd.DataFrame(dict(movieId=['1','2']))), (TypeError,ValueError,KeyError), ["'movieId'"]),

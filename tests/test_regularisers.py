@@ -4,7 +4,7 @@ import copy, math
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.tabular.all import SGD, Learner, Module, load_learner, nn, set_seed
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, GenreCollabNN, GenreDotProductBias, GravityRegularizer,
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF, GravityRegularizer,
     LinearCollab, ParamEmbedding, PredColumn, StratifiedSplitter, collab_learner, gini, gravity, half_star, half_star_accuracy, sched_step, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -29,8 +29,8 @@ def randomly(model, std=.3):
 
 # The mean as a part of the model
 
-CENTERED = dict(DotProduct=DotProduct, DotProductBias=DotProductBias, CollabNN=CollabNN, LinearCollab=LinearCollab, GenreDotProductBias=GenreDotProductBias,
-    GenreCollabNN=GenreCollabNN)
+CENTERED = dict(DotProduct=DotProduct, DotProductBias=DotProductBias, CollabNN=CollabNN, LinearCollab=LinearCollab, HybridMF=HybridMF,
+    HybridNN=HybridNN)
 
 def zeroed(model):
     "All trained parameters are 0, and so are all scores"
@@ -285,7 +285,7 @@ def test_gravity_gradcheck():
         torch.autograd.grad(torch.autograd.grad(gravity(U, M), U, create_graph=True)[0].sum(), U)
 
 GRAVE = dict(DotProduct=(DotProduct,{}), DotProductBias=(DotProductBias,{}), param=(DotProductBias,dict(emb=ParamEmbedding)),
-    add=(GenreDotProductBias,dict(how='add')), mul=(GenreDotProductBias,dict(how='mul', agg='mean')))
+    add=(HybridMF,dict(how='add')), mul=(HybridMF,dict(how='scale', agg='mean')))
 
 def penalty(model, dls, l2, grav):
     "The two terms from the definition: rows of each trained table, and the scores of all pairs one by one"
@@ -335,7 +335,7 @@ def test_gravity_defaults():
     cb = GravityRegularizer()
     assert (cb.l2,cb.gravity)==(.1,.1)
 
-@pytest.mark.parametrize('arch', [CollabNN, LinearCollab, GenreCollabNN, Plain()], ids=['CollabNN','LinearCollab','GenreCollabNN','Plain'])
+@pytest.mark.parametrize('arch', [CollabNN, LinearCollab, HybridNN, Plain()], ids=['CollabNN','LinearCollab','HybridNN','Plain'])
 def test_gravity_needs_factors(arch):
     "A model whose scores are no matrix product says so before the first batch"
     learn = collab_learner(load(genre_name='genres'), arch=arch, cbs=GravityRegularizer())

@@ -11,7 +11,7 @@ except ImportError: import tomli as tomllib
 ROOT = Path(__file__).resolve().parent.parent
 # a module between two floors stands between their numbers
 FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, splits=.5, features=.5, times=.5, data=1, models=1, feature_models=1.5, kernel=0, towers=.5,
-    item_map=0, optimizer=1, moods=1.2, svdpp=1.7, suggest=1.8, fused=2, callback=2, langevin=2.2, where=2, scoring=2, folding=2, artifact=2, lists=2.3,
+    item_map=0, optimizer=1, session_effects=1.2, svdpp=1.7, auto_config=1.8, fused=2, callback=2, langevin=2.2, where=2, scoring=2, folding=2, artifact=2, lists=2.3,
     newcomers=2.5, reasons=2.7, recommender=3, learner=4, ensemble=4.2, inference=4.3, metadata=4.5, feedback=4.5, sources=4.8, interpret=5, plots=5.1,
     errors=5.15, report=5.3, distributed=5, serve=5, cli_train=5.5, cli=6, all=6)
 MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if not o.stem.startswith('_'))
@@ -21,7 +21,7 @@ def imports(path):
     "Names of all modules that the file imports, anywhere in it"
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import): yield from (o.name for o in node.names)
-        elif isinstance(node, ast.ImportFrom): yield ('fastcollab.' if node.level else '')+(node.module or '')   # nbdev writes `.data` for `fastcollab.data`
+        elif isinstance(node, ast.ImportFrom): yield ('fastcollab.' if node.level else '')+(node.module or '')   # nbdev writes `.data` for `fastcollab.data.loaders`
 
 @pytest.mark.parametrize('name', MODULES)
 def test_imports_only_from_lower_floors(name):

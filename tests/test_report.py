@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from browser import console_errors, contrast, set_width, too_wide
 from fastai.tabular.all import Module
-from fastcollab import report
-from fastcollab.all import BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, GenreCollabNN, GenreDotProductBias
+from fastcollab.interpret import report
+from fastcollab.all import BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF
 from fastcollab.all import Recommender, ValidRMSE, baseline_rmse, collab_learner, create_params, movielens, set_seed, synthetic_ratings
 
 HEADINGS = ['Training','Errors','Calibration','Newcomers','Popularity','Biases','Likeness','Genres','Map']
@@ -86,7 +86,7 @@ def test_numbers_at_the_top(page, learn):
     assert np.allclose(list(tiles.values())[:3], [rmse,base['global mean'],base['user + item bias']], atol=6e-4)
     dls = learn.dls
     facts = dict(zip(*(re.findall(f'<{o}>(.*?)</{o}>', page) for o in ('dt','dd'))))
-    assert facts['users']==str(dls.n_users-1) and facts['items']==str(dls.n_items-1) and facts['model']=='GenreDotProductBias' and facts['loss']=='RatingMSE'
+    assert facts['users']==str(dls.n_users-1) and facts['items']==str(dls.n_items-1) and facts['model']=='HybridMF' and facts['loss']=='RatingMSE'
     assert facts['ratings in training'].startswith(f'{len(dls.train_ds):,}, ') and facts['density'].startswith(f'{len(dls.train_ds)/(dls.n_users-1)/(dls.n_items-1):.2%} ')
     assert facts['ratings looked at here']==f'{len(dls.valid_ds):,}, which training did not see' and facts['predictions']=='0 to 5.5' and 'genres (' in facts['features']
     assert facts['fit']==f'3 epochs of {len(dls.train)} steps, 256 ratings a step, learning rate up to 0.02, weight decay 0.1'
@@ -114,7 +114,7 @@ def _of(arch, genres=True):
     dls = loaders(genre_name='genres') if genres else loaders()
     return fitted(arch, dls) if isinstance(arch, type) else fitted(arch(dls), dls, y_range=None)
 
-NO = {DotProduct: dict(Biases=3), DotProductBias: dict(Biases=1), CollabNN: dict(Biases=3), GenreCollabNN: dict(Biases=3), GenreDotProductBias: {}}
+NO = {DotProduct: dict(Biases=3), DotProductBias: dict(Biases=1), CollabNN: dict(Biases=3), HybridNN: dict(Biases=3), HybridMF: {}}
 
 @pytest.mark.parametrize('arch', NO, ids=lambda o: o.__name__)
 def test_models(arch, quick, tmp_path):

@@ -3,8 +3,8 @@ import copy, math
 
 import numpy as np, pytest, torch
 from fastai.layers import LinBnDrop
-from fastcollab.folding import fold, link
-from fastcollab.scoring import ACTS, DotScores, ModelScores, NetScores, net_scores, top_items, topk
+from fastcollab.recommend.solve import fold, link
+from fastcollab.recommend.scorers import ACTS, DotScorer, ModelScorer, NetScorer, net_scorer, top_items, topk
 from hypothesis import example, given, settings, strategies as st
 from torch import nn
 
@@ -106,11 +106,11 @@ def worlds(draw):
 def test_top_items_is_exact(world):
     "The order of the float64 products, ties by the number of the row, whatever was seen and may be chosen"
     U,M,cand,seen,size,k = world
-    check(DotScores(U, M), pairwise(U, M), k, cand, seen, size)
+    check(DotScorer(U, M), pairwise(U, M), k, cand, seen, size)
 
 def pairwise(U, M):
     "The float64 scores as `pairs` gives them, which are those of numpy but for the last bit"
-    full = DotScores(U, M).pairs(torch.arange(len(U))[:,None], torch.arange(len(M))[None]).numpy()
+    full = DotScorer(U, M).pairs(torch.arange(len(U))[:,None], torch.arange(len(M))[None]).numpy()
     assert np.allclose(full, U.double().numpy()@M.double().numpy().T, rtol=1e-12, atol=1e-12)
     return full
 
@@ -120,29 +120,29 @@ def test_all_chunk_sizes(size, m):
     "From one user at a time to all at once: the same lists"
     U,M = rand(200, 5).round(),rand(m, 5, seed=1).round()
     seen = [set(np.random.default_rng(u).integers(1, m, u%9).tolist()) for u in range(200)]
-    parts = check(DotScores(U, M), pairwise(U, M), 7, None, seen, size)
+    parts = check(DotScorer(U, M), pairwise(U, M), 7, None, seen, size)
     assert [len(o[0]) for o in parts]==[min(size, 200-o) for o in range(0, 200, size)]
 
 @pytest.mark.parametrize('n,k', [(2,1),(400,5),(3000,10)])
 def test_constant_scores(n, k):
     "Where nothing is better than anything else, the first items that were not seen"
-    dot = DotScores(torch.ones(3, 2), torch.full((n,2), .1))
+    dot = DotScorer(torch.ones(3, 2), torch.full((n,2), .1))
     seen = torch.tensor([0,0,1,1]),torch.tensor([1])
     if n>2: assert next(top_items(dot, torch.arange(3), n, k, None, seen))[1].tolist()==[[*range(1, k+1)], [*range(2, k+2)], [*range(1, k+1)]]
-    for parts in (dot, NetScores(torch.zeros(3, 2), torch.zeros(n, 2), [(torch.ones(1, 2),torch.ones(1))])):
+    for parts in (dot, NetScorer(torch.zeros(3, 2), torch.zeros(n, 2), [(torch.ones(1, 2),torch.ones(1))])):
         assert next(top_items(parts, torch.arange(3), n, k))[1].tolist()==[[*range(1, k+1)]]*3
 
 def test_all_seen():
     "A user who has seen everything, or all but one, beside one who has seen nothing"
     U,M = rand(3, 4),rand(50, 4, seed=1)
-    check(DotScores(U, M), pairwise(U, M), 10, None, [set(range(1, 50)), set(range(1, 49)), set()])
-    check(DotScores(U, M), pairwise(U, M), 3, [4,7,9], [{4,7,9}, {4,9}, {1,2,3}])
+    check(DotScorer(U, M), pairwise(U, M), 10, None, [set(range(1, 50)), set(range(1, 49)), set()])
+    check(DotScorer(U, M), pairwise(U, M), 3, [4,7,9], [{4,7,9}, {4,9}, {1,2,3}])
 
 def test_repeated_users_and_seen_rows():
     "Users asked twice get the same list twice; an item that was rated twice is left out once"
     U,M = rand(4, 3),rand(40, 3, seed=1)
     seen = torch.tensor([0,0,3,3,3]),torch.tensor([5,5,7])
-    a = next(top_items(DotScores(U, M), torch.tensor([1,3,1]), 40, 38, None, seen))
+    a = next(top_items(DotScorer(U, M), torch.tensor([1,3,1]), 40, 38, None, seen))
     assert torch.equal(a[1][0], a[1][2]) and a[2][0].isinf().sum()==1 and not {5,7} & set(a[1][0][:37].tolist())
 
 def test_scores_closer_than_float32():
@@ -150,15 +150,15 @@ def test_scores_closer_than_float32():
     M = torch.ones(200, 2)
     M[:,1] = torch.tensor(np.random.default_rng(0).permutation(200)*2.**-20)   # float32 takes 1000 + these for the same
     U = torch.tensor([[1000.,2**-10]])
-    check(DotScores(U, M), pairwise(U, M), 5)
-    check(DotScores(U, M), pairwise(U, M), 150)
+    check(DotScorer(U, M), pairwise(U, M), 5)
+    check(DotScorer(U, M), pairwise(U, M), 150)
 
 @few
 @given(seeds, st.sampled_from([1e-3,1.,1e3,1e6]), st.sampled_from([1.,1e-5,1e-7]), st.integers(1, 20))
 def test_nets_are_exact_at_any_scale(seed, scale, spread, k):
     "The lists of a net are in the order of its float64 scores, whether these are thousandths or millions, far apart or close together"
     ops = [(rand(4, 6, seed=seed),rand(4, seed=seed+1)),'ReLU',(rand(1, 4, seed=seed+2)*scale,torch.zeros(1))]
-    net = NetScores(rand(3, 6, seed=seed+3), 1+rand(300, 6, seed=seed+4)*spread, ['Tanh',*ops])
+    net = NetScorer(rand(3, 6, seed=seed+3), 1+rand(300, 6, seed=seed+4)*spread, ['Tanh',*ops])
     full = net.pairs(torch.arange(3)[:,None], torch.arange(300)[None]).numpy()
     check(net, full, k)
 
@@ -167,7 +167,7 @@ def test_scores_of_any_model_are_exact():
     U,M = rand(5, 4),rand(90, 4, seed=1)
     class Dot(nn.Module):
         def forward(self, x): return (U[x[:,0]].double()*M[x[:,1]].double()).sum(1, keepdim=True).float()
-    model = ModelScores(Dot(), 90, bs=37)
+    model = ModelScorer(Dot(), 90, bs=37)
     full = model.pairs(torch.arange(5)[:,None], torch.arange(90)[None]).numpy()
     for cand in (None, [3,5,80]): check(model, full, 3, cand, [set(range(1, 5*u)) for u in range(5)])
 
@@ -176,7 +176,7 @@ def test_scores_that_are_no_numbers(bad):
     "An error that names the row, and no list"
     U = rand(4, 2)
     U[2,0] = bad
-    with pytest.raises(ValueError, match='no numbers, e.g. for row 2'): list(top_items(DotScores(U, rand(50, 2).abs()), torch.arange(4), 50, 3))
+    with pytest.raises(ValueError, match='no numbers, e.g. for row 2'): list(top_items(DotScorer(U, rand(50, 2).abs()), torch.arange(4), 50, 3))
 
 @few
 @given(worlds(), seeds)
@@ -184,7 +184,7 @@ def test_slack_covers_float32(world, seed):
     "No float32 score is further from the float64 one than `slack` says"
     U,M,cand,*_ = world
     i = None if cand is None else torch.tensor(cand)
-    for s in (DotScores(U, M), DotScores(U*1e4, M*1e3)):
+    for s in (DotScorer(U, M), DotScorer(U*1e4, M*1e3)):
         u = torch.arange(len(U))
         far = (s.block(u, i).double()-s.pairs(u[:,None], (torch.arange(1, len(M)) if i is None else i)[None])).abs().max(1).values
         assert (far<=s.slack(u, i, s.block(u, i).amax(1))).all()
@@ -195,7 +195,7 @@ def test_reads_do_not_write():
     cand,seen = torch.arange(2, 29),(torch.tensor([0,1,2,2]),torch.tensor([3,4]))
     given_ = [U, M, cand, *seen, *net.state_dict().values()]
     before,state = [o.clone() for o in given_],torch.get_rng_state()
-    for s in (DotScores(U, M), net_scores(U, M, net)):
+    for s in (DotScorer(U, M), net_scorer(U, M, net)):
         own = [o.clone() for o in (vars(s).values()) if torch.is_tensor(o)]
         list(top_items(s, torch.arange(3), 30, 4, cand, seen, 2))
         out = torch.empty(3, 29)
@@ -231,8 +231,8 @@ def test_net_scores_are_those_of_torch(which, cols):
     u,i = ((0,1,2),(3,4,5,6,7)) if cols is None else cols
     x[:,:,list(u)],x[:,:,list(i)] = U[:,None].expand(4, 30, 3),M[None].expand(4, 30, 5)
     with torch.no_grad(): want = copy.deepcopy(net).double()(x.double().view(-1, 8)).view(4, 30)
-    got = net_scores(U, M, net, cols)
-    assert isinstance(got, NetScores) and all(isinstance(o, str) or all(torch.is_tensor(t) and not t.requires_grad for t in o) for o in got.ops)
+    got = net_scorer(U, M, net, cols)
+    assert isinstance(got, NetScorer) and all(isinstance(o, str) or all(torch.is_tensor(t) and not t.requires_grad for t in o) for o in got.ops)
     rows = torch.arange(4)
     assert torch.allclose(got.block(rows).double(), want[:,1:], atol=1e-4)
     assert torch.allclose(got.block(rows[[3,0]], torch.tensor([5,0,5])).double(), want[[3,0]][:,[5,0,5]], atol=1e-4)
@@ -252,7 +252,7 @@ REFUSED = dict(leaky=[nn.Linear(8, 4), nn.LeakyReLU(), nn.Linear(4, 1)], gelu_ta
 @pytest.mark.parametrize('layers', REFUSED.values(), ids=REFUSED)
 def test_layers_that_cannot_be_kept(layers):
     "None, and not something else"
-    assert net_scores(rand(4, 3), rand(30, 5), layers) is None
+    assert net_scorer(rand(4, 3), rand(30, 5), layers) is None
 
 def test_all_activations_are_torchs():
     "Each name is the module of that name"
@@ -266,7 +266,7 @@ def test_parts_agree(seed, n, m):
     class Whole(nn.Module):
         def forward(self, x): return net(torch.cat([U[x[:,0]], M[x[:,1]]], 1))
     u = torch.randint(n, (5,), generator=gen(seed))
-    for s in (DotScores(U, M), net_scores(U, M, net), ModelScores(Whole(), m+1, bs=7)):
+    for s in (DotScorer(U, M), net_scorer(U, M, net), ModelScorer(Whole(), m+1, bs=7)):
         full = s.block(u)
         assert full.shape==(5,m) and full.dtype==torch.float32
         assert torch.allclose(full, torch.cat([s.block(o[None]) for o in u]), atol=1e-5)

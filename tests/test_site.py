@@ -56,7 +56,7 @@ def test_an_entry(texts):
     assert '<td>Returns</td><td>CollabLearner</td>' in entry
     assert 'href="losses.html#ratingmse"><code>RatingMSE</code></a>' in entry                 # a symbol of another page
     line = int(re.search(r'source/fastcollab/learner\.html#__codelineno-0-(\d+)', entry)[1])
-    assert 'def collab_learner(' in ''.join((ROOT/'fastcollab/learner.py').read_text().splitlines()[line-1:line+1])
+    assert 'def collab_learner(' in ''.join((ROOT/'fastcollab/train/learner.py').read_text().splitlines()[line-1:line+1])
 
 def test_names_lead_to_what_is_meant(texts):
     "`predict` is the method of the class of the page, `learn.predict()` is it on every page, not the first of that name"

@@ -2,8 +2,8 @@
 import subprocess, sys
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab import svdpp
-from fastcollab.all import (Adam, CollabDataLoaders, LazyAdam, Recommender, SVDPlusPlus, SetSum, baseline_rmse, collab_learner,
+from fastcollab.models import svdpp
+from fastcollab.all import (Adam, CollabDataLoaders, LazyAdam, Recommender, SVDPlusPlus, ImplicitSum, baseline_rmse, collab_learner,
     load_learner, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -25,7 +25,7 @@ def fitted(dls, opt_func=LazyAdam, epochs=2, unk_p=.1, seed=0, **kwargs):
 def test_sums_over_sets(pairs, k):
     "Sums over the root of the number, and their gradients, as a dense matrix gives them; a pair that is there twice counts twice"
     x = torch.tensor(pairs).view(-1, 2)
-    sets,dense = SetSum(x[:,0].int(), x[:,1].int(), 6, 8, k),torch.zeros(6, 8)
+    sets,dense = ImplicitSum(x[:,0].int(), x[:,1].int(), 6, 8, k),torch.zeros(6, 8)
     for u,i in pairs: dense[u,i] += 1
     dense = dense/dense.sum(1, keepdim=True).clamp(min=1).sqrt()
     w = torch.randn(6, k, generator=torch.Generator().manual_seed(0))
@@ -49,8 +49,8 @@ def test_the_formula_by_hand(features, time):
         t += m.sets[k].weight[others].sum(0)/max(1, len(others))**.5
         for spec,at,c in zip(m.sides[k], starts[k], cats): t += m.f_weight[k][at+c[c>0]].sum(0)/max(1, int((c>0).sum()))**.5
         return t
-    def when(row, u):
-        ts = np.cumsum([0,*m.when])
+    def timestamps(row, u):
+        ts = np.cumsum([0,*m.timestamps])
         return sum((m.d_weight[ts[c]+r] for c,r in enumerate(row.tolist()[:3]) if r and (c or u)), torch.zeros(4))
     x = torch.cat([dls.train_ds.rows(torch.arange(20))[0], dls.valid_ds.rows(torch.arange(40))[0]])
     x[:5,0],x[3:8,1] = 0,0
@@ -60,7 +60,7 @@ def test_the_formula_by_hand(features, time):
         u,i,rest = r[0].item(),r[1].item(),r[2:]
         a = tower(0, u, rest[n_item:n_item+n_user].split([f.width for f in m.sides[0]]) if features else ())
         c = tower(1, i, rest[:n_item].split([f.width for f in m.sides[1]]) if features else ())
-        d = when(rest[n_item+n_user:], u) if time else torch.zeros(4)
+        d = timestamps(rest[n_item+n_user:], u) if time else torch.zeros(4)
         score = a[:3]@c[:3]+a[:3]@d[:3]+c[:3]@d[:3]+a[3]+c[3]+d[3]
         assert torch.allclose(m(r[None]), m._out(score.view(1, 1)), atol=1e-5)
 
@@ -151,7 +151,7 @@ def test_recommender_export_and_checkpoint(tmp_path):
 
 def test_no_notes_of_pytorch_reach_the_user():
     "Those on sparse matrices come once a process, so this needs one of its own"
-    code = "import torch, warnings; from fastcollab.svdpp import SetSum; warnings.simplefilter('error'); SetSum(*torch.tensor([[1,2],[1,3]]), 3, 4, 2)().sum().backward()"
+    code = "import torch, warnings; from fastcollab.models.svdpp import ImplicitSum; warnings.simplefilter('error'); ImplicitSum(*torch.tensor([[1,2],[1,3]]), 3, 4, 2)().sum().backward()"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr == ''
 
 @pytest.mark.cuda

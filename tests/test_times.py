@@ -2,7 +2,7 @@
 import warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import CollabDataLoaders, RatingTimes, SVDPlusPlus, collab_learner, set_seed, synthetic_ratings, unix_seconds
+from fastcollab.all import CollabDataLoaders, TimestampEncoder, SVDPlusPlus, collab_learner, set_seed, synthetic_ratings, unix_seconds
 from hypothesis import given, settings, strategies as st
 
 DAY = 86400
@@ -24,8 +24,8 @@ WRONG = [('years', pd.Series([1995,2016]), ValueError, ['1995','2016','no second
     ('negative', pd.Series([-9e8,-8e8]), ValueError, ['no seconds'])]
 @pytest.mark.parametrize('name,col,kind,words', WRONG, ids=[o[0] for o in WRONG])
 def test_no_times(name, col, kind, words):
-    with pytest.raises(kind) as e: unix_seconds(col.rename('when'))
-    assert all(o in str(e.value) for o in [*words,'when'])
+    with pytest.raises(kind) as e: unix_seconds(col.rename('timestamps'))
+    assert all(o in str(e.value) for o in [*words,'timestamps'])
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6))
@@ -34,7 +34,7 @@ def test_categories_by_hand(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 60))
     users,days = rng.integers(1, 6, n),rng.integers(10_000, 10_004, n)
-    times = RatingTimes('t').setup(pd.Series(days*DAY*1.), users)
+    times = TimestampEncoder('t').setup(pd.Series(days*DAY*1.), users)
     new_users,new_days = rng.integers(0, 7, 40),rng.integers(9_999, 10_006, 40)
     got = times.encode(pd.Series(new_days*DAY*1.), new_users)
     pairs = sorted(set(zip(users.tolist(), days.tolist())))
@@ -62,8 +62,8 @@ def test_validation_teaches_nothing():
     splits = np.arange(600),np.arange(600, 900)
     a = loaders(splits=splits)
     b = loaders(FRAME.assign(timestamp=np.where(np.arange(900)<600, FRAME.timestamp, FRAME.timestamp+365*DAY)), splits=splits)
-    assert a.train_ds.enc.when.sizes==b.train_ds.enc.when.sizes and torch.equal(a.train_ds.when, b.train_ds.when)
-    assert (b.valid_ds.when[:,:3]==0).all() and (a.valid_ds.when>0).any()
+    assert a.train_ds.enc.timestamps.sizes==b.train_ds.enc.timestamps.sizes and torch.equal(a.train_ds.timestamps, b.train_ds.timestamps)
+    assert (b.valid_ds.timestamps[:,:3]==0).all() and (a.valid_ds.timestamps>0).any()
 
 def test_batches_end_with_times():
     dls = loaders(genre_name='genres')
@@ -74,8 +74,8 @@ def test_batches_end_with_times():
 
 def test_other_models_do_not_mind():
     "Loaders may have times that a model has no use for"
-    from fastcollab.all import CollabNN, DotProductBias, GenreDotProductBias
-    for arch,cols in ((DotProductBias,{}),(CollabNN,{}),(GenreDotProductBias,dict(genre_name='genres'))):
+    from fastcollab.all import CollabNN, DotProductBias, HybridMF
+    for arch,cols in ((DotProductBias,{}),(CollabNN,{}),(HybridMF,dict(genre_name='genres'))):
         for fused in ('auto',False):
             learn = collab_learner(loaders(**cols), arch=arch, n_factors=5, y_range=(0,5.5), fused=fused)
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-2)
@@ -96,7 +96,7 @@ def test_asked_with_and_without_times():
 def test_missing_times():
     df = FRAME.assign(timestamp=FRAME.timestamp.where(FRAME.index%7>0))
     with pytest.warns(UserWarning, match="'timestamp' is empty in .* e.g. row .* without a time"): dls = loaders(df)
-    assert ((dls.train_ds.when==0).all(1).float().mean()-1/7).abs()<.05
+    assert ((dls.train_ds.timestamps==0).all(1).float().mean()-1/7).abs()<.05
     fitted(dls)
 
 ERRORS = [('no such column', lambda: CollabDataLoaders.from_df(FRAME, time_name='date'), KeyError, ['date']),

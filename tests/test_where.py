@@ -2,7 +2,7 @@
 import builtins, os, re, subprocess, warnings
 
 import numpy as np, pandas as pd, pytest
-from fastcollab.where import where
+from fastcollab.recommend.filters import where
 from hypothesis import given, settings, strategies as st
 
 FILMS = pd.DataFrame(dict(title=['Heat (1995)','Toy Story (1995)','Alien (1979)',"It's Complicated",'Amélie (2001)'],
