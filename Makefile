@@ -37,7 +37,7 @@ nbtest: $(VENV)/.dev
 	@echo '== notebooks'
 	@$(BIN)/nbdev-test --n-workers 2 --timing
 
-# tests/test_site.py builds the site, checks its links and looks at it
+# tests/repo/test_site.py builds the site, checks its links and looks at it
 pytest: $(VENV)/.dev $(VENV)/.docs
 	@echo '== tests'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -8,7 +8,7 @@ from fastai.callback.core import Callback, _events
 try: import tomllib
 except ImportError: import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # a module between two floors stands between their numbers
 FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, splits=.5, features=.5, times=.5, data=1, models=1, feature_models=1.5, kernel=0, towers=.5,
     item_map=0, optimizer=1, session_effects=1.2, svdpp=1.7, auto_config=1.8, fused=2, callback=2, langevin=2.2, where=2, scoring=2, folding=2, artifact=2, lists=2.3,

@@ -9,7 +9,7 @@ from PIL import Image
 for o in ('material','mkdocs','ziamath'): pytest.importorskip(o, reason="the site is not built: pip install -e '.[docs]'")
 from browser import console_errors, contrast, serve, set_width, too_wide
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT/'tools'))
 from links import Links, check
 
