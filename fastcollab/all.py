@@ -1,30 +1,42 @@
-"The one import door: `from fastcollab.all import *` brings fastai's tabular names and everything of fastcollab"
+"The one import door: `from fastcollab.all import *` brings fastai's tabular names and everything of fastcollab that you call"
 from fastai.tabular.all import *
 from fastai.collab import *
-from fastcollab.data.datasets import *
-from fastcollab.models.layers import *
-from fastcollab.metrics import *
-from fastcollab.losses import *
-from fastcollab.data.splits import *
-from fastcollab.data.features import *
-from fastcollab.data.timestamps import *
-from fastcollab.models.session import *
-from fastcollab.data.loaders import *
-from fastcollab.models.mf import *
-from fastcollab.models.hybrid import *
-from fastcollab.models.svdpp import *
-from fastcollab.train.auto import *
-from fastcollab.train.optimizer import *
-from fastcollab.train.callbacks import *
-from fastcollab.train.sghmc import *
-from fastcollab.train.learner import *
-from fastcollab.interpret.cold_start import *
-from fastcollab.recommend.recommender import *
-from fastcollab.train.inference import *
-from fastcollab.train.ensemble import *
-from fastcollab.interpret.popularity_bias import *
-from fastcollab.interpret.core import *
-from fastcollab.interpret.plots import *
-from fastcollab.interpret.error_analysis import *
-from fastcollab.interpret.item_map import *
-from fastcollab.interpret.report import *
+
+# Data: from files and frames to batches
+from fastcollab.data.datasets import movielens, movielens_fold, netflix_prize, describe_ratings, plot_ratings, synthetic_ratings
+from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter, TemporalSplitter,
+    ColdUserSplitter, ColdItemSplitter, FoldSplitter)
+from fastcollab.data.features import GenreCategorify
+from fastcollab.data.timestamps import unix_seconds
+from fastcollab.data.loaders import CollabDataLoaders
+
+# Models, and what you build your own from
+from fastcollab.models.layers import create_params, ParamEmbedding, GenreEmbedding, FeatureEmbedding, FeatureSpec, emb_size
+from fastcollab.models.mf import reading, CollabModel, DotProduct, DotProductBias, CollabNN, LinearCollab, BiasBaseline
+from fastcollab.models.hybrid import HybridMF, HybridNN
+from fastcollab.models.session import SessionEffects
+from fastcollab.models.svdpp import SVDPlusPlus
+
+# Losses and metrics
+from fastcollab.losses import RatingMSE, OrdinalLoss, gravity
+from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
+
+# Training
+from fastcollab.train.optimizer import LazyAdam
+from fastcollab.train.callbacks import IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation, sched_step
+from fastcollab.train.sghmc import SGHMC, PosteriorSampling, PosteriorAverage
+from fastcollab.train.auto import auto_config, rating_range, new_id_share
+from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
+from fastcollab.train.ensemble import WeightedEnsemble, ensemble
+
+# Recommendations
+from fastcollab.recommend.recommender import Recommender
+from fastcollab.recommend import lists as _, fold_in as _, explain as _
+from fastcollab.train import inference as _
+
+# What was learned, and where it is wrong
+from fastcollab.interpret.core import CollabInterpretation
+from fastcollab.interpret import plots as _, error_analysis as _, report as _
+from fastcollab.interpret.item_map import item_map
+from fastcollab.interpret.popularity_bias import PopularityBias, simulate_feedback, plot_feedback
+from fastcollab.interpret.cold_start import MetadataEmbedding

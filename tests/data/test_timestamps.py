@@ -2,7 +2,8 @@
 import warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import CollabDataLoaders, TimestampEncoder, SVDPlusPlus, collab_learner, set_seed, synthetic_ratings, unix_seconds
+from fastcollab.all import CollabDataLoaders, SVDPlusPlus, collab_learner, set_seed, synthetic_ratings, unix_seconds
+from fastcollab.data.timestamps import TimestampEncoder
 from hypothesis import given, settings, strategies as st
 
 DAY = 86400

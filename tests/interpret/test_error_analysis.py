@@ -3,8 +3,9 @@ import warnings
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Learner, set_seed
-from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, HybridNN, OrdinalLoss, Recommender, PopularityBias,
-    collab_learner, synthetic_ratings, top_rows)
+from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, HybridNN, OrdinalLoss, Recommender,
+    PopularityBias, collab_learner, synthetic_ratings)
+from fastcollab.interpret.popularity_bias import top_rows
 
 @pytest.fixture(scope='module')
 def frame():

@@ -4,8 +4,9 @@ import copy, random, warnings
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Callback, Module, set_seed, tensor
 from fastcollab.interpret import popularity_bias as feedback
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, IdDropout, RatingMSE, PopularityBias, ValidRMSE,
-    collab_learner, create_params, plot_feedback, simulate_feedback, synthetic_ratings, top_rows)
+from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, IdDropout, RatingMSE,
+    PopularityBias, ValidRMSE, collab_learner, create_params, plot_feedback, simulate_feedback, synthetic_ratings)
+from fastcollab.interpret.popularity_bias import top_rows
 
 def quiet(learn, *args, **kwargs):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*args, **kwargs)

@@ -3,8 +3,9 @@ import subprocess, sys
 
 import numpy as np, pandas as pd, pytest, torch
 from fastcollab.models import svdpp
-from fastcollab.all import (Adam, CollabDataLoaders, LazyAdam, Recommender, SVDPlusPlus, ImplicitSum, baseline_rmse, collab_learner,
-    load_learner, rmse, set_seed, synthetic_ratings)
+from fastcollab.all import (Adam, CollabDataLoaders, LazyAdam, Recommender, SVDPlusPlus, baseline_rmse,
+    collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
+from fastcollab.models.svdpp import ImplicitSum
 from hypothesis import given, settings, strategies as st
 
 FRAME = synthetic_ratings(60, 40, 900, seed=5)

@@ -2,8 +2,11 @@
 import math, warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import (Adam, CollabDataLoaders, CollabNN, DotProductBias, OrdinalLoss, SVDPlusPlus, baseline_rmse, ensemble_weights,
-    collab_learner, decays, ensemble, load_learner, movielens_fold, new_id_share, rating_range, rmse, set_seed, auto_config, synthetic_ratings)
+from fastcollab.all import (Adam, CollabDataLoaders, CollabNN, DotProductBias, OrdinalLoss, SVDPlusPlus,
+    baseline_rmse, collab_learner, ensemble, load_learner, movielens_fold, new_id_share, rating_range, rmse, set_seed,
+    auto_config, synthetic_ratings)
+from fastcollab.train.ensemble import ensemble_weights
+from fastcollab.train.auto import decays
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 

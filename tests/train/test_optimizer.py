@@ -8,7 +8,8 @@ from fastai.optimizer import Adam
 from fastai.tabular.all import Module, nn, params
 from fastcollab.kernels.jit import unusable
 from fastcollab.train import optimizer
-from fastcollab.all import LazyAdam, ParamEmbedding, StepTables
+from fastcollab.all import LazyAdam, ParamEmbedding
+from fastcollab.train.optimizer import StepTables
 from hypothesis import given, settings, strategies as st
 
 EXACT = dict(eps=1e-10, wd=.1)   # eps is left aside while a row waits, so it has to be small where numbers are compared

@@ -4,8 +4,10 @@ import copy, math
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.tabular.all import SGD, Learner, Module, load_learner, nn, set_seed
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF, GravityRegularizer,
-    LinearCollab, ParamEmbedding, PredColumn, StratifiedSplitter, collab_learner, gini, gravity, half_star, half_star_accuracy, sched_step, synthetic_ratings)
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
+    GravityRegularizer, LinearCollab, ParamEmbedding, StratifiedSplitter, collab_learner, gini, gravity, half_star,
+    half_star_accuracy, sched_step, synthetic_ratings)
+from fastcollab.train.callbacks import PredColumn
 from hypothesis import given, settings, strategies as st
 
 SMALL = synthetic_ratings(30, 20, 300)

@@ -1,7 +1,8 @@
 "The chain: that it draws from the distribution it says, that its curvature is that of the model, and what is kept of it"
 import numpy as np, pytest, torch
-from fastcollab.all import (PosteriorAverage, CollabDataLoaders, DotProductBias, SGHMC, LazyAdam, OrdinalLoss, PosteriorSampling, SVDPlusPlus, FullBatchDL,
-    baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
+from fastcollab.all import (PosteriorAverage, CollabDataLoaders, DotProductBias, SGHMC, LazyAdam, OrdinalLoss,
+    PosteriorSampling, SVDPlusPlus, baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
+from fastcollab.train.sghmc import FullBatchDL
 from fastcollab.train.sghmc import _Curvature, sghmc_step
 
 FRAME = synthetic_ratings(150, 100, 3000, seed=5).assign(timestamp=lambda d: 10**9+d.timestamp%5*86400)
