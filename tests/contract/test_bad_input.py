@@ -206,7 +206,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('CollabNN, ps too long', lambda: CollabNN(5, 5, layers=[3], ps=[.1,.2]), ValueError, ['2 dropout', 'ps', '1 layers']),
     ('agg misspelt', lambda: GenreEmbedding(5, 3, agg='avg'), ValueError, ["agg is 'avg'", "'sum'", "'mean'"]),
     ('RatingMSE of two shapes', lambda: RatingMSE()(torch.zeros(4,2), torch.zeros(4,1)), ValueError, ['(4, 2)', '(4, 1)', '(bs,1)']),
-    ('rmse of two shapes', lambda: rmse(torch.zeros(3), torch.zeros(4,1)), ValueError, ['(3,)', '(4, 1)', 'one prediction per rating']),
+    ('rmse of two shapes', lambda: rmse(torch.zeros(3), torch.zeros(4,1)), ValueError, ['(3,)', '(4, 1)', 'one number per row']),
     # data sets
     ('more ratings than pairs', lambda: synthetic_ratings(3, 4, 13), ValueError, ['13', '3 users', '4 items']),
     ('no such set', lambda: movielens('ml-200k'), ValueError, ["'ml-200k'", 'ml-100k']),
