@@ -34,7 +34,7 @@ def closed():
 def data_dir():
     "The directory with the real data; a name that leads nowhere is an error, not a reason to skip"
     path = Path(DATA).resolve()
-    assert path.is_dir(), f'FASTCOLLAB_DATA is {DATA}, which isn't a directory'
+    assert path.is_dir(), f'FASTCOLLAB_DATA is {DATA}, but there is no such folder'
     return path
 
 @pytest.fixture(scope='session')
