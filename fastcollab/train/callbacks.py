@@ -13,16 +13,18 @@ from ..losses import RatingMSE,gravity
 from ..metrics import *
 from ..models.mf import reading
 from ..models.session import SessionEffects
+from .loops import CollabCallback
+from .schedules import finding_lr
 
 # %% ../../nbs/train/03_callbacks.ipynb #9ef8e3fd
-class PredColumn(Callback):
+class PredColumn(CollabCallback):
     "Predictions of shape `(bs,)` become `(bs,1)`, the shape of the ratings"
     order,in_loop = -20,True   # the loops of `fused` do this themselves
     def after_pred(self):
         if self.pred.ndim<2 and self.pred.numel()==len(self.x): self.learn.pred = self.pred.reshape(-1, 1)
 
 # %% ../../nbs/train/03_callbacks.ipynb #739da08a
-class IdDropout(Callback):
+class IdDropout(CollabCallback):
     "Replace a share `p` of user ids and of item ids by `#na#` (row 0) in training, so that row learns an average newcomer"
     order,run_valid,in_loop = 5,False,True
     def __init__(self,
@@ -30,18 +32,18 @@ class IdDropout(Callback):
     ):
         if not 0<=p<1: raise ValueError(f'p is {p}; it is a share of the ids, at least 0 and less than 1')
         self.p = p
-    def restart(self, seed, device):
+    def start_epoch(self, seed, device):
         "Begin the draws of an epoch; they follow from its order, so that a fit that is taken up again draws them again"
         self.rng = torch.Generator(device).manual_seed(seed)
-    def unknown(self, n):
+    def dropped_ids(self, n):
         "Which of the next n user ids and item ids to replace, (n,2) bool"
         return torch.rand(n, 2, device=self.rng.device, generator=self.rng)<self.p
     def before_batch(self):
         x = self.x
         if not getattr(self.learn, 'iter', 0):
             seed = getattr(getattr(self.learn, 'dl', None), 'epoch_seed', None)
-            self.restart(torch.randint(2**62, ()).item() if seed is None else seed, x.device)   # other loaders say nothing of their order
-        ids = x[:,:2].masked_fill(self.unknown(len(x)), 0)   # a copy: the batch may be cached
+            self.start_epoch(torch.randint(2**62, ()).item() if seed is None else seed, x.device)   # other loaders say nothing of their order
+        ids = x[:,:2].masked_fill(self.dropped_ids(len(x)), 0)   # a copy: the batch may be cached
         self.learn.xb = (ids if x.shape[1]==2 else torch.cat([ids, x[:,2:]], 1), *self.xb[1:])
 
 # %% ../../nbs/train/03_callbacks.ipynb #48ef4439
