@@ -23,6 +23,7 @@ from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
 
 # Training
 from fastcollab.train.optimizer import LazyAdam
+from fastcollab.train.loops import CollabCallback
 from fastcollab.train.callbacks import IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation, sched_step
 from fastcollab.train.sghmc import SGHMC, PosteriorSampling, PosteriorAverage
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
