@@ -264,6 +264,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.encode_ratings': ( 'data/loaders.html#encode_ratings',
                                                                                      'fastcollab/data/loaders.py'),
+                                         'fastcollab.data.loaders.epoch_seed': ( 'data/loaders.html#epoch_seed',
+                                                                                 'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.read_table': ( 'data/loaders.html#read_table',
                                                                                  'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.why_batches': ( 'data/loaders.html#why_batches',
