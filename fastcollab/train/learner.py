@@ -15,7 +15,9 @@ from ..models.hybrid import *
 from .loops import *
 from ..losses import *
 from ..metrics import *
+from ..models.base import *
 from ..models.mf import *
+from ..models.nn import *
 from .optimizer import *
 from .auto import *
 from ..models.svdpp import *

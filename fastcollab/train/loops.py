@@ -20,6 +20,7 @@ from ..data.loaders import RatingsDL
 from ..models.hybrid import *
 from ..kernels.jit import *
 from ..losses import RatingMSE
+from ..models.base import *
 from ..models.mf import *
 from .optimizer import *
 
