@@ -26,9 +26,10 @@ from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
 
 # Training
 from fastcollab.train.optimizer import LazyAdam
+from fastcollab.train.loops import CollabCallback
 from fastcollab.train.callbacks import IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation, sched_step
 from fastcollab.train.sghmc import SGHMC, PosteriorSampling
-from fastcollab.train.auto import auto_config, AutoConfig, rating_range, new_id_share
+from fastcollab.train.auto import auto_config, rating_range, new_id_share
 from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
 from fastcollab.train.ensemble import ensemble
 
@@ -40,6 +41,6 @@ from fastcollab.train import inference as _
 # What was learned, and where it is wrong
 from fastcollab.interpret.core import CollabInterpretation
 from fastcollab.interpret import plots as _, error_analysis as _, report as _
-from fastcollab.interpret.item_map import ItemMap, item_map
+from fastcollab.interpret.item_map import item_map
 from fastcollab.interpret.popularity_bias import PopularityBias, simulate_feedback, plot_feedback
 from fastcollab.interpret.cold_start import MetadataEmbedding

@@ -8,19 +8,15 @@ __all__ = ['rmse', 'mae', 'half_star_accuracy', 'RowMetric', 'half_star', 'gini'
 # %% ../nbs/02_metrics.ipynb #05668815
 from fastai.learner import *
 from fastai.torch_basics import *
+from .losses import flat_pair, rating_loss
 
 # %% ../nbs/02_metrics.ipynb #ff4a3156
-def _rows(pred, targ):
-    "Both as `(n,)`; an error where their sizes differ, as broadcasting would hide it"
-    if pred.numel()!=targ.numel(): raise ValueError(f'{tuple(pred.shape)} predictions against {tuple(targ.shape)} ratings: one prediction per rating is needed')
-    return pred.reshape(-1),targ.reshape(-1)
-
 class RowMetric(Metric):
     "`final` of the mean over all rows of `func(pred,targ)`: a function of two tensors, and a fastai metric"
     def __init__(self,
         func:Callable, # Error of each row from two tensors (n,), (n,)
         name:str, # Column of the fit table
-        final:Callable=noop, # What to do with the mean
+        final:Callable=noop, # Applied to the mean
         where:Callable|None=None, # Which rows of a batch count: from the `Learner`, a bool tensor (bs,); all if None
     ): self.func,self._name,self.final,self.where = func,name,final,where
     def __call__(self,
@@ -28,12 +24,12 @@ class RowMetric(Metric):
         targ:Tensor, # Ratings, (n,) or (n,1)
     )->Tensor: # The metric, a scalar in the units of the ratings
         "The metric of two tensors"
-        return self.final(self.func(*_rows(pred, targ)).mean())
+        return self.final(self.func(*flat_pair(pred, targ)).mean())
     def reset(self): self.sums,self.count = [],0
     def accumulate(self, learn):
         "Add the rows of the current batch"
-        act = getcallable(getattr(learn, 'loss_func', None), 'activation')         # scores of some losses are no ratings yet
-        err = self.func(*_rows(act(learn.pred.detach()), learn.yb[0])).float()     # (bs,)
+        pred = rating_loss(learn.loss_func).activation(learn.pred.detach())    # the model may return scores
+        err = self.func(*flat_pair(pred, learn.yb[0])).float()                 # (bs,)
         if self.where is not None: err = err[self.where(learn)]
         self.sums.append(err.sum())   # stays on the device: one transfer per epoch, in `value`
         self.count += len(err)
@@ -54,11 +50,12 @@ mae  = RowMetric(_absolute, 'mae')
 # %% ../nbs/02_metrics.ipynb #cf7f194c
 def half_star(
     x:Tensor|np.ndarray|pd.Series|float, # Ratings, any shape
-): # Of the same type and shape, a float for a number; nan and infinity stay what they are
+): # Same type and shape, a float for a number; nan and infinity stay as they are
     "`x` rounded to the nearest half star, ties to the whole star"
     if isinstance(x, Tensor): return (x.float() if not x.is_floating_point() else x).mul(2).round().div(2)
     res = np.round(np.asarray(x, dtype=float)*2)/2
-    return pd.Series(res, index=x.index, name=x.name) if isinstance(x, pd.Series) else res if np.ndim(x) else float(res)
+    if isinstance(x, pd.Series): return pd.Series(res, index=x.index, name=x.name)
+    return res if np.ndim(x) else float(res)
 
 # %% ../nbs/02_metrics.ipynb #07fe44b8
 def _right(pred, targ): return (half_star(pred)==targ).float()

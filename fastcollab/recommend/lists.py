@@ -129,7 +129,7 @@ def _candidates(self:Recommender, items, exclude, where_, k):
         only[self._rows(1, items)] = True
         keep &= only
     if exclude is not None: keep[self._rows(1, exclude)] = False
-    if where_ is not None: keep[1:] &= where(self.items, where_, self.sets)
+    if where_ is not None: keep[1:] &= filter_mask(self.items, where_, self.sets)
     n = int(keep.sum())
     if not n: raise ValueError(f'no item is left to choose from with items={items if items is None else "..."}, exclude={exclude if exclude is None else "..."}, where={where_!r}; ask for less')
     if k>n: raise ValueError(f'k is {k}, but there are {n:,} items to choose from; lower k')

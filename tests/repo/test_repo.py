@@ -1,36 +1,162 @@
 "The repository itself: floors, mirrors, what is generated, and what must not be in it"
-import ast, configparser, importlib, inspect, json, re, sys
+import ast, configparser, importlib, inspect, json, re, shutil, subprocess, sys
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 from fastai.callback.core import Callback, _events
+from packages import PACKAGES
+from readme import readme
 
 try: import tomllib
 except ImportError: import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-# a module between two floors stands between their numbers
-FLOORS = dict(datasets=0, layers=0, metrics=0, losses=0, splits=.5, features=.5, times=.5, data=1, models=1, feature_models=1.5, kernel=0, towers=.5,
-    item_map=0, optimizer=1, session_effects=1.2, svdpp=1.7, auto_config=1.8, fused=2, callback=2, langevin=2.2, where=2, scoring=2, folding=2, artifact=2, lists=2.3,
-    newcomers=2.5, reasons=2.7, recommender=3, learner=4, ensemble=4.2, inference=4.3, metadata=4.5, feedback=4.5, sources=4.8, interpret=5, plots=5.1,
-    errors=5.15, report=5.3, distributed=5, serve=5, cli_train=5.5, cli=6, all=6)
-MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if not o.stem.startswith('_'))
+FILES = {o.relative_to(ROOT/'fastcollab').with_suffix('').as_posix():o for o in sorted((ROOT/'fastcollab').rglob('*.py'))}
+MODULES = {k.replace('/', '.'):v for k,v in FILES.items() if not v.stem.startswith('_')}   # `data.loaders`: its file
+EXPORTED = [o for o in MODULES if o!='all']
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+def place(path): return path.relative_to(ROOT/'nbs').with_suffix('').as_posix()   # `data/08_loaders`
+
+def exported_module(path):
+    "The module that a notebook is exported to, None if it is exported to none"
+    code = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='code')
+    return m[1] if (m := re.search(r'^#\|\s*default_exp (\S+)', code, re.M)) else None
+
+SOURCES = {m:o for o in NOTEBOOKS if (m := exported_module(o))}   # the notebook of each module
+def package(name): return name if name=='all' else name.rpartition('.')[0]
+def floor(name): return PACKAGES.index(package(name)), SOURCES[name].stem if name in SOURCES else ''
 
 def imports(path):
-    "Names of all modules that the file imports, anywhere in it"
+    "Names of all modules that the file imports, anywhere in it, relative ones written out"
+    parents = ('fastcollab', *path.relative_to(ROOT/'fastcollab').parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import): yield from (o.name for o in node.names)
-        elif isinstance(node, ast.ImportFrom): yield ('fastcollab.' if node.level else '')+(node.module or '')   # nbdev writes `.data` for `fastcollab.data.loaders`
+        elif isinstance(node, ast.ImportFrom):
+            base = '.'.join([*parents[:len(parents)+1-node.level]*bool(node.level), *([node.module] if node.module else [])])
+            # `from ..kernels import mf` imports a module, `from .mf import Side` a name
+            modules = [f'{base}.{o.name}' for o in node.names if f'{base}.{o.name}'.removeprefix('fastcollab.') in MODULES]
+            yield from modules or [base]
+
+def ours(path): return {o.removeprefix('fastcollab.') for o in imports(path) if o.startswith('fastcollab.')}
+
+# ---- Floors
+@pytest.mark.parametrize('name', EXPORTED)
+def test_a_module_stands_where_its_notebook_stands(name):
+    assert package(name) in PACKAGES, f'{name} stands in a package that has no floor; add it to PACKAGES and to CONTRIBUTING.md'
+    assert name in SOURCES, f'{name} is exported by no notebook: remove the module or write its notebook'
+    folder,_,stem = place(SOURCES[name]).rpartition('/')
+    assert re.fullmatch(rf'\d\d_{name.rpartition(".")[2]}', stem) and folder==package(name).replace('.', '/'), place(SOURCES[name])
 
 @pytest.mark.parametrize('name', MODULES)
 def test_imports_only_from_lower_floors(name):
-    assert name in FLOORS, f'{name} has no floor; add it to FLOORS and to the design'
-    for o in imports(ROOT/f'fastcollab/{name}.py'):
-        if not o.startswith('fastcollab.'): continue
-        other = o.split('.')[1]
-        assert FLOORS[other]<FLOORS[name], f'{name} (floor {FLOORS[name]}) imports {other} (floor {FLOORS[other]})'
+    for o in sorted(ours(MODULES[name])):
+        assert o in MODULES, f'{name} imports {o}, which is no module'
+        assert floor(o)<floor(name), f'{name} imports {o}, which stands above it'
 
+@pytest.mark.parametrize('name', SOURCES)
+def test_a_notebook_is_exported_whole(name): assert name in MODULES, f'{place(SOURCES[name])}: run nbdev-export'
+
+def test_numbers_of_notebooks_are_their_order():
+    "Two notebooks of a folder never share a number: it is the reading order, and the order of imports"
+    numbers = [(o.parent, o.stem.split('_')[0]) for o in NOTEBOOKS if o.stem!='index']
+    assert [o for o,n in Counter(numbers).items() if n>1] == []
+
+def test_every_folder_is_a_package(): assert {o for o in map(package, EXPORTED) if o and not (ROOT/'fastcollab'/o/'__init__.py').is_file()} == set()
+
+# What serves recommendations needs no fastai, and compiled loops need no torch modules
+LIGHT = [o for o in EXPORTED if package(o)=='recommend' or o in ('checks','data.features')]
+def reached(name):
+    "`name` and all modules of ours that its import brings"
+    todo,seen = [name],set()
+    while todo:
+        if (o := todo.pop()) not in seen: todo += ours(MODULES[o])
+        seen.add(o)
+    return seen
+
+@pytest.mark.parametrize('name', LIGHT)
+def test_serving_imports_no_fastai(name):
+    heavy = {o for m in reached(name) for o in imports(MODULES[m]) if o.split('.')[0]=='fastai'}
+    assert heavy == set(), f'{name} reaches {sorted(heavy)}'
+
+@pytest.mark.parametrize('name', [o for o in EXPORTED if package(o)=='kernels'])
+def test_kernels_import_neither_torch_nor_fastai(name): assert {o.split('.')[0] for o in imports(MODULES[name])} & {'torch','fastai'} == set()
+
+# ---- What is packed
+EVERYWHERE = """
+import importlib, sys
+target, packages, *names = sys.argv[1:]
+sys.path += [target, packages]            # run with -I -S: nothing else is looked at, so no checkout that is installed in place
+for o in names:
+    module = importlib.import_module(o)
+    assert module.__file__.startswith(target), module.__file__
+"""
+@pytest.mark.slow
+def test_wheel(tmp_path):
+    "A built wheel, installed into an empty folder, has every module, and each can be imported where no checkout can be seen"
+    src,wheels,target = (tmp_path/o for o in ('src','wheels','target'))
+    src.mkdir()
+    for o in ('pyproject.toml','README.md','LICENSE'): shutil.copy(ROOT/o, src)
+    shutil.copytree(ROOT/'fastcollab', src/'fastcollab', ignore=shutil.ignore_patterns('__pycache__'))
+    pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
+    for args in (['wheel', '--no-deps', '--no-build-isolation', '-w', wheels, src], ['install', '--no-deps', '--no-index', '--target', target, '-f', wheels, 'fastcollab']):
+        res = subprocess.run([*pip, *args], capture_output=True, text=True, cwd=tmp_path)
+        assert res.returncode==0, res.stderr
+    assert {o.relative_to(target/'fastcollab').as_posix() for o in (target/'fastcollab').rglob('*.py')} == {f'{o}.py' for o in FILES}
+    names = [f'fastcollab.{o}' for o in MODULES]
+    res = subprocess.run([sys.executable, '-I', '-S', '-W', 'ignore', '-c', EVERYWHERE, target, Path(pytest.__file__).parents[1], *names], capture_output=True, text=True, cwd=tmp_path)
+    assert res.returncode==0, res.stderr[-2000:]
+
+# ---- The import door
+# the only names of fastai that mean something else after `from fastcollab.all import *`
+REPLACED = {'CollabDataLoaders', 'collab_learner', 'RandomSplitter', 'rmse', 'mae'}
+
+@pytest.fixture(scope='module')
+def door():
+    "The names that `fastai` and `fastcollab.all` bring"
+    fastai,all = {},{}
+    exec('from fastai.tabular.all import *\nfrom fastai.collab import *', fastai)
+    exec('from fastcollab.all import *', all)
+    return fastai,all
+
+def listed():
+    "The names that all.py lists, in its order, and where it takes each from"
+    for node in ast.parse(MODULES['all'].read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith('fastcollab'):
+            yield from ((o.asname or o.name, node.module.removeprefix('fastcollab.')) for o in node.names)
+
+def test_only_what_is_listed_comes_through_the_door(door):
+    fastai,all = door
+    names = [o for o,_ in listed()]
+    assert len(names)==len(set(names)) and '*' not in names and not any(o.startswith('_') for o in names)
+    assert {o for o,x in all.items() if o not in fastai or x is not fastai[o]} - {'__builtins__'} == set(names)
+    assert set(fastai) <= set(all)
+
+def test_nothing_of_fastai_is_shadowed_unawares(door): assert {o for o,_ in listed()} & set(door[0]) == REPLACED
+
+def test_a_name_comes_from_the_module_that_defines_it(door):
+    "Where a reader who looks a name up in all.py is sent, it is defined"
+    assert [o for o,module in listed() if getattr(door[1][o], '__module__', '')!=f'fastcollab.{module}'] == []
+
+def test_modules_are_in_reading_order():
+    modules = [o for o,_ in groupby(listed(), lambda o: o[1])]
+    assert len(modules)==len(set(modules)), 'the names of a module stand together'
+
+@pytest.fixture(scope='module')
+def shown():
+    "What notebooks say and run, without what they export"
+    cells = (c for o in NOTEBOOKS for c in json.loads(o.read_text())['cells'])
+    return '\n'.join(text for c in cells if not re.match(r'#\|\s*(export|hide)', text := ''.join(c['source'])))
+
+@pytest.mark.parametrize('name', [o for o,_ in listed()])
+def test_public_names_are_those_that_somebody_calls(name, door, shown):
+    "Each is a class or a function with a docstring that a notebook shows at work or speaks of; checks and drawing aids stay in their modules"
+    assert not re.match(r'check_|axes_|[A-Z_]+$', name) or name=='SGHMC'
+    assert callable(door[1][name]) and door[1][name].__doc__
+    assert len(re.findall(rf'\b{name}\b', shown))>0, f'no notebook speaks of {name}'
+
+# ---- Mirrors
 def test_settings_ini_mirrors_pyproject():
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())
     cfg,(p,nb) = configparser.ConfigParser(),(proj['project'],proj['tool']['nbdev'])
@@ -46,20 +172,21 @@ def test_dependencies_are_what_is_imported():
     "Every third-party import is declared, in an extra if the module works without; pyarrow is what pandas reads Parquet with"
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
     declared = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']}
-    used = {dict(sklearn='scikit-learn', mpl_toolkits='matplotlib', umap='umap-learn').get(o.split('.')[0], o.split('.')[0]) for m in MODULES for o in imports(ROOT/f'fastcollab/{m}.py')} - set(sys.stdlib_module_names) - {'fastcollab'}
-    assert used <= declared | {*proj['optional-dependencies']['ann'], *proj['optional-dependencies']['onnx'], *proj['optional-dependencies']['viz']}
+    packages = dict(sklearn='scikit-learn', mpl_toolkits='matplotlib', umap='umap-learn')
+    roots = {o.split('.')[0] for m in MODULES.values() for o in imports(m)} - set(sys.stdlib_module_names) - {'fastcollab'}
+    used = {packages.get(o, o) for o in roots}
+    assert used <= declared.union(*(proj['optional-dependencies'][o] for o in ('ann','onnx','viz')))
     assert declared <= used
 
 def test_constraints_cover_the_dependencies():
     names = {re.split('[=;]', o)[0] for o in (ROOT/'constraints.txt').read_text().splitlines() if o and o[0] not in '# '}
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
-    needed = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']+proj['optional-dependencies']['dev']+proj['optional-dependencies']['docs']} - {'tomli'}
+    extras = proj['optional-dependencies']
+    needed = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']+extras['dev']+extras['docs']} - {'tomli'}
     assert needed <= names
     assert 'torch==2.13.0' in (ROOT/'constraints.txt').read_text()
 
 def test_readme_is_its_notebook():
-    sys.path.insert(0, str(ROOT/'tools'))
-    from readme import readme
     text,pics = readme(ROOT/'nbs/index.ipynb')
     assert (ROOT/'README.md').read_text() == text and len(text.splitlines()) <= 150
     assert len(pics)==1 and all((ROOT/name).read_bytes()==png for name,png in pics.items())
@@ -70,7 +197,7 @@ def test_figures_of_the_readme_were_printed():
     figures = re.findall(r'\d+\.\d+', text[text.index('## Figures'):text.index('## Where to go next')])
     assert len(figures)>=7 and [o for o in figures if o not in printed] == []
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=place)
 def test_notebook_outputs(path):
     "Outputs are results: no errors, no warnings, no paths of somebody's machine"
     for cell in json.loads(path.read_text())['cells']:
@@ -82,7 +209,7 @@ def test_notebook_outputs(path):
 
 TUTORIALS = [o for o in NOTEBOOKS if o.parent.name=='tutorials']
 
-@pytest.mark.parametrize('path', TUTORIALS, ids=lambda o: o.stem)
+@pytest.mark.parametrize('path', TUTORIALS, ids=place)
 def test_tutorials_open_and_end(path):
     "A tutorial says first what the reader will be able to do, and last where to go next: the next one, and the API, in links that exist"
     texts = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown']
@@ -90,7 +217,7 @@ def test_tutorials_open_and_end(path):
     end = texts[-1][texts[-1].index('## Where to go next'):]
     links = [(path.parent/o).resolve() for o in re.findall(r'\]\(([^)#]+\.ipynb)\)', end)]
     assert [o for o in links if not o.is_file()] == []
-    assert any(o.parent==ROOT/'nbs' for o in links), 'no link to a notebook of the API'
+    assert any(exported_module(o) for o in links if o.suffix=='.ipynb'), 'no link to a notebook of the API'
     k = TUTORIALS.index(path)
     assert k==len(TUTORIALS)-1 or TUTORIALS[k+1] in links, f'no link to {TUTORIALS[k+1].name}'
 
@@ -99,13 +226,13 @@ def test_tutorials_are_numbered_and_listed():
     assert [o.stem[:3] for o in TUTORIALS] == [f'{k:02}_' for k in range(1, len(TUTORIALS)+1)]
     assert re.findall(r'nbs/tutorials/(\w+)\.ipynb', (ROOT/'README.md').read_text()) == [o.stem for o in TUTORIALS]
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=place)
 def test_links_between_notebooks(path):
     "Links to files lead to files"
     text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown')
     assert [o for o in re.findall(r'\]\(([^)#:]+\.\w+)\)', text) if not (path.parent/o).is_file()] == []
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.stem)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=place)
 def test_title_has_a_cell_of_its_own(path):
     "nbdev makes the title and its line the head of a page, and drops what else their cell holds"
     first = next(c for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown')
@@ -117,14 +244,14 @@ def test_cell_ids_are_unique():
 
 def test_no_data_in_the_repository():
     "The licences of the data sets forbid shipping them"
-    kinds,apart = {'.zip','.data','.dat','.base','.test','.parquet','.csv','.pkl','.pth'},{'.venv','demo','.git','models','build','.hypothesis'}
+    kinds,apart = {'.zip','.data','.dat','.base','.test','.parquet','.csv','.pkl','.pth'},{'.venv','demo','.git','build','.hypothesis'}
     files = [o.relative_to(ROOT) for o in ROOT.rglob('*') if o.suffix in kinds and o.is_file()]
     assert [o for o in files if not apart & set(o.parts)] == []
 
-@pytest.mark.parametrize('name', [m for m in MODULES if m != 'all'])
+@pytest.mark.parametrize('name', EXPORTED)
 def test_public_things_are_documented(name):
     "Every public class has a docstring, every public function one of one line"
-    src = (ROOT/f'fastcollab/{name}.py').read_text()
+    src = MODULES[name].read_text()
     for node in ast.walk(ast.parse(src)):
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_'): continue
         if isinstance(node, ast.ClassDef): assert ast.get_docstring(node), f'{name}.{node.name} has no docstring'
@@ -132,7 +259,7 @@ def test_public_things_are_documented(name):
         if isinstance(node, ast.FunctionDef) and not node.name.startswith('_') and not node.decorator_list:
             assert ast.get_docstring(node) and '\n' not in ast.get_docstring(node), f'{name}.{node.name} wants a docstring of one line'
 
-@pytest.mark.parametrize('name', [m for m in MODULES if m != 'all'])
+@pytest.mark.parametrize('name', EXPORTED)
 def test_public_methods_are_documented(name):
     "Methods and classmethods of public classes have a docstring too; fastai and torch document what overrides theirs, events of callbacks included"
     module = importlib.import_module(f'fastcollab.{name}')

@@ -111,7 +111,7 @@ def test_chains_and_ensembles():
     dls = loaders()
     set_seed(0)
     cbs = [PosteriorSampling(n=5), FitSessionEffects()]
-    chain = collab_learner(dls.whole(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=SGHMC, config=dict(timestamps=()), cbs=cbs)
+    chain = collab_learner(dls.full_batch(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=SGHMC, config=dict(timestamps=()), cbs=cbs)
     with chain.no_bar(), chain.no_logging(): chain.fit(2, .3)
     assert isinstance(chain.model, PosteriorAverage) and len(chain.model.model.session_effects)==len(dls.train_ds)
     learn = best(loaders())

@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from fastcollab.all import (PosteriorAverage, CollabDataLoaders, DotProductBias, SGHMC, LazyAdam, OrdinalLoss,
     PosteriorSampling, SVDPlusPlus, baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
-from fastcollab.train.sghmc import FullBatchDL
+from fastcollab.data.loaders import FullBatchDL
 from fastcollab.train.sghmc import _Curvature, sghmc_step
 
 FRAME = synthetic_ratings(150, 100, 3000, seed=5).assign(timestamp=lambda d: 10**9+d.timestamp%5*86400)
@@ -13,7 +13,7 @@ def loaders(time=False, features=False, **kwargs):
 def chain(dls=None, epochs=4, seed=0, steps=50, lr=.5, fit=True, **kwargs):
     set_seed(seed)
     usual = dict(arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=SGHMC, cbs=PosteriorSampling(n=20), metrics=rmse)
-    learn = collab_learner((dls or loaders()).whole(steps), **{**usual, **kwargs})
+    learn = collab_learner((dls or loaders()).full_batch(steps), **{**usual, **kwargs})
     if fit:
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, wd=2.)
     return learn
@@ -105,7 +105,7 @@ def test_validate_keeps_what_was_kept():
 
 def test_whole_batches():
     dls = loaders(features=True)
-    whole = dls.whole(3)
+    whole = dls.full_batch(3)
     batches = list(whole.train)
     assert len(whole.train)==3==len(batches) and all(len(y)==len(dls.train_ds) for _,y in batches) and isinstance(whole.train, FullBatchDL)
     assert torch.equal(batches[0][0], dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]) and len(whole.train.new().dataset)==len(dls.train_ds)
@@ -115,7 +115,7 @@ ERRORS = [('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['o
     ('another model', lambda: chain(arch=DotProductBias), TypeError, ['DotProductBias','SVDPlusPlus']),
     ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError, ['RatingMSE','OrdinalLoss']),
     ('n', lambda: PosteriorSampling(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorSampling(burn=1.), ValueError, ['burn 1']),
-    ('steps', lambda: loaders().whole(0), ValueError, ['steps is 0'])]
+    ('steps', lambda: loaders().full_batch(0), ValueError, ['steps is 0'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, f, kind, words):
     with pytest.raises(kind) as e: f()
