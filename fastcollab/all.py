@@ -6,12 +6,12 @@ from fastai.collab import *
 from fastcollab.data.datasets import movielens, movielens_fold, netflix_prize, describe_ratings, plot_ratings, synthetic_ratings
 from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter, TemporalSplitter,
     ColdUserSplitter, ColdItemSplitter, FoldSplitter)
-from fastcollab.data.features import GenreCategorify
+from fastcollab.data.features import GenreCategorify, FeatureSpec
 from fastcollab.data.timestamps import unix_seconds
 from fastcollab.data.loaders import CollabDataLoaders
 
 # Models, and what you build your own from
-from fastcollab.models.layers import create_params, ParamEmbedding, GenreEmbedding, FeatureEmbedding, FeatureSpec, emb_size
+from fastcollab.models.layers import create_params, ParamEmbedding, GenreEmbedding, FeatureEmbedding, emb_size
 from fastcollab.models.base import reading, CollabModel, SidePlan, FusePlan
 from fastcollab.models.mf import DotProduct, DotProductBias, BiasBaseline
 from fastcollab.models.nn import CollabNN, LinearCollab

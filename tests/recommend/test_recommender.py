@@ -534,7 +534,7 @@ def test_features_alone(name):
 def test_unknown_genres_are_said():
     "Genres that training did not see count for nothing, and a warning says so, as in the loaders"
     rec = rec_of('Genre_add')
-    with pytest.warns(UserWarning, match="(?s)'genres'.*901.*'Nonsense'.*count for nothing"):
+    with pytest.warns(UserWarning, match="(?s)'genres'.*901.*'Nonsense'.*are ignored"):
         got = rec.fold_in_items(items=pd.DataFrame(dict(movieId=[901], genres=['Nonsense|Drama'])))
     assert np.allclose(got.predict(1, 901), rec.fold_in_items(items=pd.DataFrame(dict(movieId=[901], genres=['Drama']))).predict(1, 901))
 
