@@ -435,7 +435,8 @@ def _encode_features(df, enc, k, codes, values, rows, splits):
     place[used] = np.arange(len(used))
     parts = [f.fit(df[f.name], values[used], place[codes], first[used], known[used]) for f in enc.features if f.side==k]
     found = np.concatenate(parts, 1)                                 # (len(used),W)
-    for f in enc.features: enc.classes[f.name] = f.codec.classes
+    for f in enc.features:
+        if f.side==k: enc.classes[f.name] = CategoryMap(f.codec.classes[1:], sort=False, add_na=True)
     cold = used[~known[used]]
     n = len(enc.classes[enc.id_names[k]])
     ent = rows.copy()

@@ -16,7 +16,9 @@ from .loops import *
 from .schedules import *
 from ..losses import *
 from ..metrics import *
+from ..models.base import *
 from ..models.mf import *
+from ..models.nn import *
 from .optimizer import *
 from .auto import *
 from ..models.svdpp import *
