@@ -40,7 +40,7 @@ class Surprise:
     def predict(self, m, u, i): return [o.est for o in m.test([(a,b,0.) for a,b in zip(u.tolist(), i.tolist())])]
 
 class CMFRec:
-    """CMF by ALS: global mean, biases and factors, in C, set up for speed as documented, with conjugate gradients if fast
+    """CMF by ALS: global mean, biases and factors, in C, set up for speed as documented, conjugate gradients if fast
 
     It gets only users and items of the training part. A row or column without ratings would get a bias of 1 from the
     second iteration on (3.5.1, and sometimes NaN factors), which costs .03 of RMSE on ml-latest-small. All other ids

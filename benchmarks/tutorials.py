@@ -70,10 +70,11 @@ def source_b():
         dls = {bs: CollabDataLoaders.from_df(movielens('ml-latest-small'), item_name='title', seed=42, bs=bs,
             val_bs=8192) for bs in (512,1024)}
     ranged = dict(y_range=(0,5.5))
-    for name,theirs,bs,wd,kwargs in (('DotProduct','1.294',1024,0.,dict(arch=DotProduct)),
+    models = [('DotProduct','1.294',1024,0.,dict(arch=DotProduct)),
         ('DotProduct, y_range','0.850',1024,0.,dict(arch=DotProduct, **ranged)),
-        ('DotProductBias, y_range','0.794',1024,0.,ranged), ('DotProductBias, y_range, weight decay','0.742',512,.3,
-        ranged)):
+        ('DotProductBias, y_range','0.794',1024,0.,ranged),
+        ('DotProductBias, y_range, weight decay','0.742',512,.3,ranged)]
+    for name,theirs,bs,wd,kwargs in models:
         line('B', f'{name}, bs={bs}, wd={wd}', f'MSE {theirs}', dls[bs], 5, 1e-2, wd, **kwargs)
     e,secs = timed(lambda: [error(fit(dls[512], 5, 1e-2, .3, s, arch=_by_hand(dls[512], s)))**2 for s in SEEDS])
     row('B  by hand, bs=512, wd=0.3', f'MSE {np.mean(e):.4f}', 'MSE 0.743', secs/len(SEEDS))
