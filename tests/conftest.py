@@ -1,4 +1,4 @@
-"What all tests share: small frames, and which tests need data or a GPU that is not here"
+"What all tests share: small tables, and what to do without real data, a GPU or a browser"
 import os
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from fastcollab.all import CollabDataLoaders, synthetic_ratings
 
 DATA = os.environ.get('FASTCOLLAB_DATA')
 
+@pytest.hookimpl(tryfirst=True)   # before pytest looks at the markers that -m asks for
 def pytest_collection_modifyitems(config, items):
     "Tests on real data are skipped without `FASTCOLLAB_DATA`, and the summary says so; those for a GPU are deselected without one"
-    no_data = pytest.mark.skip(reason='FASTCOLLAB_DATA is not set: tests on real data are left out')
+    no_data = pytest.mark.skip(reason="FASTCOLLAB_DATA isn't set: tests on real data are skipped")
     for item in items:
         if item.get_closest_marker('data') and not DATA: item.add_marker(no_data)
+        if 'browser' in item.fixturenames: item.add_marker('browser')
     no_gpu = [o for o in items if o.get_closest_marker('cuda') and not torch.cuda.is_available()]
     config.hook.pytest_deselected(items=no_gpu)
     items[:] = [o for o in items if o not in no_gpu]
@@ -32,7 +34,7 @@ def closed():
 def data_dir():
     "The directory with the real data; a name that leads nowhere is an error, not a reason to skip"
     path = Path(DATA).resolve()
-    assert path.is_dir(), f'FASTCOLLAB_DATA is {DATA}, which is no directory'
+    assert path.is_dir(), f'FASTCOLLAB_DATA is {DATA}, but there is no such folder'
     return path
 
 @pytest.fixture(scope='session')
@@ -45,7 +47,7 @@ def dls(ratings): return CollabDataLoaders.from_df(ratings, item_name='title', s
 
 @pytest.fixture(scope='session')
 def browser(tmp_path_factory):
-    "Headless Chromium as a selenium driver; tests/browser.py has what to ask it"
+    "Headless Chromium as a selenium driver; tests/browser.py has the questions to ask it"
     from browser import chromium
     driver = chromium(tmp_path_factory.mktemp('chromium'))
     if isinstance(driver, str): pytest.skip(driver)

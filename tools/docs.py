@@ -4,6 +4,7 @@ import inspect, re
 from base64 import b64decode
 from html import escape, unescape
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from xml.etree.ElementTree import tostring
 
@@ -14,12 +15,14 @@ from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 from nbdev.serve import proc_nbs
+from packages import PACKAGES
 from readme import above, outputs, parts, relink
 from ziamath import Latex, config as zia
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')   # what the text calls instances
-PLACES = {'nbs':'api/index.md', 'nbs/tutorials':'tutorials/index.md', 'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
+PLACES = {'nbs':'api/index.md', **{f'nbs/{o}':'api/index.md' for o in PACKAGES if o}, 'nbs/tutorials':'tutorials/index.md',
+    'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
 ALONE = dict(hide=['navigation'])   # a page that is a section by itself
 log = get_plugin_logger('docs')   # a warning fails the build
 site = None   # the `Site` being built: hooks of mkdocs are functions of a module
@@ -70,10 +73,11 @@ class Page:
         self.nb,self.src,self.symbols = read_nb(path),path.relative_to(ROOT/'_proc'),{}
         fm = yaml.safe_load(self.nb.cells[0].source.strip().strip('-'))
         self.title,self.description = fm['title'],fm.get('description', '')
-        name = re.search(r'#\| default_exp (\w+)', (ROOT/'nbs'/self.src).read_text())
+        name = re.search(r'#\| default_exp ([\w.]+)', (ROOT/'nbs'/self.src).read_text())
         self.module = import_module(f'fastcollab.{name[1]}') if name else None
-        self.uri = f'{name[1]}.md' if name else (self.src.parent/fm['output-file']).with_suffix('.md').as_posix()
-        self.source = f'source/fastcollab/{Path(self.uri).stem}.html'
+        path = Path(*name[1].split('.')) if name else self.src.parent/Path(fm['output-file']).stem
+        self.uri,self.package = f'{path.as_posix()}.md',path.parent.as_posix().strip('.')
+        self.source = get_relative_url(f'source/fastcollab/{path.as_posix()}.html', self.uri)
 
     def code(self, cell):
         "The parts of a code cell"
@@ -139,12 +143,16 @@ def source(path):
     name = path.relative_to(ROOT).as_posix()
     return top(name, search=dict(exclude=True)) + f'````{"python" if path.suffix==".py" else "text"} linenums="1"\n{path.read_text()}````\n'
 
+def package_title(name): return {'':'Checks, losses and metrics', 'cli':'CLI'}.get(name, name.capitalize())
+def package_doc(name): return import_module(f'fastcollab.{name}'.strip('.')).__doc__
+
 class Site:
     "All pages, and the files that belong to them"
     def __init__(self, config):
         self.config,self.files = config,[]
         self.pages = [Page(o) for o in sorted(proc_nbs(n_workers=2).rglob('*.ipynb'))]
-        self.modules = [o for o in self.pages if o.module]
+        self.modules = sorted((o for o in self.pages if o.module), key=lambda o: (PACKAGES.index(o.package), o.src.name))
+        self.packages = {k:list(v) for k,v in groupby(self.modules, lambda o: o.package)}
         self.tutorials = [o for o in self.pages if o.src.parent==Path('tutorials')]
 
     def add(self, uri, text): self.files.append(File.generated(self.config, uri, content=text))
@@ -164,46 +172,64 @@ class Site:
         if not any(o.src_uri==uri for o in self.files): self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
         return uri
 
-    def add_index(self, uri, title, description, pages):
-        "A page that lists `pages` in their order"
-        rows = '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ') for o in pages)
-        self.add(uri, f'{top(title, description)}{rows}\n')
+    def add_index(self, uri, title, description, sections):
+        "A page that lists the pages of `sections`, a dict of a heading to pages, in their order"
+        def rows(pages): return '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ') for o in pages)
+        self.add(uri, top(title, description) + '\n\n'.join(f'{head}{rows(pages)}' for head,pages in sections.items()) + '\n')
 
     def build(self):
         "Every page as a file of mkdocs"
         for o in self.pages: self.add(o.uri, o.markdown())
-        for o in self.modules: self.place(ROOT/f'fastcollab/{Path(o.uri).stem}.py')
-        self.add_index('tutorials/index.md', 'Tutorials', 'In reading order. Each is a notebook that runs as it stands.', self.tutorials)
-        self.add_index('api/index.md', 'API', 'The modules from the lowest floor to the highest: each is made from the notebook that explains it.', self.modules)
-        for o in ('CHANGELOG.md', 'CONTRIBUTING.md'): self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(), ROOT/o, PLACES[o]))
+        for o in self.modules: self.place((ROOT/'fastcollab'/o.uri).with_suffix('.py'))
+        self.add_index('tutorials/index.md', 'Tutorials', 'In reading order. Each is a notebook that runs as it stands.', {'':self.tutorials})
+        self.add_index('api/index.md', 'API', 'The packages from the ground up: a module imports only from those above it on this page. Each page is the notebook that a module is exported from.',
+            {f'## {package_title(k)}\n\n{inline(package_doc(k))}\n\n':v for k,v in self.packages.items()})
+        for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):
+            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(), ROOT/o, PLACES[o]))
         results = [f'## {o.stem}\n\n```text\n{o.read_text()}```' for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
         self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE) + '\n\n'.join(results))
         self.all = import_module('fastcollab.all')
-        # a name that two modules define is the one of `fastcollab.all`; one that is not there is linked on its own page only
-        self.public = {name:(o.uri,anchor) for o in self.modules for name,anchor in o.symbols.items()
-            if getattr(self.all, (head := name.split('.')[0]), None) is getattr(o.module, head)}
+        # a name that two modules define is the one of `fastcollab.all`; two that are not there are linked on their own pages only
+        self.public,homes = {},{}
+        for o in self.modules:
+            for name in o.symbols: homes.setdefault(name, []).append(o)
+        for name,pages in homes.items():
+            head = name.split('.')[0]
+            door = [o for o in pages if getattr(self.all, head, None) is getattr(o.module, head)]
+            if len(door or pages)==1: self.public[name] = ((door or pages)[0].uri, name.lower())
         return self.files
 
+    def cls(self, name):
+        "The class of the library that is called `name`, or None"
+        uri,_ = self.public.get(name, ('',''))
+        sym = next((getattr(o.module, name) for o in self.modules if o.uri==uri), None)
+        return sym if isinstance(sym, type) else None
+
     def symbol(self, code, uri):
-        "Page and anchor of what `code` on the page `uri` names: `f`, `f(x)`, `Class.method`, `learn.method()`, `method` on the page of its class, `to_ann` anywhere if only one class has it; else None"
+        """Page and anchor of what `code` on the page `uri` names, else None: `f`, `f(x)`, `Class.method`, `learn.method()`,
+        `method` on the page of its class, and `to_ann` anywhere if only one class has it"""
         if not (m := re.fullmatch(r'([A-Za-z]\w*(?:\.\w+)*)(\(.*\))?', code, re.S)): return None
         name,own = m[1],next((o.symbols for o in self.modules if o.uri==uri), {})
         var,_,attr = name.partition('.')
         local = [o for o in own if o==name or o.endswith(f'.{name}')]
         if name in own or len(local)==1: return uri,own[name if name in own else local[0]]
         name = f'{VARIABLES.get(var, var)}.{attr}' if attr else name
-        cls = getattr(self.all, name.split('.')[0], None)
-        if isinstance(cls, type) and attr and (var not in VARIABLES or m[2]) and not hasattr(cls, attr.split('.')[0]): log.warning(f'{uri}: `{code}`, but {cls.__name__} has no {attr}')
+        cls = self.cls(name.split('.')[0])
+        if cls and attr and (var not in VARIABLES or m[2]) and not hasattr(cls, attr.split('.')[0]):
+            log.warning(f'{uri}: `{code}`, but {cls.__name__} has no {attr}')
         # a plain word, such as `users` or `weight`, means other things too
+        special = bool(m[2] or re.search('[_A-Z.]', name))
+        if name in self.public and (special or hasattr(self.all, name)): return self.public[name]
         same = [o for o in self.public if o.endswith(f'.{name}')] if '.' not in name and ('_' in name or m[2]) else []
-        return self.public.get(name) or (self.public[same[0]] if len(same)==1 else None)
+        return self.public[same[0]] if len(same)==1 else None
 
 # ---- Hooks
 def on_config(config):
     global site
     site = Site(config)
     uris = lambda pages: [o.uri for o in pages]
-    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials/index.md', *uris(site.tutorials)]), dict(API=['api/index.md', *uris(site.modules)]),
+    api = [{package_title(k):uris(v)} for k,v in site.packages.items()]
+    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials/index.md', *uris(site.tutorials)]), dict(API=['api/index.md', *api]),
         dict(Figures='figures.md'), dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]
 
 def on_files(files, config):

@@ -1,0 +1,1 @@
+"The command `fastcollab`, one module per subcommand."

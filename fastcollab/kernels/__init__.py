@@ -1,0 +1,1 @@
+"Compiled loops on plain arrays. They know nothing of torch modules or fastai."

@@ -1,0 +1,1 @@
+"The models, and the contract that each of them keeps."

@@ -1,0 +1,1 @@
+"Recommendations without fastai: what is saved, served and explained."

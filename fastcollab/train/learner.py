@@ -13,9 +13,12 @@ from .callbacks import *
 from ..data.loaders import *
 from ..models.hybrid import *
 from .loops import *
+from .schedules import *
 from ..losses import *
 from ..metrics import *
+from ..models.base import *
 from ..models.mf import *
+from ..models.nn import *
 from .optimizer import *
 from .auto import *
 from ..models.svdpp import *
@@ -54,6 +57,13 @@ class CollabLearner(Learner):
     def validate(self, ds_idx=1, dl=None, cbs=None):
         with _as_found(self): return super().validate(ds_idx, dl, cbs)
 
+    def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None, reset_opt=False, start_epoch=0):
+        "Fit `self.model` for `n_epoch` epochs with the 1cycle policy, whose schedules give all steps of an epoch at once"
+        if self.opt is None: self.create_opt()
+        self.opt.set_hyper('lr', self.lr if lr_max is None else lr_max)
+        lr_max = np.array([h['lr'] for h in self.opt.hypers])
+        scheds = one_cycle(lr_max, self.moms if moms is None else moms, div, div_final, pct_start)
+        self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     def create_opt(self):
         super().create_opt()
         for p in _parameters(self.loss_func): self.opt.state[p]['do_wd'] = False   # cuts are not to be small
@@ -82,7 +92,7 @@ def _do_fit(self:CollabLearner):
 def all_batches(self:CollabLearner):
     "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
     if not self.training:
-        fused = self.fused and type(self.dl) is RatingsDL and not self.dl.after_batch.fs and not why_not_predict(self, self.dl.dataset)
+        fused = self.fused and not why_batches(self.dl) and not why_not_predict(self, self.dl.dataset)
         return predict_batches(self) if fused else Learner.all_batches(self)
     if self._loop: return self._loop.train()
     self.n_iter,lazy = len(self.dl),isinstance(self.opt, LazyAdam)
@@ -95,12 +105,12 @@ def all_batches(self:CollabLearner):
 @patch
 def _do_epoch_train(self:CollabLearner):
     Learner._do_epoch_train(self)
-    if not hasattr(self, 'lr_finder'): check_weights(self)   # who looks for a rate goes too far, and puts the weights back
+    if not finding_lr(self): check_weights(self)   # who looks for a rate goes too far, and puts the weights back
 
 @patch
 def _do_grad_opt(self:CollabLearner):
     if self.loss.device.type=='cpu' and not math.isfinite(self.loss.item()):   # on other devices, it would be waited for at each step
-        raise CancelFitException() if hasattr(self, 'lr_finder') else diverged(self, self.iter, self.loss)
+        raise CancelFitException() if finding_lr(self) else diverged(self, self.iter, self.loss)
     Learner._do_grad_opt(self)
 
 # %% ../../nbs/train/06_learner.ipynb #307b340d

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from fastai.callback.core import Callback, _events
+from packages import PACKAGES
+from readme import readme
 
 try: import tomllib
 except ImportError: import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-# The plan of the house, from the ground up: a module imports from earlier packages, and from modules of its own whose
-# notebooks have lower numbers. '' are the modules that stand in no package
-PACKAGES = ['kernels', '', 'data', 'recommend', 'models', 'train', 'evaluate', 'interpret', 'cli', 'all']
 FILES = {o.relative_to(ROOT/'fastcollab').with_suffix('').as_posix():o for o in sorted((ROOT/'fastcollab').rglob('*.py'))}
 MODULES = {k.replace('/', '.'):v for k,v in FILES.items() if not v.stem.startswith('_')}   # `data.loaders`: its file
 EXPORTED = [o for o in MODULES if o!='all']
@@ -187,9 +186,7 @@ def test_constraints_cover_the_dependencies():
     assert needed <= names
     assert 'torch==2.13.0' in (ROOT/'constraints.txt').read_text()
 
-def test_readme_is_its_notebook(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT/'tools')
-    from readme import readme
+def test_readme_is_its_notebook():
     text,pics = readme(ROOT/'nbs/index.ipynb')
     assert (ROOT/'README.md').read_text() == text and len(text.splitlines()) <= 150
     assert len(pics)==1 and all((ROOT/name).read_bytes()==png for name,png in pics.items())

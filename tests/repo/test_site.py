@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow   # building the site takes half a minute
 for o in ('material','mkdocs','ziamath'): pytest.importorskip(o, reason="the site is not built: pip install -e '.[docs]'")
 from browser import console_errors, contrast, serve, set_width, too_wide
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT/'tools'))
 from links import Links, check
+from packages import PACKAGES
 
-MODULES = sorted(o.stem for o in (ROOT/'fastcollab').glob('*.py') if o.stem[0]!='_' and o.stem!='all')
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted(o.relative_to(ROOT/'fastcollab').with_suffix('').as_posix() for o in (ROOT/'fastcollab').rglob('*.py')
+    if o.stem[0]!='_' and o.stem!='all')   # `data/loaders`
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
@@ -42,29 +44,31 @@ def test_broken_links_are_found(tmp_path):
 @pytest.mark.parametrize('name', MODULES)
 def test_every_symbol_is_on_its_page(name, texts):
     "Signature, source and docments of what a module exports"
-    module,text = importlib.import_module(f'fastcollab.{name}'),texts[f'{name}.html']
+    module,text = importlib.import_module(f'fastcollab.{name}'.replace('/', '.')),texts[f'{name}.html']
     ids = Links(text).ids
     syms = {o:getattr(module, o) for o in module.__all__}
     syms = [o for o,f in syms.items() if o[0]!='_' and (inspect.isroutine(f) or isinstance(f, type)) and f.__module__==module.__name__]
     assert [o for o in syms if o.lower() not in ids]==[]
-    assert text.count(f'href="source/fastcollab/{name}.html#__codelineno-0-') >= len(syms)
+    up = '../'*name.count('/')
+    assert text.count(f'href="{up}source/fastcollab/{name}.html#__codelineno-0-') >= len(syms)
 
 def test_an_entry(texts):
-    text = texts['learner.html']
+    text = texts['train/learner.html']
     entry = text[text.index('id="collab_learner"'):text.index('id="baseline_rmse"')]
     assert 'n_factors' in entry and '<td>int | None</td><td>Length of the vectors' in entry   # docments as a table
     assert '<td>Returns</td><td>CollabLearner</td>' in entry
-    assert 'href="losses.html#ratingmse"><code>RatingMSE</code></a>' in entry                 # a symbol of another page
-    line = int(re.search(r'source/fastcollab/learner\.html#__codelineno-0-(\d+)', entry)[1])
+    assert 'href="../losses.html#ratingmse"><code>RatingMSE</code></a>' in entry                 # a symbol of another page
+    line = int(re.search(r'source/fastcollab/train/learner\.html#__codelineno-0-(\d+)', entry)[1])
     assert 'def collab_learner(' in ''.join((ROOT/'fastcollab/train/learner.py').read_text().splitlines()[line-1:line+1])
 
 def test_names_lead_to_what_is_meant(texts):
     "`predict` is the method of the class of the page, `learn.predict()` is it on every page, not the first of that name"
-    assert '<a href="learner.html#collablearner.predict"><code>predict</code></a>' in texts['learner.html']
+    assert '<a href="learner.html#collablearner.predict"><code>predict</code></a>' in texts['train/learner.html']
     everywhere = ''.join(texts.values())
-    assert re.search(r'<a href="(\.\./)?learner\.html#collablearner\.predict"><code>learn\.predict\(', everywhere)
-    assert re.search(r'<a href="(\.\./)?inference\.html#collablearner\.recommender"><code>learn\.recommender\(', everywhere)   # patched in by another module
-    assert '<a href="plots.html#collabinterpretation.plot_factors"><code>plot_factors' in texts['changelog.html']          # no other has this name
+    assert re.search(r'<a href="(\.\./)?train/learner\.html#collablearner\.predict"><code>learn\.predict\(', everywhere)
+    assert re.search(r'<a href="(\.\./)?train/\w+\.html#collablearner\.recommender"><code>learn\.recommender\(', everywhere)
+    # no other class has this name
+    assert re.search(r'<a href="interpret/\w+\.html#collabinterpretation\.plot_factors"><code>plot_factors', texts['changelog.html'])
 
 class Headings(HTMLParser):
     "Headings and all else that is seen in a text, as (tag, text)"
@@ -92,12 +96,17 @@ def test_pictures(site):
     pics = list((site/'images').glob('*.png'))
     assert len(pics)>=10 and [o.name for o in pics if np.asarray(Image.open(o).convert('L')).std()<5]==[]
 
-def test_order(texts):
-    "Tutorials and modules in the order of their file names"
-    for page,folder in (('tutorials/index.html','tutorials'), ('api/index.html','')):
-        listed = re.findall(r'<li><a href="(?:\.\./)?([\w.]+)\.html">', texts[page].split('<article')[1])
-        files = [o for o in sorted((ROOT/'nbs'/folder).glob('*.ipynb')) if o.stem!='index']
-        assert listed==[m[1] if (m := re.search(r'default_exp (\w+)', o.read_text())) else re.sub(r'^\d+[a-z]?_', '', o.stem) for o in files], page
+def listed(html): return re.findall(r'<li><a href="(?:\.\./)?([\w./]+)\.html">', html.split('<article')[1])
+
+def test_tutorials_are_in_the_order_of_their_names(texts):
+    assert listed(texts['tutorials/index.html'])==[re.sub(r'^\d+_', '', o.stem) for o in sorted((ROOT/'nbs/tutorials').glob('*.ipynb'))]
+
+def test_modules_are_in_sections_by_package(texts):
+    "Packages from the ground up, each under its heading, and in them the notebooks in the order of their numbers"
+    files = [o for k in PACKAGES for o in sorted((ROOT/'nbs'/k).glob('[0-9]*.ipynb'))]
+    assert listed(texts['api/index.html'])==[re.search(r'default_exp ([\w.]+)', o.read_text())[1].replace('.', '/') for o in files]
+    heads = re.findall(r'<h2 id="[^"]*">(.*?)<a', texts['api/index.html'].split('<article')[1])
+    assert heads==['Kernels','Checks, losses and metrics','Data','Recommend','Models','Train','Interpret','CLI']
 
 def test_nothing_is_fetched_from_elsewhere(texts):
     for page,text in texts.items(): assert not re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="https?:', text), page
@@ -122,8 +131,8 @@ def wait(f, seconds=10):
 def test_pages_on_screens_and_phones(browser, url, texts):
     "No complaints, nothing to scroll sideways, and figures that are there"
     tutorials,figures = sorted(o for o in texts if o.startswith('tutorials/')),0
-    for page in ('index.html','learner.html','optimizer.html','source/fastcollab/learner.html','figures.html',
-        *(f'{o}.html' for o in ('plots','errors','item_map','report')),*tutorials):
+    for page in ('index.html','api/index.html','train/learner.html','train/optimizer.html','source/fastcollab/train/learner.html','figures.html',
+        *(f'interpret/{o}.html' for o in ('plots','error_analysis','item_map','report')),*tutorials):
         look(browser, f'{url}/{page}')
         for img in find(browser, 'article img'):
             browser.execute_script('arguments[0].scrollIntoView({block:"center"})', img)
@@ -136,7 +145,7 @@ def test_pages_on_screens_and_phones(browser, url, texts):
     assert figures>=10
 
 def test_formulas_are_shown(browser, url):
-    look(browser, f'{url}/optimizer.html', 400)
+    look(browser, f'{url}/train/optimizer.html', 400)
     maths = find(browser, 'article .math svg')
     assert maths and all(o.size['width']>3 and o.size['height']>5 for o in maths)
     assert contrast(find(browser, 'div.math')[0])>5 and len(find(browser, 'div.math'))>=2 and len(find(browser, 'span.math'))>=5
@@ -147,7 +156,7 @@ def test_palettes(browser, url, scheme):
     def lightness(css, prop):
         rgb = browser.execute_script(f'return getComputedStyle(document.querySelector("{css}")).{prop}')
         return np.mean([float(o) for o in re.findall(r'[\d.]+', rgb)[:3]])   # of 255
-    look(browser, f'{url}/learner.html', scheme=scheme)
+    look(browser, f'{url}/train/learner.html', scheme=scheme)
     back,text = lightness('body', 'backgroundColor'),lightness('article p', 'color')
     assert (back<80)==(scheme=='dark') and abs(back-text)>120
     find(browser, 'form[data-md-component=palette] label:not([hidden])')[0].click()

@@ -225,7 +225,7 @@ def one_weight(learn): learn.model.i_bias.weight = learn.model.u_bias.weight
 INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=GravityRegularizer()),'GravityRegularizer needs'),
     ('after_batch',dict(cbs=EachBatch()),'EachBatch needs'), ('two callbacks',dict(cbs=[Watch(),EachBatch()]),'Watch, EachBatch needs?'),
     ('CollabNN',dict(arch=CollabNN, n_factors=50),'CollabNN is not one of'), ('own',dict(arch=Own),'Own is not one of'),
-    ('scale',dict(arch=HybridMF, config=dict(how='scale')),'how=.mul.'), ('L1',dict(loss_func=L1LossFlat()),'not RatingMSE'),
+    ('scale',dict(arch=HybridMF, config=dict(how='scale')),'how=.scale.'), ('L1',dict(loss_func=L1LossFlat()),'not RatingMSE'),
     ('callable',dict(loss_func=lambda p,t: ((p-t)**2).mean()),'not RatingMSE'), ('sum',dict(loss_func=RatingMSE('sum')),"reduced by 'sum'"),
     ('MSE sum',dict(loss_func=MSELossFlat(reduction='sum')),"reduced by 'sum'"), ('frozen',dict(change=frozen),'u_bias.weight is frozen'),
     ('float64',dict(change=double),'parameters are .*float64'), ('device',dict(change=elsewhere),'ratings are on meta'),
