@@ -15,7 +15,7 @@ from ..train.callbacks import *
 from ..data.loaders import *
 from ..data.datasets import *
 from ..models.hybrid import *
-from ..train.inference import *
+from ..train.export import *
 from ..interpret.core import *
 from ..interpret.item_map import page_file
 from ..train.learner import *
