@@ -70,7 +70,7 @@ def demo(
     user = int(ratings.userId.value_counts().index[len(set(ratings.userId))//2])
     genres = ratings.drop_duplicates('title').set_index('title').genres
     top = learn.recommend(user).drop(columns=['user','item'])
-    print(f'\nTop 10 for user {user}\n{top.assign(genres=top.title.map(genres)).round({"score":2}).to_string(index=False)}')
+    print(f'\nTop 10 for user {user}\n{top.assign(genres=top.title.map(genres)).round({"prediction":2}).to_string(index=False)}')
     print(f'\nMost and least liked items\n{learn.bias_interpretation.table().round({"bias":2}).to_string(index=False)}')
     _write(learn, table, out)
 
