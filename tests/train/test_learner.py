@@ -93,7 +93,7 @@ def test_bias_interpretation(dls):
     assert np.allclose(table.bias, bias[torch.cat([order[:3], order[-3:]])])
     counts = dls.train_ds.items.title.value_counts()
     assert list(table.ratings) == [counts[o] for o in table.item]
-    assert len(learn.bias_interpretation.tables) == 2 and not learn.bias_interpretation.table(0).equals(table)
+    assert len(learn.bias_interpretation.epoch_tables) == 2 and not learn.bias_interpretation.table(0).equals(table)
     learn.get_preds()
     learn.predict(1, titles[0])
     assert learn.bias_interpretation.table().equals(table)
@@ -214,7 +214,7 @@ def test_validating_is_no_fit_for_the_bias_tables(dls):
         learn.fit(2, 5e-3)
         before = learn.bias_interpretation.table()
         learn.validate()
-    assert len(learn.bias_interpretation.tables)==2 and learn.bias_interpretation.table().equals(before)
+    assert len(learn.bias_interpretation.epoch_tables)==2 and learn.bias_interpretation.table().equals(before)
 
 def test_id_dropout_draws_anew_with_other_loaders():
     "A loader that says nothing of its order has other ids replaced in each epoch"
