@@ -1,4 +1,5 @@
 "The one import door: `from fastcollab.all import *` brings fastai's tabular names and everything of fastcollab that you call"
+# chkstyle: skip (imports are what this module is for)
 from fastai.tabular.all import *
 from fastai.collab import *
 
