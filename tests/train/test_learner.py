@@ -4,7 +4,7 @@ import math, warnings
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
-from fastai.tabular.all import AvgMetric, Callback, Module, nn, set_seed
+from fastai.tabular.all import AvgMetric, Callback, DataLoader, Module, nn, set_seed
 from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, IdDropout, RatingMSE, ValidRMSE, baseline_rmse,
     collab_learner, create_params, mae, movielens_fold, movielens, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
@@ -220,6 +220,7 @@ def test_id_dropout_draws_anew_with_other_loaders():
     "A loader that says nothing of its order has other ids replaced in each epoch"
     cb,draws = IdDropout(.5),[]
     cb.learn = CollabLearner(CollabDataLoaders.from_df(synthetic_ratings(30, 20, 300)), torch.nn.Linear(1, 1))
+    cb.learn.iter,cb.learn.dl = 0,DataLoader([1,2,3], bs=2)
     for _ in range(2):
         cb.learn.xb,cb.learn.yb = (torch.ones(50, 2, dtype=torch.long),),()
         cb.before_batch()
