@@ -36,8 +36,6 @@ from fastcollab.train.ensemble import ensemble
 
 # Recommendations
 from fastcollab.recommend.recommender import Recommender
-from fastcollab.recommend import lists as _, fold_in as _, explain as _
-from fastcollab.train import inference as _
 
 # What was learned, and where it is wrong
 from fastcollab.interpret.core import CollabInterpretation

@@ -90,23 +90,19 @@ def _time_vector(table, x, r, starts, vec):
         if o==0 or c==0 and x[r,0]==0: continue
         for j in range(len(vec)): vec[j] += table[starts[c]+o,j]
 
-@njit(**INNER)
-def _vectors(tables, batch, r, a, c, d):
-    "The vectors of user, item and time of rating r"
-    n = len(batch.item_starts)
-    _id_vector(tables.users, tables.user_features, batch.x, r, 0, 2+n, batch.user_starts, batch.user_weights, a)
-    _id_vector(tables.items, tables.item_features, batch.x, r, 1, 2, batch.item_starts, batch.item_weights, c)
-    if len(batch.time_starts): _time_vector(tables.times, batch.x, r, batch.time_starts, d)
-
 # %% ../../nbs/kernels/04_svdpp.ipynb #3d247242
 @njit(**CALLED)
 def scores(tables, batch, res):
     "The scores of a batch, into `res` (n,): the formula of `fastcollab.models.svdpp.svdpp_score`"
-    W = tables.users.shape[1]
+    users,items,user_features,item_features,times = tables                  # fields looked up in the loop cost more than the loop
+    x,user_weights,item_weights,user_starts,item_starts,time_starts = batch
+    W,first = users.shape[1],2+len(item_starts)
     k = W-1
     a,c,d = np.empty(W, np.float32),np.empty(W, np.float32),np.zeros(W, np.float32)
     for r in range(len(res)):
-        _vectors(tables, batch, r, a, c, d)
+        _id_vector(users, user_features, x, r, 0, first, user_starts, user_weights, a)
+        _id_vector(items, item_features, x, r, 1, 2, item_starts, item_weights, c)
+        if len(time_starts): _time_vector(times, x, r, time_starts, d)
         s = np.float32(0)
         for j in range(W): s += a[j]*c[j]+(a[j]+c[j])*d[j]
         res[r] = s+(a[k]+c[k]+d[k])-(a[k]*c[k]+(a[k]+c[k])*d[k])
@@ -124,27 +120,32 @@ def _id_back(table, features, x, r, side, first, starts, weights, grad):
         for j in range(len(grad)): features[starts[f]+category,j] += w*grad[j]
 
 @njit(**INNER)
-def _vectors_back(grads, batch, r, a, c, d):
-    "Add the gradients of the vectors of user, item and time of rating r to those of their rows"
-    x,n,starts = batch.x,len(batch.item_starts),batch.time_starts
-    _id_back(grads.users, grads.user_features, x, r, 0, 2+n, batch.user_starts, batch.user_weights, a)
-    _id_back(grads.items, grads.item_features, x, r, 1, 2, batch.item_starts, batch.item_weights, c)
-    for t in range(len(starts)):
-        o = x[r,x.shape[1]-len(starts)+t]
-        if o==0 or t==0 and x[r,0]==0: continue
-        for j in range(len(d)): grads.times[starts[t]+o,j] += d[j]
+def _time_back(table, x, r, starts, grad):
+    "Add the gradient of the vector of the time of rating r to those of its rows"
+    first = x.shape[1]-len(starts)
+    for c in range(len(starts)):
+        o = x[r,first+c]
+        if o==0 or c==0 and x[r,0]==0: continue
+        for j in range(len(grad)): table[starts[c]+o,j] += grad[j]
 
 # %% ../../nbs/kernels/04_svdpp.ipynb #ac8f4f25
 @njit(**CALLED)
 def scores_back(tables, batch, g, grads):
     "Add to `grads`, a `Tables`, the gradients of `scores`, where g (n,) are those of the scores"
-    W = tables.users.shape[1]
+    users,items,user_features,item_features,times = tables
+    x,user_weights,item_weights,user_starts,item_starts,time_starts = batch
+    to_users,to_items,to_user_features,to_item_features,to_times = grads
+    W,first = users.shape[1],2+len(item_starts)
     k = W-1
     a,c,d = np.empty(W, np.float32),np.empty(W, np.float32),np.zeros(W, np.float32)
     ga,gc,gd = np.empty(W, np.float32),np.empty(W, np.float32),np.empty(W, np.float32)
     for r in range(len(g)):
-        _vectors(tables, batch, r, a, c, d)
+        _id_vector(users, user_features, x, r, 0, first, user_starts, user_weights, a)
+        _id_vector(items, item_features, x, r, 1, 2, item_starts, item_weights, c)
+        if len(time_starts): _time_vector(times, x, r, time_starts, d)
         e = g[r]
         for j in range(W): ga[j],gc[j],gd[j] = e*(c[j]+d[j]),e*(a[j]+d[j]),e*(a[j]+c[j])
         ga[k],gc[k],gd[k] = e,e,e
-        _vectors_back(grads, batch, r, ga, gc, gd)
+        _id_back(to_users, to_user_features, x, r, 0, first, user_starts, user_weights, ga)
+        _id_back(to_items, to_item_features, x, r, 1, 2, item_starts, item_weights, gc)
+        _time_back(to_times, x, r, time_starts, gd)

@@ -186,7 +186,9 @@ def _batch(model, x, plan):
     "The ratings x (n,2+G+T) as the kernel takes them"
     users,items,times = plan
     g = model.columns(x[:,:x.shape[1]-len(times)])
-    def weights(side): return torch.cat([g[side][:,:0].float(), *(category_weights(o) for o in model.split_features(side, g[side]))], 1).numpy()
+    def weights(side):
+        parts = [category_weights(o) for o in model.split_features(side, g[side])]
+        return (torch.cat(parts, 1) if parts else torch.empty(len(x), 0)).numpy()
     return _kernel().Batch(x.contiguous().numpy(), weights(0), weights(1), users.starts, items.starts, times)
 
 def kernel_score(
