@@ -619,6 +619,7 @@ def test_against_a_second_implementation(n_users, n_items, n, bs, k, y_range, wd
 
 # On real data, on a GPU
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_quality_is_that_of_adam(data_dir, monkeypatch):
     "ml-latest-small with fastai's eps: means over 3 seeds"
