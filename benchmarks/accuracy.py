@@ -57,7 +57,7 @@ def fit_chain(dls, seed, steps=1600):
     set_seed(seed)
     s = auto_config(dls)
     cbs = [PosteriorSampling(), *([FitSessionEffects()] if dls.train_ds.timestamps is not None else [])]
-    learn = collab_learner(dls.whole(steps//4), arch=SVDPlusPlus, y_range=s.y_range, unk_p=s.unk_p, cbs=cbs, metrics=rmse, **CHAIN)
+    learn = collab_learner(dls.full_batch(steps//4), arch=SVDPlusPlus, y_range=s.y_range, unk_p=s.unk_p, cbs=cbs, metrics=rmse, **CHAIN)
     return quietly(learn, lambda: learn.fit(4, .5))
 
 def both_weights(df, splits, cols):

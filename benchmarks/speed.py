@@ -21,6 +21,7 @@ from fastai.tabular.core import TabDataLoader
 import peers as others
 from common import SEEDS, quiet_fit, report, row, say
 from fastcollab.all import *
+from fastcollab.data.store import RatingStore
 
 SIZES = {'1 M':(6040,3706,1_000_209), '10 M':(70_000,10_000,10_000_000), '25 M':(160_000,60_000,25_000_000)}
 NAMES = dict(fused='fastcollab, fused', eager='fastcollab, eager', shipped='fastai, as shipped', mended='fastai, mended')
@@ -93,7 +94,7 @@ def run(who, data, bs=64, threads=1, seeds=SEEDS, part=False, **kwargs):
     if part: kwargs['epochs'] = 1
     if part and not few:
         ds,some = dls.train_ds,torch.randperm(n)[:EAGER*bs]
-        dls.loaders[0] = dls.train.new(type(ds)(ds.enc, ds.x[some], ds.y[some]))
+        dls.loaders[0] = dls.train.new(type(ds)(ds.enc, RatingStore(ds.store.ids(some), ds.store.ratings(some))))
     watch = FewSteps() if few else Stopwatch()
     secs,errors = zip(*(fit(who, dls, seed=s, cb=watch, **kwargs) for s in (seeds[:1] if few else seeds)))
     if part: secs = [o*steps/(THIRD if few else len(dls.train)) for o in watch.secs]

@@ -6,20 +6,20 @@
 __all__ = ['plain_repr', 'some_of', 'example_row', 'any_of', 'check_choice', 'check_int', 'check_number', 'check_share',
            'check_frame', 'need_column', 'check_unique', 'finite_numbers', 'unknown_ids']
 
-# %% ../nbs/00_checks.ipynb #88b36ef9
+# %% ../nbs/00_checks.ipynb #7e5fcf60
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
 
 import numpy as np, pandas as pd
 
-# %% ../nbs/00_checks.ipynb #3598b4c3
+# %% ../nbs/00_checks.ipynb #6226d837
 def plain_repr(
     o, # A value of numpy or Python
 )->str: # '5' rather than 'np.int64(5)'
     "The value as an error shows it"
     return repr(o.item() if isinstance(o, np.generic) else o)
 
-# %% ../nbs/00_checks.ipynb #b038d2ba
+# %% ../nbs/00_checks.ipynb #2b58fba3
 def some_of(
     n:int, # How many are wrong
     total:int, # Out of how many
@@ -29,7 +29,7 @@ def some_of(
     "The count, the total and an example: the beginning of most errors"
     return f'{n:,} of {total:,} {what}, e.g. {plain_repr(example)}'
 
-# %% ../nbs/00_checks.ipynb #349bdb85
+# %% ../nbs/00_checks.ipynb #805a99b4
 def example_row(
     df:pd.DataFrame, # Table
     bad:np.ndarray, # Which rows are wrong, (len(df),) bool
@@ -39,7 +39,7 @@ def example_row(
     k = int(np.flatnonzero(bad)[0])
     return f'{some_of(int(np.sum(bad)), len(df), "rows", df[name].iloc[k])} in row {k}'
 
-# %% ../nbs/00_checks.ipynb #97e515b4
+# %% ../nbs/00_checks.ipynb #5d4bcbcf
 def any_of(
     choices, # Values
 )->str: # "'a', 'b' or 'c'"
@@ -47,7 +47,7 @@ def any_of(
     *head,last = map(plain_repr, choices)
     return f'{", ".join(head)} or {last}' if head else last
 
-# %% ../nbs/00_checks.ipynb #01d0f759
+# %% ../nbs/00_checks.ipynb #d5fbe3e0
 def check_choice(
     name:str, # Name of the argument
     value, # What came
@@ -59,7 +59,7 @@ def check_choice(
         raise ValueError(f'{name} is {plain_repr(value)}; choose {any_of(choices)}')
     return value
 
-# %% ../nbs/00_checks.ipynb #19e5b37e
+# %% ../nbs/00_checks.ipynb #f11f7917
 def check_int(
     name:str, # Name of the argument
     value, # What came
@@ -72,11 +72,11 @@ def check_int(
     if value is None and none: return None
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if whole and low<=value and (high is None or value<=high): return value
-    span = f'of at least {low:,}' if high is None else f'from {low:,} to {high:,}'
-    of,or_none = f'of {what} ' if what else '', f', or None for {none}' if none else ''
-    raise ValueError(f'{name} is {plain_repr(value)}; give a whole number {of}{span}{or_none}')
+    span = f'at least {low:,}' if high is None else f'from {low:,} to {high:,}'
+    of,or_none = f' of {what},' if what else ' of' if high is None else '', f', or None for {none}' if none else ''
+    raise ValueError(f'{name} is {plain_repr(value)}; give a whole number{of} {span}{or_none}')
 
-# %% ../nbs/00_checks.ipynb #ffc45e61
+# %% ../nbs/00_checks.ipynb #b58fa320
 def check_number(
     name:str, # Name of the argument
     value, # What came
@@ -94,7 +94,7 @@ def check_number(
     span = ' and '.join(f'{text} {end:g}' for text,end,_ in ends)
     raise ValueError(f'{name} is {plain_repr(value)}; give {what}{", "+span if span else ""}')
 
-# %% ../nbs/00_checks.ipynb #a76b69ec
+# %% ../nbs/00_checks.ipynb #0f63723e
 def check_share(
     name:str, # Name of the argument
     value, # What came
@@ -106,7 +106,7 @@ def check_share(
     ends = {'low' if zero else 'above': 0, 'high' if one else 'below': 1}
     return check_number(name, value, what=f'a share of the {what}' if what else 'a share', **ends)
 
-# %% ../nbs/00_checks.ipynb #3ec6da12
+# %% ../nbs/00_checks.ipynb #77bb15b9
 def check_frame(
     name:str, # Name of the argument
     df, # What came
@@ -117,7 +117,7 @@ def check_frame(
     hint = '' if columns is None else f' with the columns {list(columns)}'
     raise TypeError(f'{name} is a {type(df).__name__}; give a DataFrame{hint}')
 
-# %% ../nbs/00_checks.ipynb #92629fc9
+# %% ../nbs/00_checks.ipynb #086c4b05
 def need_column(
     df:pd.DataFrame, # Table
     name:str, # Column
@@ -129,7 +129,7 @@ def need_column(
     kind,place = what+' ' if what else '', ' in '+table if table else ''
     raise KeyError(f'no {kind}column {name!r}{place}; the columns are {list(df.columns)}')
 
-# %% ../nbs/00_checks.ipynb #db278161
+# %% ../nbs/00_checks.ipynb #c32f82e0
 def check_unique(
     df:pd.DataFrame, # Table
     name:str, # Column of ids
@@ -141,7 +141,7 @@ def check_unique(
         what = f'rows of {table} repeat an earlier {name!r}'
         raise ValueError(f'{some_of(int(again.sum()), len(df), what, df[name][again].iloc[0])}; give one row per id')
 
-# %% ../nbs/00_checks.ipynb #da37b6fa
+# %% ../nbs/00_checks.ipynb #160ea4b4
 def finite_numbers(
     df:pd.DataFrame, # Table
     name:str, # Column
@@ -160,7 +160,7 @@ def finite_numbers(
         raise ValueError(f'{what} column {name!r} is not a finite number in {rows}; drop these rows')
     return res
 
-# %% ../nbs/00_checks.ipynb #2e9879be
+# %% ../nbs/00_checks.ipynb #e9625684
 def unknown_ids(
     bad:list, # The ids that aren't known
     total:int, # How many ids came

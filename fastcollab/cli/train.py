@@ -20,6 +20,7 @@ from ..interpret.core import *
 from ..interpret.item_map import page_file
 from ..train.learner import *
 from ..models.mf import *
+from ..models.nn import *
 from ..interpret.plots import *
 from ..interpret.report import *
 from fastcore.script import call_parse

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from fastai.tabular.all import *
 from ..train.callbacks import *
 from ..data.loaders import *
+from ..data.store import RatingStore
 from ..train.inference import *
 from ..train.learner import *
 from ..metrics import *
@@ -168,7 +169,7 @@ def simulate_feedback(
         shown = top_rows(learn, come, k)
         x,y = _accepted(enc, truth, come, shown, like, rng)
         rows[-1].update(shown=int((shown>0).sum()), liked=len(x))
-        train.x,train.y = (torch.cat([a, b.to(a)]) for a,b in ((train.x,x),(train.y,y)))
+        train.store.append(x, y)
         learn.dls.train.n = len(train)
 
 def _accepted(enc, truth, u, items, like, rng):
@@ -183,7 +184,7 @@ def _accepted(enc, truth, u, items, like, rng):
 def _copy(learn, user_weight, seed):
     "A learner with a copy of the model, and of the training part to add to"
     old = learn.dls.train_ds
-    dset = RatingsDataset(old.enc, old.x.clone(), old.y.clone(), old.tables, old.ents)
+    dset = RatingsDataset(old.enc, RatingStore(old.store.ids().clone(), old.store.ratings().clone()), old.tables, old.entities)
     train = RatingsDL(dset, bs=learn.dls.train.bs, shuffle=True, seed=seed, user_weight=user_weight)
     drop = [IdDropout(cb.p) for cb in learn.cbs if isinstance(cb, IdDropout)]
     dls = CollabDataLoaders(train, learn.dls.valid, device=learn.dls.device)

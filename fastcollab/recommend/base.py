@@ -64,8 +64,14 @@ class Link(NamedTuple):
 
     def constants(self)->tuple: # `low`, `span` (0 without `y_range`), `shift`, as floats
         "The numbers that a compiled loop takes"
-        low,high = (0.,0.) if self.y_range is None else map(float, self.y_range)
-        return low,high-low,float(Link(self.y_range, None if self.mean is None else float(self.mean)).shift)
+        link = self.detach()
+        low,high = link.y_range or (0.,0.)
+        return low,high-low,float(link.shift)
+
+    def detach(self)->'Link': # `y_range` and `mean` as plain numbers
+        "A copy to keep"
+        y_range = None if self.y_range is None else tuple(map(float, self.y_range))
+        return Link(y_range, None if self.mean is None else float(self.mean))
 
 # %% ../../nbs/recommend/00_base.ipynb #61464395
 class FeatureTerms(NamedTuple):

@@ -11,7 +11,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from ..losses import RatingMSE,gravity
 from ..metrics import *
-from ..models.mf import reading
+from ..models.base import collab_model, reading
 from ..models.session import SessionEffects
 from .loops import CollabCallback
 from .schedules import finding_lr
@@ -69,13 +69,13 @@ class FitSessionEffects(Callback):
     @property
     def session_effects(self)->SessionEffects:
         "Those of the model, or of the model inside one that averages"
-        return getattr(self.model, 'model', self.model).session_effects
+        return collab_model(self.model).session_effects
 
     def before_fit(self): self.begun = False                                # an event of `validate` too; and the last fit may have been interrupted
     def before_train(self):
         if self.begun: return
-        self.begun,m = True,getattr(self.model, 'model', self.model)
-        if not hasattr(m, 'session_effects'): raise TypeError(f'{type(m).__name__} has no session effects; SVDPlusPlus has')
+        self.begun,m = True,collab_model(self.model).inner
+        if m.session_effects is None: raise TypeError(f'{m.name} has no session effects; SVDPlusPlus has')
         if type(self.loss_func) is not RatingMSE: raise TypeError(f'FitSessionEffects needs the loss RatingMSE, not {self.loss_func}')
         if self.dls.train_ds.timestamps is None: raise ValueError('these loaders have no times; name their column in from_df(..., time_name=)')
         self.session_effects.clear()
@@ -89,7 +89,7 @@ class FitSessionEffects(Callback):
         self.session_effects.clear()                                                  # errors are those of the model without them
         ds = self.dls.train_ds
         rows = torch.arange(len(ds), device=ds.x.device).split(2**15)
-        with reading(self.model): errors = torch.cat([y-self.model(x) for x,y in map(ds.rows, rows)])[:,0]
+        with reading(self.model): errors = torch.cat([y[:,0]-self.model(x) for x,y in map(ds.rows, rows)])
         self.session_effects.fit(ds.x[:,0], ds.timestamps[:,-1], errors)
 
 # %% ../../nbs/train/03_callbacks.ipynb #fb0ee6ce
@@ -141,7 +141,7 @@ class GravityRegularizer(Callback):
         if not callable(getattr(self.model, 'factors', None)):
             raise ValueError(f'{type(self.model).__name__} has no factors(), so its scores are no matrix product; DotProduct and its kin have them')
     def after_loss(self):
-        if self.gravity: self.learn.loss_grad = self.learn.loss_grad + self.gravity*gravity(*self.model.factors())
+        if self.gravity: self.learn.loss_grad = self.learn.loss_grad + self.gravity*gravity(*self.model.matrices())
     def before_step(self):
         if not self.l2: return
         for p in self.model.parameters():   # the gradient of the squares is the table itself: added in place it takes no memory

@@ -11,7 +11,9 @@ from ..models.hybrid import *
 from ..recommend.solve import link
 from .loops import out_params
 from .learner import *
+from ..models.base import *
 from ..models.mf import *
+from ..models.nn import *
 from ..models.session import *
 from ..recommend.recommender import *
 from ..recommend.scorers import *
@@ -19,44 +21,7 @@ from ..models.svdpp import *
 from ..recommend.fold_in import CategoryTable
 from ..recommend.lists import UserHistory
 
-# %% ../../nbs/train/06a_inference.ipynb #b3b1d7be
-def _net(model):
-    "Scores of a neural net of the library, None if its layers are not plain"
-    n_feats = len(model.sides[1]) if isinstance(model, HybridModel) else 0                 # of items; they stand before those of users
-    def inputs(u, i): return model._inputs(model._with_features(torch.stack([u, i], 1)))
-    users,items = torch.arange(model.n_users),torch.arange(model.n_items)
-    U,M = inputs(users, torch.zeros_like(users)),inputs(torch.zeros_like(items), items)
-    ends = np.cumsum([0]+[o.shape[1] for o in U])
-    mine = [k==0 or k>=2+n_feats for k in range(len(U))]
-    cols = [[c for k,o in enumerate(mine) if o is u for c in range(ends[k], ends[k+1])] for u in (True,False)]
-    return net_scorer(torch.cat([o for o,m in zip(U, mine) if m], 1), torch.cat([o for o,m in zip(M, mine) if not m], 1), _flat(model.layers), cols)
-
-def _flat(m): return [x for o in m._modules.values() for x in _flat(o)] or [m]   # `modules()` would name an activation once that is used twice
-
-# %% ../../nbs/train/06a_inference.ipynb #6ff11417
-def _biased(U, M): return U.shape[1]>=2 and bool((U[:,-1]==1).all() and (M[:,-2]==1).all())
-
-def _collapsed(model):
-    "Scores without the model, and what `Recommender` has to know of them; None if there is no way"
-    if isinstance(model, BiasBaseline):
-        bu,bi = (o[:,None] for o in (model.u_bias,model.i_bias))
-        return DotScorer(torch.cat([bu, torch.ones_like(bu)], 1), torch.cat([torch.ones_like(bi), bi], 1)),dict(biased=True, shift=model.mean.item())
-    if not isinstance(model, CollabModel): return None
-    kwargs = dict(y_range=model.y_range and tuple(map(float, model.y_range)), shift=out_params(model)[2])
-    if callable(getattr(model, 'factors', None)):
-        U,M = model.factors()
-        return DotScorer(U, M),dict(kwargs, biased=_biased(U, M))
-    net = _net(model) if isinstance(model, CollabNN) else None
-    return net and (net,kwargs)
-
 # %% ../../nbs/train/06a_inference.ipynb #0e08a9b6
-def _same(model, whole, scores, biased=None, y_range=None, shift=0.):
-    "Do collapsed scores give what the model gives, for some pairs?"
-    rng = np.random.default_rng(0)
-    u,i = (torch.from_numpy(rng.integers(0, n, 256)) for n in (model.n_users,model.n_items))
-    got,want = link(scores.pairs(u, i)+shift, y_range)[0],whole.pairs(u, i)
-    return ((got-want).abs().max()<=2e-5*want.abs().max()).item()           # what float32 may differ by, and no more: scores are small at first
-
 class _Act(Module):
     "What a loss makes of scores, as a layer"
     def __init__(self, loss): self.loss = loss
@@ -64,19 +29,17 @@ class _Act(Module):
 
 def _scores(learn):
     "Scores of the model, and what `Recommender` has to know of them"
-    model,train,act = deepcopy(learn.model).cpu(),learn.dls.train_ds,_Act(learn.loss_func)
-    for m in model.modules():
-        if isinstance(m, SessionEffects): m.clear()                                  # lists have no times
-    tables,n_times = tuple(None if o is None else o.cpu() for o in train.tables),0 if train.timestamps is None else train.timestamps.shape[1]
+    train,act = learn.dls.train_ds,_Act(learn.loss_func)
+    model = collab_model(deepcopy(learn.model).cpu(), train)
+    model.clear_session_effects()                                           # lists have no times
     some = torch.tensor([-1.,2.])
     same = torch.equal(act(some.to(next(learn.model.parameters()).device)).cpu(), some)
-    whole = ModelScorer(model if same else nn.Sequential(model, deepcopy(act).cpu()), train.enc.n_items, tables, n_times)
-    with reading(model):
-        vectors = [getattr(model, f'{o}_vectors')() if callable(getattr(model, f'{o}_vectors', None)) else None for o in ('user','item')]
-        found = _collapsed(model)
-        if found and _same(model, whole, found[0], **found[1]): return found[0],found[1] if isinstance(found[0], DotScorer) else dict(found[1], vectors=vectors)
-    whole.model.eval()
-    return whole,dict(vectors=vectors)
+    with reading(model): vectors,scorer = [model.vectors(k) for k in (0,1)],model.scorer() if same else None
+    model.eval()
+    if scorer is None: scorer = ModelScorer(nn.Sequential(model, deepcopy(act).cpu()), model.n_items, model.tables, model.n_times, vectors=vectors)
+    if scorer.kind=='model': return scorer,dict(vectors=vectors)
+    kwargs = dict(y_range=scorer.link.y_range, shift=float(scorer.link.shift))
+    return scorer,dict(kwargs, biased=scorer.biased) if scorer.kind=='dot' else dict(kwargs, vectors=vectors)
 
 # %% ../../nbs/train/06a_inference.ipynb #b672c52c
 def _categories(learn):

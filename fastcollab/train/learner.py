@@ -16,7 +16,9 @@ from .loops import *
 from .schedules import *
 from ..losses import *
 from ..metrics import *
+from ..models.base import *
 from ..models.mf import *
+from ..models.nn import *
 from .optimizer import *
 from .auto import *
 from ..models.svdpp import *
@@ -90,7 +92,7 @@ def _do_fit(self:CollabLearner):
 def all_batches(self:CollabLearner):
     "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
     if not self.training:
-        fused = self.fused and type(self.dl) is RatingsDL and not self.dl.after_batch.fs and not why_not_predict(self, self.dl.dataset)
+        fused = self.fused and not why_batches(self.dl) and not why_not_predict(self, self.dl.dataset)
         return predict_batches(self) if fused else Learner.all_batches(self)
     if self._loop: return self._loop.train()
     self.n_iter,lazy = len(self.dl),isinstance(self.opt, LazyAdam)

@@ -15,10 +15,11 @@ from fastai.basics import *
 from fastai.callback.core import GatherPredsCallback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import CastToTensor
-from ..data.loaders import RatingsDL
+from ..data.loaders import why_batches
 from ..models.hybrid import *
 from ..kernels.jit import *
 from ..losses import RatingMSE
+from ..models.base import *
 from ..models.mf import *
 from .optimizer import *
 from .schedules import *
@@ -62,8 +63,7 @@ def why_not_loop(learn)->str: # Empty if there is no reason
     f = learn.opt_func.func if isinstance(learn.opt_func, partial) else learn.opt_func
     if not (isinstance(learn.opt, LazyAdam) if learn.opt is not None else f is LazyAdam): return f'the optimizer is not LazyAdam; pass opt_func=LazyAdam'
     dl = learn.dls.train
-    if type(dl) is not RatingsDL: return f'the training loader is a {type(dl).__name__}, not a RatingsDL'
-    if dl.after_batch.fs: return f'the loader transforms each batch with {[type(o).__name__ for o in dl.after_batch.fs]}'
+    if reason := why_batches(dl): return reason
     if cbs := needs_batches(learn): return f'{", ".join(cbs)} needs single batches'
     if getattr(learn.recorder, 'train_metrics', False): return 'train_metrics=True needs the predictions of each batch'
     return ''

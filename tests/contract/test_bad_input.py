@@ -116,9 +116,9 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('no such fold', lambda: load(table(fold=ROWS%5), splitter=FoldSplitter(7)), ValueError, ["'fold'", '7', '4']),
     ('all in the fold', lambda: load(table(fold=1), splitter=FoldSplitter(1)), ValueError, ['training part', 'empty']),
     # loaders
-    ('bs 0', lambda: load(bs=0), ValueError, ['bs is 0', 'at least one']),
+    ('bs 0', lambda: load(bs=0), ValueError, ['bs is 0', 'at least 1']),
     ('bs no whole number', lambda: load(bs=2.5), (TypeError,ValueError), ['bs is 2.5']),
-    ('val_bs negative', lambda: load(val_bs=-8), ValueError, ['bs is -8', 'at least one']),
+    ('val_bs negative', lambda: load(val_bs=-8), ValueError, ['bs is -8', 'at least 1']),
     ('workers', lambda: RatingsDL(load().train_ds, num_workers=2), ValueError, ['num_workers is 2', 'device']),
     ('workers in from_df', lambda: load(num_workers=2), TypeError, ['num_workers']),
     ('unknown argument', lambda: load(nonsense=3), TypeError, ['nonsense']),

@@ -155,7 +155,7 @@ def test_unknown_categories_in_validation():
     df = pd.DataFrame([(u,i,3.,sets[i]) for i in (5,4,3,2,1) for u in range(4)], columns=['user','item','rating','tags'])
     dls,warned = said(lambda: CollabDataLoaders.from_df(df, item_cols='tags', splits=(range(12, 20), range(12))))
     assert list(dls.classes['tags']) == ['#na#','a','b'] and dls.features[0].width == 2
-    assert warned == ["column 'tags' has values that training did not see, or too many of them, for 3 of 5 items, e.g. 5 with 'd'; these values count for nothing"]
+    assert warned == ["column 'tags' has values that training did not see, or too many of them, for 3 of 5 items, e.g. 5 with 'd'; these values are ignored"]
     x = all_x(dls.valid)
     assert x[::4,1:].tolist() == [[0,1,2],[0,0,0],[0,2,1]]
 

@@ -24,7 +24,7 @@ def test_equals_the_textbook(seed, span):
     users,secs,errors = rng.integers(0, 5, n),rng.integers(0, span, n)*(rng.random(n)<.9),rng.normal(size=n)
     ask = rng.integers(0, 7, 80),rng.integers(0, span+span//5, 80)*(rng.random(80)<.9)
     got = SessionEffects().fit(*map(torch.from_numpy, (users,secs,errors)))(*map(torch.from_numpy, ask))
-    assert got.shape==(80,1) and np.allclose(got[:,0], by_hand(users, secs, errors, *ask), atol=1e-4)
+    assert got.shape==(80,) and np.allclose(got, by_hand(users, secs, errors, *ask), atol=1e-4)
 
 def sittings(n_users=60, seed=0):
     "Ratings whose users have a mood in each sitting, of some twenty minutes"
@@ -111,7 +111,7 @@ def test_chains_and_ensembles():
     dls = loaders()
     set_seed(0)
     cbs = [PosteriorSampling(n=5), FitSessionEffects()]
-    chain = collab_learner(dls.whole(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=SGHMC, config=dict(timestamps=()), cbs=cbs)
+    chain = collab_learner(dls.full_batch(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=SGHMC, config=dict(timestamps=()), cbs=cbs)
     with chain.no_bar(), chain.no_logging(): chain.fit(2, .3)
     assert isinstance(chain.model, PosteriorAverage) and len(chain.model.model.session_effects)==len(dls.train_ds)
     learn = best(loaders())
@@ -148,8 +148,8 @@ def test_without_numba():
     "Where nothing can be compiled, the same in Python"
     code = """import sys; sys.modules['numba'] = None
 import torch
-from fastcollab.models import session as session_effects
-print(session effects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
+from fastcollab.models.session import SessionEffects
+print(SessionEffects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
     got = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout)
     assert abs(got-by_hand(*map(np.array, ([1,1],[100,110],[1.,.5],[1],[105])))[0])<1e-5
 

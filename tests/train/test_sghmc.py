@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from fastcollab.all import (PosteriorAverage, CollabDataLoaders, DotProductBias, SGHMC, LazyAdam, OrdinalLoss,
     PosteriorSampling, SVDPlusPlus, baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
-from fastcollab.train.sghmc import FullBatchDL
+from fastcollab.data.loaders import FullBatchDL
 from fastcollab.train.sghmc import _Curvature, sghmc_step
 
 FRAME = synthetic_ratings(150, 100, 3000, seed=5).assign(timestamp=lambda d: 10**9+d.timestamp%5*86400)
@@ -13,7 +13,7 @@ def loaders(time=False, features=False, **kwargs):
 def chain(dls=None, epochs=4, seed=0, steps=50, lr=.5, fit=True, **kwargs):
     set_seed(seed)
     usual = dict(arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=SGHMC, cbs=PosteriorSampling(n=20), metrics=rmse)
-    learn = collab_learner((dls or loaders()).whole(steps), **{**usual, **kwargs})
+    learn = collab_learner((dls or loaders()).full_batch(steps), **{**usual, **kwargs})
     if fit:
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, wd=2.)
     return learn
@@ -44,9 +44,9 @@ def test_the_curvature_is_that_of_the_model(time, features):
     m = SVDPlusPlus.from_dls(dls, n_factors=3)
     torch.manual_seed(0)
     for p in m.parameters(): p.data.normal_(0, .3)
-    c,x = _Curvature(m, dls.train_ds),m._split(dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0])[0]
+    c,x = _Curvature(m, dls.train_ds),m.split_times(dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0])[0]
     params = c.params()
-    def scores(): return m._scores(x)[:,0].detach()
+    def scores(): return m.torch_score(x).detach()
     J,before = [],scores()
     for p,rows,b in zip(params, c.rows, c.bounds):
         part = []
@@ -76,12 +76,12 @@ def test_unknown_ids_do_not_shake_it():
 def test_the_mean_is_better_than_a_state():
     learn = chain(epochs=8)
     mean = learn.validate()[1]
-    m,kept = learn.model,learn.model.kept
+    m,kept = learn.model,learn.model.samples
     ones = []
     for row in kept[::5]:
-        m.kept = row[None]
+        m.samples = row[None]
         ones.append(learn.validate()[1])
-    m.kept = kept
+    m.samples = kept
     assert mean<min(ones) and learn.validate()[1]==mean
 
 def test_asking_saving_and_loading(tmp_path):
@@ -89,23 +89,23 @@ def test_asking_saving_and_loading(tmp_path):
     learn = chain(loaders(True, True, path=tmp_path))
     rows = FRAME.iloc[:40]
     want = learn.predict(rows)
-    assert len(learn.model.kept)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0][:,0], want, atol=1e-5)
+    assert len(learn.model.samples)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0][:,0], want, atol=1e-5)
     learn.save('chain')
     learn.export('chain.pkl')
     other = chain(loaders(True, True, path=tmp_path), seed=3, fit=False)
     assert np.allclose(other.load('chain').predict(rows), want, atol=1e-5) and np.allclose(load_learner(tmp_path/'chain.pkl').predict(rows), want, atol=1e-5)
     assert np.allclose(learn.recommender().predict(rows.drop(columns='timestamp')), learn.predict(rows.drop(columns='timestamp')), atol=1e-4)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, .5, wd=2.)
-    assert len(learn.model.kept)==20 and not np.allclose(learn.predict(rows), want, atol=1e-3)
+    assert len(learn.model.samples)==20 and not np.allclose(learn.predict(rows), want, atol=1e-3)
 
 def test_validate_keeps_what_was_kept():
     learn = chain()
     learn.validate()
-    assert len(learn.model.kept)==20
+    assert len(learn.model.samples)==20
 
 def test_whole_batches():
     dls = loaders(features=True)
-    whole = dls.whole(3)
+    whole = dls.full_batch(3)
     batches = list(whole.train)
     assert len(whole.train)==3==len(batches) and all(len(y)==len(dls.train_ds) for _,y in batches) and isinstance(whole.train, FullBatchDL)
     assert torch.equal(batches[0][0], dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]) and len(whole.train.new().dataset)==len(dls.train_ds)
@@ -115,7 +115,7 @@ ERRORS = [('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['o
     ('another model', lambda: chain(arch=DotProductBias), TypeError, ['DotProductBias','SVDPlusPlus']),
     ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError, ['RatingMSE','OrdinalLoss']),
     ('n', lambda: PosteriorSampling(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorSampling(burn=1.), ValueError, ['burn 1']),
-    ('steps', lambda: loaders().whole(0), ValueError, ['steps is 0'])]
+    ('steps', lambda: loaders().full_batch(0), ValueError, ['steps is 0'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, f, kind, words):
     with pytest.raises(kind) as e: f()
