@@ -40,18 +40,21 @@ def load_kernels(
     return None if unusable() else import_module(f'fastcollab.kernels.{name}')
 
 # %% ../../nbs/kernels/00_jit.ipynb #29485b4a
+_announced = set()
+
 @contextmanager
 def compiling(
-    *functions, # Compiled functions that are called inside; any work may be a compilation if none are given
+    work=None, # Name of the work: only its first time may be a compilation; None if it may be each time
 ):
     "Say so if the work inside takes long because it compiles"
-    if functions and all(f.signatures for f in functions):   # each has run in this process
+    if work in _announced:
         yield
         return
     note = threading.Timer(1.5, lambda: print('fastcollab is compiling its loops, once; about 10 seconds', file=sys.stderr))
     note.start()
     try: yield
     finally: note.cancel()
+    if work is not None: _announced.add(work)
 
 # %% ../../nbs/kernels/00_jit.ipynb #0a0b0004
 def aligned(

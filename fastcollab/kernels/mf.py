@@ -7,8 +7,8 @@ __all__ = ['BIG', 'STEP', 'SLOT', 'A_DECAY', 'A_MOVE', 'A_MOM', 'A_SQR', 'A_EPS'
            'loss_pair', 'BLOCK', 'Moments', 'pack', 'unpack', 'Categories', 'Side', 'new_side', 'owner', 'divide',
            'fill_slots', 'prefetch_row', 'add_categories', 'note_missed', 'gather', 'sigmoid', 'LinkNumbers',
            'link_numbers', 'rating_of', 'Vectors', 'predict', 'squared_error', 'errors', 'AdamStep', 'adam_row',
-           'step_at', 'update', 'collect', 'collect_all', 'update_shared', 'Chunk', 'Team', 'new_team', 'slots_of',
-           'places_of', 'sum_parts', 'train', 'train_with', 'Source', 'key_of', 'take']
+           'step_at', 'update', 'collect', 'collect_all', 'update_shared', 'Chunk', 'Team', 'new_team', 'give_up',
+           'slots_of', 'places_of', 'sum_parts', 'train', 'train_with', 'Source', 'key_of', 'take']
 
 # %% ../../nbs/kernels/04_mf.ipynb #a48a5f0c
 import math, types
@@ -19,7 +19,7 @@ from numba import njit
 from .adam import missed
 from .jit import CALLED,FORMULA,INLINE,INNER,aligned
 from .steps import DECAY,EPS,MOM,RATE,SQR_MOM
-from .threads import prefetch,wait
+from .threads import GIVE_UP,prefetch,wait
 
 # %% ../../nbs/kernels/04_mf.ipynb #8812d6db
 BIG = np.float32(1e18) # its square is finite too
@@ -417,7 +417,14 @@ def new_team(
 )->Team:
     "The arrays of a team"
     padded = (width+LINE-1)//LINE*LINE+LINE
-    return Team(np.zeros(32, np.int64), aligned(bs+LINE*n_threads), np.zeros(LINE*n_threads), aligned(n_threads, padded))
+    err = aligned(bs+LINE*n_threads)
+    return Team(np.zeros(32, np.int64), err, np.zeros(LINE*n_threads), aligned(n_threads, padded))
+
+def give_up(
+    team:Team, # Whose threads may wait for one that won't come
+):
+    "Tell all threads to stop at their next meeting"
+    team.sync[GIVE_UP] = 1
 
 # %% ../../nbs/kernels/04_mf.ipynb #2a670b54
 @njit(**INLINE)
