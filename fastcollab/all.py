@@ -1,4 +1,5 @@
 "The one import door: `from fastcollab.all import *` brings fastai's tabular names and everything of fastcollab that you call"
+# chkstyle: skip (imports are what this module is for)
 from fastai.tabular.all import *
 from fastai.collab import *
 
@@ -15,10 +16,13 @@ from fastcollab.data.loaders import CollabDataLoaders
 
 # Models, and what you build your own from
 from fastcollab.models.layers import create_params, ParamEmbedding, GenreEmbedding, FeatureEmbedding, emb_size
-from fastcollab.models.mf import reading, CollabModel, DotProduct, DotProductBias, CollabNN, LinearCollab, BiasBaseline
-from fastcollab.models.hybrid import HybridMF, HybridNN
+from fastcollab.models.base import reading, CollabModel, SidePlan, FusePlan
+from fastcollab.models.mf import DotProduct, DotProductBias, BiasBaseline
+from fastcollab.models.nn import CollabNN, LinearCollab
+from fastcollab.models.hybrid import HybridMF, HybridNN, GenreDotProductBias, GenreCollabNN
 from fastcollab.models.session import SessionEffects
 from fastcollab.models.svdpp import SVDPlusPlus
+from fastcollab.models.ensemble import PosteriorAverage, WeightedEnsemble
 
 # Losses and metrics
 from fastcollab.losses import RatingMSE, OrdinalLoss, gravity
@@ -28,15 +32,13 @@ from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
 from fastcollab.train.optimizer import LazyAdam
 from fastcollab.train.loops import CollabCallback
 from fastcollab.train.callbacks import IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation, sched_step
-from fastcollab.train.sghmc import SGHMC, PosteriorSampling, PosteriorAverage
+from fastcollab.train.sghmc import SGHMC, PosteriorSampling
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
 from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
-from fastcollab.train.ensemble import WeightedEnsemble, ensemble
+from fastcollab.train.ensemble import ensemble
 
 # Recommendations
 from fastcollab.recommend.recommender import Recommender
-from fastcollab.recommend import lists as _, fold_in as _, explain as _
-from fastcollab.train import inference as _
 
 # What was learned, and where it is wrong
 from fastcollab.interpret.core import CollabInterpretation

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 
 from fastai.tabular.all import *
 from ..train.learner import *
+from ..models.base import *
 from ..models.mf import *
 
 # %% ../../nbs/interpret/08_cold_start.ipynb #286594d0
@@ -54,7 +55,7 @@ class MetadataEmbedding:
             if bad.any(): raise ValueError(f'metadata column {o!r} is missing or not finite in {bad.sum():,} of {len(df):,} rows, e.g. row {int(bad.argmax())}; fill it in')
     def _answers(self, df): return df[self.cat_names+self.cont_names].astype(dict.fromkeys(self.cont_names, float)).reset_index(drop=True)
 
-    def _factors(self): return [o.detach().cpu() for o in self.model.factors()]
+    def _factors(self): return [o.detach().cpu() for o in self.model.matrices()]
     def _learner(self, meta, rows, x, layers, bs):
         "The tabular learner, on standardised deviations from row 0"
         table = self._factors()[self.side]

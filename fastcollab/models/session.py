@@ -86,10 +86,10 @@ class SessionEffects(Module):
 def forward(self:SessionEffects,
     users:Tensor, # Row of the user of each rating, (n,) int64
     secs:Tensor, # Second of each rating, (n,) int64; 0 where it is not known
-)->Tensor: # In stars, (n,1); 0 for users and times of which nothing is known
+)->Tensor: # In stars, (n,); 0 for users and times of which nothing is known
     "What to add to the predictions of a model"
     res = self.before.new_zeros(len(users))
-    if not len(self): return res[:,None]
+    if not len(self): return res
     key = users<<32|secs
     at,reach = torch.searchsorted(self.key, key, right=True),torch.from_numpy(_reach).to(res)
     for k,sums in ((at-1,self.before),(at,self.after)):
@@ -97,4 +97,4 @@ def forward(self:SessionEffects,
         gap = (self.key[near]-key).abs()
         there = (k==near)&(self.key[near]>>32==users)&(secs>0)
         res += torch.where(there, (sums[near]*torch.exp(-gap[:,None]/reach)).sum(1), 0.)
-    return res[:,None]                                                      # (n,1)
+    return res                                                              # (n,)

@@ -19,6 +19,7 @@ from ..data.loaders import why_batches
 from ..models.hybrid import *
 from ..kernels.jit import *
 from ..losses import RatingMSE
+from ..models.base import *
 from ..models.mf import *
 from .optimizer import *
 from .schedules import *

@@ -59,7 +59,7 @@ def test_items_and_users_are_not_mixed_up(world):
     "`factors` of users deviate from the row of the unknown user, those of items from that of the unknown item"
     for side,meta in enumerate(world.metas):
         m = MetadataEmbedding(world.learn, meta, bool(side), seed=1)
-        row,got = world.learn.model.factors()[side][0].detach(),m.fit(6, 1e-2).factors(meta)
+        row,got = world.learn.model.matrices()[side][0].detach(),m.fit(6, 1e-2).factors(meta)
         bias,const = 5+side,6-side                                        # the column of ones stands for the bias of the other side
         assert got.shape==(len(meta),7) and torch.allclose(got[:,const], torch.ones(len(meta)), atol=1e-4) and got[:,bias].std()>.05
         assert (got.mean(0)-row).abs().max()<.3
@@ -67,7 +67,7 @@ def test_items_and_users_are_not_mixed_up(world):
 def test_an_untrained_model_predicts_the_average_newcomer(world):
     for side,meta in enumerate(world.metas):
         got = MetadataEmbedding(world.learn, meta, bool(side), seed=1).factors(meta[:9])
-        assert torch.equal(got, world.learn.model.factors()[side][0].detach().expand(9, -1))
+        assert torch.equal(got, world.learn.model.matrices()[side][0].detach().expand(9, -1))
 
 def _seeded(world, asked, seed, state):
     set_seed(state)
@@ -117,7 +117,7 @@ def test_factors_by_hand(world, fitted):
     known = world.users[world.users.userId<=360]
     cats = torch.from_numpy((world.users.mood.map({'bright':1,'dark':2})).to_numpy())[:,None]
     cont = (world.users.generosity-known.generosity.mean())/known.generosity.std(ddof=0)
-    table = world.learn.model.factors()[0].detach()
+    table = world.learn.model.matrices()[0].detach()
     dev = table[1:]-table[0]                                                                # (360,7), in the order of the ids
     with torch.no_grad(): out = fitted.learn.model.eval()(cats, torch.from_numpy(cont.to_numpy())[:,None].float())
     assert torch.allclose(fitted.factors(world.users), table[0]+out*dev.std(), atol=1e-5)
@@ -158,7 +158,7 @@ def test_predictions_are_the_product(world, asked, arch, y_range, center):
     df = asked[:50]
     rows = [list(dls.classes['movieId']).index(o) for o in df.movieId]
     with torch.no_grad():
-        score = torch.stack([u@learn.model.factors()[1][i] for u,i in zip(m.factors(df), rows)])
+        score = torch.stack([u@learn.model.matrices()[1][i] for u,i in zip(m.factors(df), rows)])
         want = learn.model._out(score)
     got = m.predict(df)
     assert got.shape==(50,) and got.dtype==np.float32 and np.allclose(got, want, atol=1e-5)
@@ -170,7 +170,7 @@ def test_predictions_for_new_items(world):
     m = MetadataEmbedding(world.learn, world.items, True, seed=1).fit(2, 1e-2)
     df = world.new[1][:50].merge(world.items, on='movieId')
     rows = [list(world.learn.dls.classes['userId']).index(o) for o in df.userId]
-    with torch.no_grad(): want = world.learn.model._out((world.learn.model.factors()[0][rows]*m.factors(df)).sum(1))
+    with torch.no_grad(): want = world.learn.model._out((world.learn.model.matrices()[0][rows]*m.factors(df)).sum(1))
     assert np.allclose(m.predict(df), want, atol=1e-5)
     assert np.array_equal(m.predict(df.drop(columns='movieId')), m.predict(df))             # new items have no id yet
 
@@ -189,7 +189,7 @@ def test_unknown_categories_and_items(world, fitted, asked):
     got = fitted.factors(df.assign(mood='sleepy'))
     assert torch.isfinite(got).all() and torch.equal(got, fitted.factors(df.assign(mood=None)))
     assert not torch.equal(got, fitted.factors(df.assign(mood='dark'))) and not torch.equal(got, fitted.factors(df.assign(mood='bright')))
-    with torch.no_grad(): want = world.learn.model._out(fitted.factors(df)@world.learn.model.factors()[1][0])
+    with torch.no_grad(): want = world.learn.model._out(fitted.factors(df)@world.learn.model.matrices()[1][0])
     assert np.allclose(fitted.predict(df.assign(movieId=10**6)), want, atol=1e-5)
 
 def test_missing_categories_in_training(world):
@@ -242,7 +242,7 @@ def test_layers_epochs_and_batches(world):
     first = m.factors(world.users)
     assert not torch.equal(m.fit(2, 1e-2).factors(world.users), first) and len(m.learn.recorder.values)==2
     small,large = (MetadataEmbedding(world.learn, world.users, seed=1).fit(3, lr) for lr in (1e-5,1e-2))
-    row,start = world.learn.model.factors()[0][0].detach(),MetadataEmbedding(world.learn, world.users, seed=1).factors(world.users)
+    row,start = world.learn.model.matrices()[0][0].detach(),MetadataEmbedding(world.learn, world.users, seed=1).factors(world.users)
     assert (small.factors(world.users)-start).abs().max() < .01 < .1 < (large.factors(world.users)-row).abs().max()
     decayed = MetadataEmbedding(world.learn, world.users, seed=1).fit(3, 1e-2, wd=50.)
     assert (decayed.factors(world.users)-row).abs().mean() < (large.factors(world.users)-row).abs().mean()

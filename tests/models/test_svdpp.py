@@ -44,7 +44,7 @@ def test_the_formula_by_hand(features, time):
     "Id, features, set and time, rating by rating; an unknown id has the features that come with its rating, and an unknown user no days of its own"
     dls = loaders(features, time)
     m = spread(SVDPlusPlus.from_dls(dls, n_factors=3, y_range=(0,5.5)))
-    seen,starts = dls.train_ds.x.long(),[m._starts(k) for k in (0,1)]
+    seen,starts = dls.train_ds.x.long(),[m.feature_starts(k) for k in (0,1)]
     def tower(k, row, cats):
         t,others = m.ids[k][row].clone(),seen[seen[:,k]==row,1-k]
         t += m.sets[k].weight[others].sum(0)/max(1, len(others))**.5
@@ -63,7 +63,7 @@ def test_the_formula_by_hand(features, time):
         c = tower(1, i, rest[:n_item].split([f.width for f in m.sides[1]]) if features else ())
         d = timestamps(rest[n_item+n_user:], u) if time else torch.zeros(4)
         score = a[:3]@c[:3]+a[:3]@d[:3]+c[:3]@d[:3]+a[3]+c[3]+d[3]
-        assert torch.allclose(m(r[None]), m._out(score.view(1, 1)), atol=1e-5)
+        assert torch.allclose(m(r[None]), m.link(score.view(1)), atol=1e-5)
 
 @settings(max_examples=40, deadline=None)
 @given(st.booleans(), st.booleans(), st.integers(1, 20), st.integers(0, 10**6))
@@ -76,10 +76,10 @@ def test_loops_equal_torch(features, time, k, seed):
     wi,wu = m.i_table.shape[1],m.u_table.shape[1]
     gone[:,2:2+wi] &= gone[:,1:2]                                           # those of a known id do not change
     gone[:,2+wi:2+wi+wu] &= gone[:,:1]
-    x = m._split(x.masked_fill(gone, 0))[0]
-    w = torch.from_numpy(rng.normal(size=(len(x),1))).float()
+    x = m.split_times(x.masked_fill(gone, 0))[0]
+    w = torch.from_numpy(rng.normal(size=len(x))).float()
     res = []
-    for f in (m._scores, lambda x: svdpp._loop_scores(m, x)):
+    for f in (m.torch_score, lambda x: svdpp.kernel_score(m, x)):
         m.zero_grad()
         out = f(x)
         (out*w).sum().backward()
@@ -94,7 +94,7 @@ def test_a_plan_follows_the_tables():
     before = m(x)
     m.i_table = m.i_table.roll(1, 0)
     changed = m(x)
-    assert not torch.allclose(before, changed) and torch.allclose(changed, m._scores(x), atol=1e-5)
+    assert not torch.allclose(before, changed) and torch.allclose(changed, m.torch_score(x), atol=1e-5)
     other = SVDPlusPlus.from_dls(dls, n_factors=3)
     other(x)
     other.load_state_dict(m.state_dict())
@@ -159,7 +159,7 @@ def test_no_notes_of_pytorch_reach_the_user():
 def test_on_cuda():
     "The same predictions on a device"
     m = SVDPlusPlus.from_dls(loaders(), n_factors=3)
-    x = m._with_features(torch.tensor([[1,2],[0,3]]))
+    x = m.with_features(torch.tensor([[1,2],[0,3]]))
     assert torch.allclose(m.cuda()(x.cuda()).cpu(), m.cpu()(x), atol=1e-5)
 
 def test_summary_names_each_table_once():

@@ -7,7 +7,7 @@ from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (PosteriorAverage, BiasBaseline, WeightedEnsemble, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
     LinearCollab, ParamEmbedding, Recommender, SVDPlusPlus, collab_learner, create_params, synthetic_ratings)
 from fastcollab.recommend.lists import UserHistory
-from fastcollab.models.mf import CollabModel
+from fastcollab.models.base import CollabModel
 from fastcollab.recommend.scorers import DotScorer, ModelScorer, NetScorer
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -94,7 +94,7 @@ def learner(name, y_range=(0.,5.5)):
         if 'var' in n: p.data = p.data.abs()+.1
     for o in (.9,1.) if name=='States' else ():
         for p in model.model.parameters(): p.data *= o
-        model.keep()
+        model.add_sample()
     return collab_learner(dls, arch=model, center=name=='DotProductBias_centered')
 
 @functools.cache
@@ -135,7 +135,7 @@ def test_checkerboard(name):
     learn = collab_learner(dls, arch=build(name, dls, (-1.,7.)), unk_p=0)
     if name!='BiasBaseline':
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*((45,5e-2) if name in ('CollabNN_tanh','TwiceNN') else (30,2e-2)))
-    if name=='States': learn.model.keep()
+    if name=='States': learn.model.add_sample()
     said = learn.predict(list(df.userId), list(df.movieId))
     assert ((said>said.mean())==(df.rating>3)).all()                                    # the model has learned it
     rec = learn.recommender()

@@ -24,7 +24,7 @@ def test_equals_the_textbook(seed, span):
     users,secs,errors = rng.integers(0, 5, n),rng.integers(0, span, n)*(rng.random(n)<.9),rng.normal(size=n)
     ask = rng.integers(0, 7, 80),rng.integers(0, span+span//5, 80)*(rng.random(80)<.9)
     got = SessionEffects().fit(*map(torch.from_numpy, (users,secs,errors)))(*map(torch.from_numpy, ask))
-    assert got.shape==(80,1) and np.allclose(got[:,0], by_hand(users, secs, errors, *ask), atol=1e-4)
+    assert got.shape==(80,) and np.allclose(got, by_hand(users, secs, errors, *ask), atol=1e-4)
 
 def sittings(n_users=60, seed=0):
     "Ratings whose users have a mood in each sitting, of some twenty minutes"
@@ -96,7 +96,7 @@ def test_fits_that_end_early(tmp_path):
         assert len(m.session_effects)==len(dls.train_ds)
         have = m.session_effects.before.clone()
         next(o for o in learn.cbs if isinstance(o, FitSessionEffects)).session_effects.clear()
-        next(o for o in learn.cbs if isinstance(o, FitSessionEffects))._fit()
+        next(o for o in learn.cbs if isinstance(o, FitSessionEffects)).fit_effects()
         assert torch.allclose(m.session_effects.before, have, atol=1e-5)
 
 def test_the_rate_finder_learns_none(tmp_path):
@@ -133,7 +133,7 @@ def test_interrupted_fits():
         assert first[0]==first[1]
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
         have = learn.model.session_effects.before.clone()
-        next(o for o in learn.cbs if isinstance(o, FitSessionEffects))._fit()
+        next(o for o in learn.cbs if isinstance(o, FitSessionEffects)).fit_effects()
         assert torch.allclose(learn.model.session_effects.before, have, atol=1e-5)
 
 def test_twice_is_once():
@@ -148,8 +148,8 @@ def test_without_numba():
     "Where nothing can be compiled, the same in Python"
     code = """import sys; sys.modules['numba'] = None
 import torch
-from fastcollab.models import session as session_effects
-print(session effects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
+from fastcollab.models.session import SessionEffects
+print(SessionEffects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
     got = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout)
     assert abs(got-by_hand(*map(np.array, ([1,1],[100,110],[1.,.5],[1],[105])))[0])<1e-5
 

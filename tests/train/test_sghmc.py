@@ -44,9 +44,9 @@ def test_the_curvature_is_that_of_the_model(time, features):
     m = SVDPlusPlus.from_dls(dls, n_factors=3)
     torch.manual_seed(0)
     for p in m.parameters(): p.data.normal_(0, .3)
-    c,x = _Curvature(m, dls.train_ds),m._split(dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0])[0]
+    c,x = _Curvature(m, dls.train_ds),m.split_times(dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0])[0]
     params = c.params()
-    def scores(): return m._scores(x)[:,0].detach()
+    def scores(): return m.torch_score(x).detach()
     J,before = [],scores()
     for p,rows,b in zip(params, c.rows, c.bounds):
         part = []
@@ -76,12 +76,12 @@ def test_unknown_ids_do_not_shake_it():
 def test_the_mean_is_better_than_a_state():
     learn = chain(epochs=8)
     mean = learn.validate()[1]
-    m,kept = learn.model,learn.model.kept
+    m,kept = learn.model,learn.model.samples
     ones = []
     for row in kept[::5]:
-        m.kept = row[None]
+        m.samples = row[None]
         ones.append(learn.validate()[1])
-    m.kept = kept
+    m.samples = kept
     assert mean<min(ones) and learn.validate()[1]==mean
 
 def test_asking_saving_and_loading(tmp_path):
@@ -89,19 +89,19 @@ def test_asking_saving_and_loading(tmp_path):
     learn = chain(loaders(True, True, path=tmp_path))
     rows = FRAME.iloc[:40]
     want = learn.predict(rows)
-    assert len(learn.model.kept)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0][:,0], want, atol=1e-5)
+    assert len(learn.model.samples)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0].reshape(-1), want, atol=1e-5)
     learn.save('chain')
     learn.export('chain.pkl')
     other = chain(loaders(True, True, path=tmp_path), seed=3, fit=False)
     assert np.allclose(other.load('chain').predict(rows), want, atol=1e-5) and np.allclose(load_learner(tmp_path/'chain.pkl').predict(rows), want, atol=1e-5)
     assert np.allclose(learn.recommender().predict(rows.drop(columns='timestamp')), learn.predict(rows.drop(columns='timestamp')), atol=1e-4)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, .5, wd=2.)
-    assert len(learn.model.kept)==20 and not np.allclose(learn.predict(rows), want, atol=1e-3)
+    assert len(learn.model.samples)==20 and not np.allclose(learn.predict(rows), want, atol=1e-3)
 
 def test_validate_keeps_what_was_kept():
     learn = chain()
     learn.validate()
-    assert len(learn.model.kept)==20
+    assert len(learn.model.samples)==20
 
 def test_whole_batches():
     dls = loaders(features=True)
