@@ -4,11 +4,14 @@ from fastai.tabular.all import *
 from fastai.collab import *
 
 # Data: from files and frames to batches
-from fastcollab.data.datasets import movielens, movielens_fold, netflix_prize, describe_ratings, plot_ratings, synthetic_ratings
+from fastcollab.data.datasets import movielens, movielens_fold
+from fastcollab.data.netflix import netflix_prize
+from fastcollab.data.synthetic import synthetic_ratings
 from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter, TemporalSplitter,
     ColdUserSplitter, ColdItemSplitter, FoldSplitter)
 from fastcollab.data.features import GenreCategorify, FeatureSpec
 from fastcollab.data.timestamps import unix_seconds
+from fastcollab.data.ratings import describe_ratings, plot_ratings
 from fastcollab.data.loaders import CollabDataLoaders
 
 # Models, and what you build your own from
