@@ -9,9 +9,10 @@ __all__ = ['Words', 'LearnerData', 'RecommenderData']
 from typing import NamedTuple
 
 from fastai.tabular.all import *
+from ..data.encoder import RatingsEncoder
 from ..data.loaders import *
 from ..data.features import GenreCategorify
-from ..train.inference import *
+from ..train.export import *
 from ..train.learner import *
 from ..recommend.recommender import *
 from ..recommend.scorers import *
@@ -78,7 +79,7 @@ class RecommenderData:
         titles = rec.items['title'].to_numpy(object)
         self.titles = None if (titles==rec.ids[1].to_numpy(object)).all() else titles
         self.features = {f.name:Words(f.side, list(f.words['classes'])[1:], f.rows) for f in rec.features}
-        for name,sep in rec.sets.items():
+        for name,sep in rec.separators.items():
             if name not in self.features and name in rec.items: self.features[name] = self._words(rec.items[name], sep)
     def __repr__(self): return f'a recommender and {len(self.test):,} test ratings'
     def _words(self, col, sep):
@@ -89,20 +90,20 @@ class RecommenderData:
         "Are there biases or vectors (`value`) of users (0), items (1) or a feature (its column)?"
         rec = self.rec
         if isinstance(kind, str): return kind in [f.name for f in rec.features]
-        dot = isinstance(rec.scores, DotScorer)
-        return dot and rec.biased if value=='bias' else bool(rec._k) if dot else rec.vectors[kind] is not None
+        factors = rec.scorer.factors(kind)
+        return factors is not None and factors.bias is not None if value=='bias' else rec.scorer.vectors(kind) is not None
     def read(self, value, kind):
         "Biases or vectors (`value`), row 0 included"
         rec,whose = self.rec,kind if isinstance(kind, str) else ('users','items')[kind]
-        if not self.has(value, kind): raise TypeError(f'this recommender keeps no {value} of {whose}: its scores are {type(rec.scores).__name__}; ask the learner it was made from')
-        if isinstance(kind, str): return getattr(next(f for f in rec.features if f.name==kind), 'vec' if value=='vectors' else value).clone()
-        return (rec._vectors(kind) if value=='vectors' else (rec.scores.U,rec.scores.M)[kind][:,rec._k+kind]).clone()
+        if not self.has(value, kind): raise TypeError(f'this recommender keeps no {value} of {whose}: its scores are {type(rec.scorer).__name__}; ask the learner it was made from')
+        if isinstance(kind, str): return getattr(next(f for f in rec.features if f.name==kind).factors, 'vec' if value=='vectors' else value).clone()
+        return (rec.scorer.vectors(kind) if value=='vectors' else rec.scorer.factors(kind).bias).clone()
     def recommender(self):
         "The recommender itself"
         return self.rec
     def seen(self):
         "Rows of users and items, and ratings, of training, (n,) each"
-        return self.rec.seen.users(),self.rec.seen.items.long(),self.rec.seen.ratings
+        return self.rec.history.users(),self.rec.history.items.long(),self.rec.history.ratings
 
 # %% ../../nbs/interpret/01_data.ipynb #2acca494
 @patch
@@ -111,7 +112,7 @@ def scored(self:RecommenderData)->tuple: # Rows of users and items (n,2); ids of
     enc,none = RatingsEncoder(*self.columns),np.zeros(0, np.float32)
     if enc.rating_name not in self.test: raise KeyError(f'no column {enc.rating_name!r} in the test ratings; the columns are {list(self.test.columns)}')
     enc.index = dict(zip(self.columns, self.ids))
-    ds = enc.encode(self.test)
-    x,ids = ds.x.long(),[self.test[o].to_numpy() for o in enc.id_names]
+    part = enc.encode(self.test)
+    x,ids = part.ids.long(),[self.test[o].to_numpy() for o in enc.id_names]
     if not len(x): return x,ids,none,none
-    return x,ids,ds.y[:,0].numpy(),self.rec._stars(exact_scores(self.rec.scores, x[:,0], x[:,1:])[:,0]).float().numpy()
+    return x,ids,part.ratings[:,0].numpy(),self.rec.link(exact_scores(self.rec.scorer, x[:,0], x[:,1:])[:,0]).float().numpy()

@@ -13,7 +13,7 @@ from fastai.tabular.all import *
 from ..train.callbacks import *
 from ..data.loaders import *
 from ..data.store import RatingStore
-from ..train.inference import *
+from ..train.export import *
 from ..train.learner import *
 from ..metrics import *
 from ..recommend.recommender import *
@@ -28,7 +28,7 @@ def top_rows(
     "The `k` items with the highest predictions for each user, without those that the user rated in training"
     if k<1: raise ValueError(f'k is {k}; a list has at least one item')
     rec = learn.recommender() if isinstance(learn, CollabLearner) else learn
-    parts = top_items(rec.scores, u.cpu(), rec.n_items, min(k, rec.n_items-1), seen=rec.seen[:2], size=rec.batch_size())
+    parts = top_items(rec.scorer, u.cpu(), rec.n_items, min(k, rec.n_items-1), seen=rec.history[:2], size=rec.batch_size())
     return torch.cat([torch.where(s.isinf(), 0, i) for _,i,s in parts])
 
 # %% ../../nbs/interpret/00_popularity_bias.ipynb #ddeb9eff

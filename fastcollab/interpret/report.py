@@ -86,7 +86,7 @@ def _of_data(o, lacks):
 def _of_model(o):
     "What the model is and how it was trained, as a dict"
     learn = getattr(o.source, 'learn', None)
-    if learn is None: return dict(model=f'a recommender, scores by {type(o.source.rec.scores).__name__}')
+    if learn is None: return dict(model=f'a recommender, scores by {type(o.source.rec.scorer).__name__}')
     model,rec,y_range = learn.model,getattr(learn, 'recorder', None),getattr(learn.model, 'y_range', None)
     res = dict(model=type(model).__name__, parameters=f'{sum(p.numel() for p in model.parameters()):,}')
     if y_range is not None: res['predictions'] = '{:g} to {:g}'.format(*map(float, y_range))

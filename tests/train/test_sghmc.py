@@ -18,6 +18,7 @@ def chain(dls=None, epochs=4, seed=0, steps=50, lr=.5, fit=True, **kwargs):
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, wd=2.)
     return learn
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n,scale', ((40,1.),(1000,4.)))
 def test_it_draws_from_the_posterior(n, scale):
     "A Gaussian mean with a Gaussian prior: mean and variance of the draws are those of the textbook"
@@ -37,6 +38,7 @@ def test_it_draws_from_the_posterior(n, scale):
     kept = torch.stack(kept)
     assert abs(kept.mean().item()-mean)<4*(var/300)**.5 and abs(kept.var().item()/var-1)<.1
 
+@pytest.mark.slow
 @pytest.mark.parametrize('time,features', ((False,False),(True,True)))
 def test_the_curvature_is_that_of_the_model(time, features):
     "Counts of the rows times mean squares of the columns, against the derivatives of all scores; the bound is above the largest eigenvalue"
@@ -64,6 +66,7 @@ def test_the_curvature_is_that_of_the_model(time, features):
     for (table,curvature),rows,o in zip(c.of(2.), c.rows, c.tables):
         assert curvature.shape==table.shape and torch.allclose(curvature, 2*rows*c.columns[o.side])
 
+@pytest.mark.slow
 def test_it_learns_and_the_seed_decides():
     a,b,c = (chain(epochs=8, seed=s).recorder.values[-1][2] for s in (0,0,1))
     assert a==b!=c and a<baseline_rmse(loaders()).iloc[0]
@@ -73,6 +76,7 @@ def test_unknown_ids_do_not_shake_it():
     learn = chain(epochs=6, unk_p=.1)
     assert learn.recorder.values[-1][0]<1.2
 
+@pytest.mark.slow
 def test_the_mean_is_better_than_a_state():
     learn = chain(epochs=8)
     mean = learn.validate()[1]
@@ -84,6 +88,7 @@ def test_the_mean_is_better_than_a_state():
     m.samples = kept
     assert mean<min(ones) and learn.validate()[1]==mean
 
+@pytest.mark.slow
 def test_asking_saving_and_loading(tmp_path):
     "predict, get_preds, export, save and a second fit"
     learn = chain(loaders(True, True, path=tmp_path))
