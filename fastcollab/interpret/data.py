@@ -9,6 +9,7 @@ __all__ = ['Words', 'LearnerData', 'RecommenderData']
 from typing import NamedTuple
 
 from fastai.tabular.all import *
+from ..data.encoder import RatingsEncoder
 from ..data.loaders import *
 from ..data.features import GenreCategorify
 from ..train.export import *
@@ -111,7 +112,7 @@ def scored(self:RecommenderData)->tuple: # Rows of users and items (n,2); ids of
     enc,none = RatingsEncoder(*self.columns),np.zeros(0, np.float32)
     if enc.rating_name not in self.test: raise KeyError(f'no column {enc.rating_name!r} in the test ratings; the columns are {list(self.test.columns)}')
     enc.index = dict(zip(self.columns, self.ids))
-    ds = enc.encode(self.test)
-    x,ids = ds.x.long(),[self.test[o].to_numpy() for o in enc.id_names]
+    part = enc.encode(self.test)
+    x,ids = part.ids.long(),[self.test[o].to_numpy() for o in enc.id_names]
     if not len(x): return x,ids,none,none
-    return x,ids,ds.y[:,0].numpy(),self.rec.link(exact_scores(self.rec.scorer, x[:,0], x[:,1:])[:,0]).float().numpy()
+    return x,ids,part.ratings[:,0].numpy(),self.rec.link(exact_scores(self.rec.scorer, x[:,0], x[:,1:])[:,0]).float().numpy()

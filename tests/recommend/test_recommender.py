@@ -203,6 +203,7 @@ base = peak()
 for o in rec.batches(k=k, mb=mb): pass
 print(peak()-base)"""
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the peak of the memory is asked of Linux')
 @pytest.mark.parametrize('n,m,k,mb', [(40_000,200,10,64), (20_000,1000,100,64), (5000,5000,100,32), (1000,20_000,1,16)])
 def test_memory_is_bounded(n, m, k, mb):
@@ -496,6 +497,7 @@ def test_many_at_once_are_as_each_alone(name):
     many = rec.fold_in(table(0))
     for u in NEW: assert np.allclose(many.predict(u, list(rec.ids[1])), rec.fold_in(table(0, {u:NEW[u]})).predict(u, list(rec.ids[1])), atol=2e-3)
 
+@pytest.mark.slow
 def test_thousands_at_once():
     "Three thousand new users with forty thousand ratings in one call, all of whom are told apart"
     rec,rng = rec_of('DotProductBias'),np.random.default_rng(0)
@@ -669,6 +671,7 @@ def test_reasons_where_the_sigmoid_is_flat():
 
 # Elsewhere
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['DotProductBias','Genre_mul','CollabNN_bn','Flat'])
 def test_onnx(name, tmp_path):
     "onnxruntime says what torch says, within 1e-5, for one pair and for all"
@@ -712,6 +715,7 @@ rec.recommend(k=1, filters="title != 'b'"), rec.explain(9, 2), rec.similar_items
 %s
 print(*sorted({o.split('.')[0] for o in sys.modules} & {'fastai','numba','matplotlib','sklearn','IPython'}))"""
 
+@pytest.mark.slow
 @pytest.mark.parametrize('more', ['', "rec.fold_in(users=pd.DataFrame(dict(u=[10]))), rec.fold_in_items(items=pd.DataFrame(dict(i=[10], g=['y'])))"], ids=['lists','fold-in of features'])
 def test_imports_no_fastai(more):
     "Serving needs neither fastai nor what trains and plots"
