@@ -15,6 +15,7 @@ from ..train.callbacks import *
 from ..data.loaders import *
 from ..data.datasets import *
 from ..data.ratings import read_table
+from ..data.synthetic import synthetic_ratings
 from ..models.hybrid import *
 from ..train.export import *
 from ..interpret.core import *
