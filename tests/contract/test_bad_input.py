@@ -190,7 +190,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('y_range of three', lambda: learner(y_range=(0,3,5)), ValueError, ['y_range is (0, 3, 5)', 'lowest', 'highest']),
     ('y_range a number', lambda: learner(y_range=5.5), ValueError, ['y_range is 5.5', 'lowest', 'highest']),
     ('ratings outside y_range', lambda: learner(y_range=(0,4)),
-        UserWarning, [f'{(load().train_ds.y>4).sum()} of 240', 'y_range=(0, 4)', 'e.g.', 'widen']),
+        UserWarning, [f'{(load().train_ds.store.ratings()>4).sum()} of 240', 'y_range=(0, 4)', 'e.g.', 'widen']),
     ('two numbers per row', lambda: fit(learner(arch=Plain(2), y_range=None)), ValueError, ['(64, 2)', '(64, 1)', 'one number per row']),
     ('no bias to interpret', lambda: fit(learner(use_nn=True, cbs=BiasInterpretation())),
         ValueError, ['CollabNN', 'item biases', 'DotProductBias']),

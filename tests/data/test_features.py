@@ -298,7 +298,7 @@ def test_export(use_nn, tmp_path):
     assert [len(t) for t in loaded.dls.valid_ds.tables] == [dls.n_users,dls.n_items] and len(dls.valid_ds.tables[1])>dls.n_items
     raw = (tmp_path/'m.pkl').read_bytes()
     torch.save(dls.train_ds, tmp_path/'with.pkl')
-    for o in (dls.train_ds.y,dls.train_ds.x): assert o[:20].numpy().tobytes() in (tmp_path/'with.pkl').read_bytes() and o[:20].numpy().tobytes() not in raw
+    for o in (dls.train_ds.store.ratings(),dls.train_ds.store.ids()): assert o[:20].numpy().tobytes() in (tmp_path/'with.pkl').read_bytes() and o[:20].numpy().tobytes() not in raw
 
 @pytest.mark.filterwarnings('ignore')
 def test_show_and_decode():
@@ -342,7 +342,7 @@ def test_user_weight(by_user):
     row,user = weights(df)
     share = df.groupby('userId').size()**.5
     assert np.allclose(user, len(df)*share/share.sum())
-    key = dls.train_ds.x[:,0]*1000 + dls.train_ds.x[:,1]
+    key = dls.train_ds.store.ids()[:,0]*1000 + dls.train_ds.store.ids()[:,1]
     assert len(key.unique()) == len(df)
     total = np.zeros(len(df))
     for _ in range(40):
@@ -365,7 +365,7 @@ def test_user_weight_order():
     assert torch.equal(epochs[0][0][:100], first)
     for xa,xb,xc in epochs: assert torch.equal(xa, xb) and not torch.equal(xa, xc)
     assert not torch.equal(*(o[0] for o in epochs))
-    place = torch.cat([(epochs[0][0][k]==a.train_ds.x.long()).all(1).nonzero()[0] for k in range(1000)])
+    place = torch.cat([(epochs[0][0][k]==a.train_ds.store.ids().long()).all(1).nonzero()[0] for k in range(1000)])
     assert abs(np.corrcoef(place, np.arange(1000))[0,1]) < .15
     free = loader(None)
     draws = [(set_seed(s), all_x(free.train))[1] for s in (5,5,6)]
