@@ -117,7 +117,7 @@ def test_chains_and_ensembles():
     learn = best(loaders())
     both = ensemble([learn,chain], weights=[.5,.5])
     assert np.allclose(both.predict(DF), (learn.predict(DF)+chain.predict(DF))/2, atol=1e-5)
-    assert not len(both.recommender().scores.model.models[0].session_effects) and len(both.model.models[0].session_effects)
+    assert not len(both.recommender().scorer.model.models[0].session_effects) and len(both.model.models[0].session_effects)
 
 def test_interrupted_fits():
     "session effects are those of a fit that was let finish, whatever was broken off before it, and `validate` learns none"
