@@ -197,7 +197,7 @@ def test_stratified_keeps_missing_values_in_a_group_of_their_own():
     assert df.kind.iloc[StratifiedSplitter(.1, by='kind', seed=1)(df)[1]].value_counts(dropna=False).tolist() == [10]*3
 
 @pytest.mark.parametrize('call,error,words', [
-    (lambda: StratifiedSplitter(1.), ValueError, 'valid_pct is 1.0; it is a share'), (lambda: StratifiedSplitter(-.1), ValueError, 'valid_pct is -0.1'),
+    (lambda: StratifiedSplitter(1.), ValueError, 'valid_pct is 1.0; give a share'), (lambda: StratifiedSplitter(-.1), ValueError, 'valid_pct is -0.1'),
     (lambda: StratifiedSplitter(by='stars')(SMALL), KeyError, "'stars'; the columns are .*'rating'"),
     (lambda: sched_step(1e-2, step=0), ValueError, 'step is 0'), (lambda: sched_step(0.), ValueError, 'lr 0 '),
     (lambda: sched_step(-1e-3), ValueError, r'lr -0\.001'), (lambda: sched_step(1e-2, gamma=0), ValueError, 'gamma 0;'),
