@@ -18,7 +18,7 @@ def learner_state(learn):
     model,train = learn.model,learn.dls.train_ds
     return dict(weights={k:v.tolist() for k,v in model.state_dict().items()}, grads=[p.grad is None for p in model.parameters()],
         needs=[p.requires_grad for p in model.parameters()], modes=[m.training for m in model.modules()], training=learn.training,
-        x=train.x.tolist(), y=train.y.tolist(), n=learn.dls.train.n, classes={k:list(v) for k,v in learn.dls.classes.items()},
+        x=train.store.ids().tolist(), y=train.store.ratings().tolist(), n=learn.dls.train.n, classes={k:list(v) for k,v in learn.dls.classes.items()},
         cbs=[type(o) for o in learn.cbs], history=copy.deepcopy(learn.recorder.values), dls=id(learn.dls), model=id(model))
 
 def error(pred, df): return float(np.sqrt(np.mean((pred-df.rating)**2)))
@@ -162,7 +162,7 @@ def test_predictions_are_the_product(world, asked, arch, y_range, center):
         want = learn.model._out(score)
     got = m.predict(df)
     assert got.shape==(50,) and got.dtype==np.float32 and np.allclose(got, want, atol=1e-5)
-    if y_range is None: assert np.allclose(got-score.numpy(), dls.train_ds.y.mean().item() if center else 0, atol=1e-4)
+    if y_range is None: assert np.allclose(got-score.numpy(), dls.train_ds.store.ratings().mean().item() if center else 0, atol=1e-4)
     else: assert ((got>0) & (got<5.5)).all()
 
 def test_predictions_for_new_items(world):

@@ -346,7 +346,7 @@ def test_reads_do_not_write(dls):
     def state(): return dict(weights={k:v.tolist() for k,v in learn.model.state_dict().items()}, grads=[p.grad is None for p in learn.model.parameters()],
         needs=[p.requires_grad for p in learn.model.parameters()], modes=[m.training for m in learn.model.modules()], training=learn.training,
         rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()),
-        data=[o.tolist() for o in (dls.train_ds.x,dls.train_ds.y,*dls.train_ds.tables)], classes={k:list(v) for k,v in dls.classes.items()},
+        data=[o.tolist() for o in (dls.train_ds.store.ids(),dls.train_ds.store.ratings(),*dls.train_ds.tables)], classes={k:list(v) for k,v in dls.classes.items()},
         cbs=[id(o) for o in learn.cbs], style=plt.rcParams.copy())
     before = state()
     for what in WHAT:

@@ -68,7 +68,7 @@ def test_rows_of_a_recommender(interp, alone, frame, held):
 
 def test_training_rows(learn):
     rows = CollabInterpretation.from_learner(learn, ds_idx=0).rows
-    assert np.array_equal(rows.rating, learn.dls.train_ds.y[:,0]) and (rows[['user_ratings','item_ratings']]>0).all(axis=None)
+    assert np.array_equal(rows.rating, learn.dls.train_ds.store.ratings()[:,0]) and (rows[['user_ratings','item_ratings']]>0).all(axis=None)
 
 @pytest.mark.parametrize('kwargs', [dict(arch=DotProduct), dict(arch=HybridNN), dict(arch='auto', cols=dict(genre_name='genres')),
     dict(loss=OrdinalLoss), dict(center=True)], ids=str)

@@ -25,8 +25,8 @@ def learner_state(learn):
     "Weights, modes, data, order and callbacks of a learner, to compare"
     model,train = learn.model,learn.dls.train_ds
     return dict(weights={k:v.tolist() for k,v in model.state_dict().items()}, grads=[p.grad is None for p in model.parameters()],
-        modes=[m.training for m in model.modules()], training=learn.training, x=train.x.tolist(), y=train.y.tolist(), n=learn.dls.train.n,
-        valid=learn.dls.valid_ds.x.tolist(), order=learn.dls.train.order_rng.getstate(), weight=learn.dls.train.user_weight,
+        modes=[m.training for m in model.modules()], training=learn.training, x=train.store.ids().tolist(), y=train.store.ratings().tolist(), n=learn.dls.train.n,
+        valid=learn.dls.valid_ds.store.ids().tolist(), order=learn.dls.train.order.state(), weight=learn.dls.train.user_weight,
         cbs=[id(o) for o in learn.cbs], opt=id(learn.opt), history=str(getattr(learn.recorder, 'values', None)), ids=(id(learn.dls),id(model),id(train)))
 
 @pytest.fixture(scope='module')
@@ -57,7 +57,7 @@ def make(dls, arch):
 
 def brute(learn, u, k):
     "For each user row, the rows of the `k` best items, item by item"
-    seen,res = {tuple(o) for o in learn.dls.train_ds.x.tolist()},[]
+    seen,res = {tuple(o) for o in learn.dls.train_ds.store.ids().tolist()},[]
     with torch.no_grad():
         for o in u:
             items = [i for i in range(1, learn.dls.n_items) if (o,i) not in seen]
@@ -189,7 +189,7 @@ def test_report_leaves_the_fit_alone(dls):
         set_seed(2)
         learn = collab_learner(loaders, n_factors=4, arch=DotProductBias, cbs=cbs)
         caught(lambda: quiet(learn, 1, 1e-2))
-        return rng_state(),{k:v.tolist() for k,v in learn.model.state_dict().items()},[m.training for m in learn.model.modules()],loaders.train_ds.x.tolist()
+        return rng_state(),{k:v.tolist() for k,v in learn.model.state_dict().items()},[m.training for m in learn.model.modules()],loaders.train_ds.store.ids().tolist()
     assert run(PopularityBias())==run(None)
 
 LIMITS = PopularityBias.limits
