@@ -1,6 +1,7 @@
-# make demo   see it work, on synthetic ratings
-# make test   everything that CI checks; FASTCOLLAB_DATA=DIR adds the tests on real data
-# make docs   the site, in _docs
+# make demo        see it work, on synthetic ratings
+# make test        everything that CI checks; FASTCOLLAB_DATA=DIR adds the tests on real data
+# make test-fast   the tests without notebooks, a browser and what is marked slow: for the minutes between two commits
+# make docs        the site, in _docs
 PY   ?= python3
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -14,18 +15,23 @@ export NO_MKDOCS_2_WARNING := 1
 # batches are small: threads that wait for each other cost more than they help
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test sync style nbtest pytest readme docs docs-serve clean
+.PHONY: demo test test-fast sync style nbtest pytest readme docs docs-serve clean
 
 demo: $(VENV)/.run
 	$(BIN)/fastcollab demo --out demo
 
 test: sync style nbtest pytest
 
-# modules equal an export of the notebooks, notebooks are clean, README.md equals its notebook, Quarto knows them all: compared in a copy, so nothing here changes
+test-fast: $(VENV)/.dev
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser'
+
+# modules equal an export of the notebooks, notebooks are clean, README.md equals its notebook, and Quarto's list has
+# them all: compared in a copy, so nothing here changes
 sync: $(VENV)/.dev
 	@echo '== notebooks, modules and README.md in sync'
-	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && cp -R nbs fastcollab tools pyproject.toml README.md "$$tmp" && bin=$$PWD/$(BIN) && \
-	  (cd "$$tmp" && "$$bin/nbdev-export" && "$$bin/nbdev-clean" && "$$bin/nbdev-sidebar" && "$$bin/python" tools/readme.py) && \
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && bin=$$PWD/$(BIN) && \
+	  cp -R nbs fastcollab tools pyproject.toml README.md "$$tmp" && (cd "$$tmp" && \
+	    "$$bin/nbdev-export" && "$$bin/nbdev-clean" && "$$bin/nbdev-sidebar" && "$$bin/python" tools/readme.py) && \
 	  for o in nbs fastcollab README.md; do diff -r -x __pycache__ -x .ipynb_checkpoints $$o "$$tmp/$$o" || \
 	    { echo 'out of sync: run nbdev-export, nbdev-clean, nbdev-sidebar and python tools/readme.py, and commit what they change'; exit 1; }; done
 
@@ -37,7 +43,7 @@ nbtest: $(VENV)/.dev
 	@echo '== notebooks'
 	@$(BIN)/nbdev-test --n-workers 2 --timing
 
-# tests/repo/test_site.py builds the site, checks its links and looks at it
+# tests/repo/test_site.py builds the site, checks its links and looks at it in Chromium
 pytest: $(VENV)/.dev $(VENV)/.docs
 	@echo '== tests'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -45,7 +51,7 @@ pytest: $(VENV)/.dev $(VENV)/.docs
 readme: $(VENV)/.dev
 	$(BIN)/python tools/readme.py
 
-# the site made from the notebooks, without Quarto: fails with a list if a link inside it leads nowhere
+# the site made from the notebooks, without Quarto; if links inside it lead nowhere, it lists them and fails
 docs: $(VENV)/.docs
 	@echo '== the site, in _docs'
 	@$(BIN)/python -m mkdocs build -q

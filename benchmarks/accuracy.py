@@ -1,21 +1,31 @@
-"""The most accurate models: `FASTCOLLAB_DATA=DIR python benchmarks/accuracy.py` prints their errors, some 90 minutes on one core
+"""The errors of the most accurate models
 
-DIR holds ml-100k.zip and ml-latest-small.zip. Three models for each split of the data. Biased matrix factorisation: DotProductBias, k=50, bs=512, fit_one_cycle(8, 5e-3,
-wd=.4), on ml-latest-small (5, 5e-3, wd=.1), the settings of foundation.py. Best: `collab_learner(dls, arch='auto')` and `learn.fit_auto()`; where there are times, with session effects. Chain: SVDPlusPlus
-with 15 factors and SGHMC, 1,600 steps on the whole training part, lr=.5, wd=10, 100 states averaged, and session effects. Both: `ensemble` of the two, with weights found on a tenth of the training
-part by models trained on the rest of it, once for each set of columns of a data set. The rules of `auto_config`, reaches and sizes of session effects, and k, lr, wd and steps of the chain, were chosen on that tenth too; the test
-parts were scored by this command alone, once with tables of days and, where there are times, once more with session effects; and u1 a few times before that, while the model was
-ported from a prototype with settings that had been found by others.
+    FASTCOLLAB_DATA=DIR python benchmarks/accuracy.py [PART...]   # about 90 minutes on one core
 
-`rule` prints how the error on the tenth depends on the decay, and what `auto_config` says: for samples, parts and the union of both sets. `forward` trains on the first 90 % of
-the timeline. `seconds` times the fit on u1. A figure behind a row is the one to reach, and the best that is known to have been
-published, as they are reported: myFM 0.8808 with all features and 0.9057 with ids (Bayesian factorisation machines with ordered probit), GLocal-K 0.8889 (arXiv 2108.12184),
-MyMediaLite 0.9076; and 0.869 of fastai.collab as shipped (foundation.py)."""
+DIR holds ml-100k.zip and ml-latest-small.zip. Each split of the data gets four models:
+* biased matrix factorization: DotProductBias, k=50, bs=512, fit_one_cycle(8, 5e-3, wd=.4), and (5, 5e-3, wd=.1) on
+  ml-latest-small, as in foundation.py
+* auto: `collab_learner(dls, arch='auto')` and `learn.fit_auto()`, with session effects where there are timestamps
+* posterior: SVDPlusPlus with 15 factors and SGHMC, 1,600 steps on the whole training part, lr=.5, wd=10, 100 samples
+  averaged, and session effects
+* both: `ensemble` of the two. Its weights come from a tenth of the training part and models trained on the rest of it,
+  once for each set of columns
+
+The rules of `auto_config`, the reach and size of session effects, and k, lr, wd and steps of the posterior were chosen
+on that tenth too. Only this command scored the test parts: once with tables of days and, where there are timestamps,
+once more with session effects. u1 was also scored a few times earlier, while the model was ported from a prototype
+whose settings came from others.
+
+`rule` prints how the error on the tenth depends on weight decay, beside what `auto_config` says, for samples, parts and
+the union of both data sets. `forward` trains on the first 90 % of the timeline. `seconds` times the fit on u1. The
+figure behind a row is the target, with the best published result we know of, as reported: myFM 0.8808 with all features
+and 0.9057 with ids (Bayesian factorization machines with ordered probit), GLocal-K 0.8889 (arXiv 2108.12184),
+MyMediaLite 0.9076, and 0.869 of fastai.collab as shipped (foundation.py)."""
 from common import *
 from fastcollab.all import *
 
 USERS,ITEMS,TIME = ['age','gender','occupation','district'],['genres','year'],'timestamp'
-CHAIN = dict(n_factors=15, opt_func=SGHMC, config=dict(timestamps=()))
+POSTERIOR = dict(n_factors=15, opt_func=SGHMC, config=dict(timestamps=()))
 
 def with_year(df):
     "The year in the title, and the first character of the zip code"
@@ -29,9 +39,11 @@ def tenth(splits, seed=0):
     return rows[len(rows)//10:],rows[:len(rows)//10]
 
 def columns(df, features=True, time=True):
-    return dict(item_cols=ITEMS if features else None, user_cols=USERS if features and 'zip' in df else None, time_name=TIME if time else None)
+    return dict(item_cols=ITEMS if features else None, user_cols=USERS if features and 'zip' in df else None,
+        time_name=TIME if time else None)
 
-def loaders(df, splits, **kwargs): return CollabDataLoaders.from_df(df, splits=splits, seed=42, bs=512, val_bs=2**15, **kwargs)
+def loaders(df, splits, **kwargs):
+    return CollabDataLoaders.from_df(df, splits=splits, seed=42, bs=512, val_bs=2**15, **kwargs)
 
 def quietly(learn, f):
     with learn.no_bar(), learn.no_logging(): f()
@@ -44,7 +56,8 @@ def error(learn):
 def fit_mf(df, splits, seed):
     "Biased matrix factorisation"
     set_seed(seed)
-    learn = collab_learner(loaders(df, splits), y_range=rating_range(torch.tensor(df.rating.to_numpy())), unk_p=0, metrics=rmse)
+    learn = collab_learner(loaders(df, splits), y_range=rating_range(torch.tensor(df.rating.to_numpy())), unk_p=0,
+        metrics=rmse)
     args = ((5,5e-3),.1) if 'zip' not in df else ((8,5e-3),.4)
     return quietly(learn, lambda: learn.fit_one_cycle(*args[0], wd=args[1]))
 
@@ -53,28 +66,32 @@ def fit_auto(dls, seed):
     learn = collab_learner(dls, arch='auto', metrics=rmse)
     return quietly(learn, learn.fit_auto)
 
-def fit_chain(dls, seed, steps=1600):
+def fit_posterior(dls, seed, steps=1600):
     set_seed(seed)
     s = auto_config(dls)
     cbs = [PosteriorSampling(), *([FitSessionEffects()] if dls.train_ds.timestamps is not None else [])]
-    learn = collab_learner(dls.full_batch(steps//4), arch=SVDPlusPlus, y_range=s.y_range, unk_p=s.unk_p, cbs=cbs, metrics=rmse, **CHAIN)
+    learn = collab_learner(dls.full_batch(steps//4), arch=SVDPlusPlus, y_range=s.y_range, unk_p=s.unk_p, cbs=cbs,
+        metrics=rmse, **POSTERIOR)
     return quietly(learn, lambda: learn.fit(4, .5))
 
 def both_weights(df, splits, cols):
     dls = loaders(df, tenth(splits), **cols)
-    return ensemble([fit_auto(dls, 0),fit_chain(dls, 0)]).model.weights.tolist()
+    return ensemble([fit_auto(dls, 0),fit_posterior(dls, 0)]).model.weights.tolist()
 
 def mean_sd(res): return f'{np.mean(res):.4f} +- {np.std(res, ddof=1):.4f}'
 
 def table(name, df, folds, cols, asked, published=''):
     "All models on `folds`, a list of splits: mean over folds and seeds, deviation over seeds of the means over folds"
     weights = both_weights(df, folds[0], cols)
-    res = np.array([[[error(fit_mf(df, o, seed)), *_pair(loaders(df, o, **cols), seed, weights)] for o in folds] for seed in SEEDS]).mean(1)   # (seeds,4)
-    for k,(what,goal) in enumerate(zip(('biased MF','best','chain',f'both, {weights[0]:.2f} and {weights[1]:.2f}'), ('',asked[0],'',asked[1]))):
+    # (seeds,4)
+    res = np.array([[[error(fit_mf(df, o, seed)), *_pair(loaders(df, o, **cols), seed, weights)] for o in folds]
+        for seed in SEEDS]).mean(1)
+    for k,(what,goal) in enumerate(zip(('biased MF','auto','posterior',f'both, {weights[0]:.2f} and {weights[1]:.2f}'),
+        ('',asked[0],'',asked[1]))):
         row(f'{name}: {what}', mean_sd(res[:,k]), f'<= {goal}{published}' if goal else '')
 
 def _pair(dls, seed, weights):
-    learns = [fit_auto(dls, seed),fit_chain(dls, seed)]
+    learns = [fit_auto(dls, seed),fit_posterior(dls, seed)]
     return *map(error, learns),error(ensemble(learns, weights))
 
 def u1():
@@ -100,8 +117,12 @@ def folds():
     res = []
     for d,splits in parts: res.append((with_year(d),splits))
     weights,rows = both_weights(*res[0], columns(df)),[]
-    for seed in SEEDS: rows.append(np.mean([[error(fit_mf(d, o, seed)), *_pair(loaders(d, o, **columns(d)), seed, weights)] for d,o in res], 0))
-    for k,(what,goal) in enumerate((('biased MF',''),('best','<= 0.873'),('chain',''),(f'both, {weights[0]:.2f} and {weights[1]:.2f}','<= 0.868'))): row(f'features and time: {what}', mean_sd([o[k] for o in rows]), goal)
+    for seed in SEEDS:
+        rows.append(np.mean([[error(fit_mf(d, o, seed)), *_pair(loaders(d, o, **columns(d)), seed, weights)]
+            for d,o in res], 0))
+    both = f'both, {weights[0]:.2f} and {weights[1]:.2f}'
+    for k,(what,goal) in enumerate({'biased MF':'', 'auto':'<= 0.873', 'posterior':'', both:'<= 0.868'}.items()):
+        row(f'features and time: {what}', mean_sd([o[k] for o in rows]), goal)
 
 def five(n, seed=0):
     "Five random folds"
@@ -129,7 +150,8 @@ def latest():
 
 def forward():
     "The last tenth of the timeline, rows with known and with new ids apart"
-    say('\nThe last tenth of the timeline: all rows, rows whose user and item are known, and rows where one of them is new')
+    say('\nThe last tenth of the timeline: all rows, rows whose user and item are known, and rows where one of them '
+        'is new')
     for name in ('ml-100k','ml-latest-small'):
         df = with_year(movielens(name))
         splits = TemporalSplitter(.1)(df)
@@ -139,14 +161,16 @@ def forward():
                 set_seed(seed)
                 learn = collab_learner(loaders(df, splits, **columns(df, time=time)), arch='auto', cbs=ValidRMSE())
                 res.append(quietly(learn, learn.fit_auto).recorder.values[-1][2:])
-            row(f'{name}: best, {"with" if time else "without"} times', mean_sd([o[0] for o in res]), '; '.join(f'{o:.4f}' for o in np.mean(res, 0)[1:]))
+            row(f'{name}: auto, {"with" if time else "without"} times', mean_sd([o[0] for o in res]),
+                '; '.join(f'{o:.4f}' for o in np.mean(res, 0)[1:]))
         learn = fit_mf(df, splits, 0)
         learn.add_cb(ValidRMSE())
         row(f'{name}: biased MF', f'{error(learn):.4f}')
 
 def rule():
     "How the error on a tenth depends on the decay, beside what `auto_config` says"
-    say('\nRMSE on a tenth of the training part by multiples of the decays (1.5, 2); one seed; features and times but where it says ids')
+    say('\nRMSE on a tenth of the training part by multiples of the decays (1.5, 2); one seed; features and times but '
+        'where it says ids')
     df,splits = movielens_fold('ml-100k', 1)
     df,ls,rng = with_year(df),with_year(movielens('ml-latest-small')),np.random.default_rng(1)
     a,b = tenth(splits),tenth(RandomSplitter(.2, seed=42)(ls))
@@ -156,15 +180,20 @@ def rule():
         d = d[d.movieId.isin(d.movieId.value_counts().index[:ni])].reset_index(drop=True)
         return d,RandomSplitter(.2, seed=0)(d)
     few = df.userId.isin(rng.permutation(df.userId.unique())[:236]).to_numpy()
-    two = pd.concat([df.assign(userId=-df.userId), ls])[['userId','title','rating','timestamp','genres','year']].reset_index(drop=True)
+    two = pd.concat([df.assign(userId=-df.userId),
+        ls])[['userId','title','rating','timestamp','genres','year']].reset_index(drop=True)
     two = two.assign(movieId=pd.factorize(two.title)[0])
     first = two.drop_duplicates('movieId').set_index('movieId')
-    two = two.assign(**{o:two.movieId.map(first[o]) for o in ITEMS})[['userId','movieId','rating','timestamp','title','genres','year']]
-    sets = [('ml-100k, a sample', df, part(a, 9000), {}), ('ml-100k, a sample', df, part(a, 18_000), {}), ('ml-100k, a sample', df, part(a, 36_000), {}),
-        ('ml-100k, a quarter of the users', df, tuple(o[few[o]] for o in a), {}), ('ml-latest-small, a sample', ls, part(b, 36_000), {}),
-        ('ml-100k', df, a, {}), ('ml-100k, ids', df, a, dict(features=False, time=False)), ('ml-latest-small', ls, b, {}),
-        ('ml-latest-small, ids', ls, b, dict(features=False, time=False)),
-        ('ml-100k, 450 x 600 with most ratings', *core(df, 450, 600), {}), ('the same, ids', *core(df, 450, 600), dict(features=False, time=False)),
+    two = two.assign(**{o:two.movieId.map(first[o])
+        for o in ITEMS})[['userId','movieId','rating','timestamp','title','genres','year']]
+    ids,most = dict(features=False, time=False),core(df, 450, 600)
+    sets = [('ml-100k, a sample', df, part(a, 9000), {}), ('ml-100k, a sample', df, part(a, 18_000), {}),
+        ('ml-100k, a sample', df, part(a, 36_000), {}),
+        ('ml-100k, a quarter of the users', df, tuple(o[few[o]] for o in a), {}),
+        ('ml-latest-small, a sample', ls, part(b, 36_000), {}),
+        ('ml-100k', df, a, {}), ('ml-100k, ids', df, a, ids), ('ml-latest-small', ls, b, {}),
+        ('ml-latest-small, ids', ls, b, ids),
+        ('ml-100k, 450 x 600 with most ratings', *most, {}), ('the same, ids', *most, ids),
         ('both together', two, tenth(RandomSplitter(.2, seed=42)(two)), {})]
     for name,d,splits,cols in sets:
         dls = loaders(d, splits, **columns(d, **cols))
@@ -175,13 +204,16 @@ def rule():
             learn = collab_learner(dls, arch='auto', metrics=rmse)
             quietly(learn, lambda: learn.fit_one_cycle(s.epochs, s.lr, wd=[1.5*m,2*m]))
             res[m] = learn.recorder.values[-1][2]
-        row(f'{len(dls.train_ds):,} {name}', f'{s.wd[0]/1.5:.2f} suggested', '  '.join(f'{m}: {v:.4f}' for m,v in res.items()))
+        row(f'{len(dls.train_ds):,} {name}', f'{s.wd[0]/1.5:.2f} suggested',
+            '  '.join(f'{m}: {v:.4f}' for m,v in res.items()))
 
 def session_effects():
     "How the error on a tenth depends on how far session effects carry, and how much"
     from fastcollab.models import session as m
-    say('\nRMSE on a tenth of the training part by what `session_effects` assumes: best, seed 0, without session effects, and with reaches (20 s, 10 min) and sizes (0.1, 0.15) times a factor')
-    for name,(d,rows) in {'ml-100k':movielens_fold('ml-100k', 1), 'ml-latest-small':(ls := movielens('ml-latest-small'), RandomSplitter(.2, seed=42)(ls))}.items():
+    say('\nRMSE on a tenth of the training part by what `session_effects` assumes: auto, seed 0, without session '
+        'effects, and with reaches (20 s, 10 min) and sizes (0.1, 0.15) times a factor')
+    for name,(d,rows) in {'ml-100k':movielens_fold('ml-100k', 1), 'ml-latest-small':(ls := movielens('ml-latest-small'),
+        RandomSplitter(.2, seed=42)(ls))}.items():
         d,rows = with_year(d),tenth(rows)
         for what,unit in (('',1),(', times cut to minutes',60),(', to hours',3600),(', to days',86400)):
             dls = loaders(d.assign(timestamp=d.timestamp//unit*unit), rows, **columns(d))
@@ -196,7 +228,8 @@ def session_effects():
                 cb._fit()
                 res[reach,size] = error(learn)
             m._reach,m._size = own
-            row(f'{name}{what}: session effects', f'{res.pop((1,1)):.4f}', '  '.join(f'reach x{a:g}, size x{b:g}: {v:.4f}' for (a,b),v in res.items()))
+            row(f'{name}{what}: session effects', f'{res.pop((1,1)):.4f}',
+                '  '.join(f'reach x{a:g}, size x{b:g}: {v:.4f}' for (a,b),v in res.items()))
 
 def seconds():
     "The fit on u1, validation included, after one epoch that compiles"
@@ -207,8 +240,11 @@ def seconds():
     quietly(learn, lambda: learn.fit(1))
     say('\nml-100k u1, features and time, 12 epochs, validation and the table included, one thread; median of five')
     secs = sorted(timed(lambda: fit_auto(dls, 0))[1] for _ in range(5))
-    row('best', f'{secs[2]:.2f} s', '< 5 s')
-    secs = sorted(timed(lambda: fit_chain(dls, 0))[1] for _ in range(3))
-    row('chain, 1,600 steps', f'{secs[1]:.1f} s')
+    row('auto', f'{secs[2]:.2f} s', '< 5 s')
+    secs = sorted(timed(lambda: fit_posterior(dls, 0))[1] for _ in range(3))
+    row('posterior, 1,600 steps', f'{secs[1]:.1f} s')
 
-if __name__=='__main__': report(__file__, [u1, u1_no_time, folds, random5, random5_ids, latest, forward, session_effects, rule, seconds], 'one thread; means and standard deviations over training seeds 0, 1, 2; behind an error what is to be reached and the best figure published')
+if __name__=='__main__':
+    report(__file__, [u1, u1_no_time, folds, random5, random5_ids, latest, forward, session_effects, rule, seconds],
+        'one thread; means and standard deviations over training seeds 0, 1, 2; behind an error what is to be reached '
+        'and the best figure published')

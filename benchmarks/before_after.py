@@ -1,8 +1,12 @@
-"""Speed and accuracy of this checkout against another one: `FASTCOLLAB_DATA=DIR python benchmarks/before_after.py OTHER` prints them and keeps them in results/
+"""Speed and accuracy of this checkout against another one
 
-DIR holds ml-latest-small.zip and ml-100k.zip; OTHER is a checkout of fastcollab, say of an earlier commit. About 10 minutes on 2 cores. Each part runs in a process of its own, on one
-thread, first from OTHER and then from here, ROUNDS times in turn, after one round that compiles. Seconds are medians; the ratio is the median of the ratios of the pairs. Errors are RMSE on
-the validation part with the same seed. A change of structure passes if ratios stay below 1.03 and errors within 0.0005."""
+    FASTCOLLAB_DATA=DIR python benchmarks/before_after.py OTHER [PART...]   # about 10 minutes on 2 cores
+
+DIR holds ml-latest-small.zip and ml-100k.zip; OTHER is a checkout of fastcollab, such as an earlier commit. About 10
+minutes on 2 cores. Each part runs in its own process, on one thread, first from OTHER and then from here, ROUNDS times
+in turn, after one round that compiles. Seconds are medians; the ratio is the median of the ratios of the pairs. Errors
+are RMSE on the validation part with the same seed. A change of structure passes if ratios stay below 1.03 and errors
+within 0.0005. Results go to benchmarks/results/before_after.txt."""
 import json, os, statistics, subprocess, sys, time, warnings
 from pathlib import Path
 
@@ -49,7 +53,8 @@ def warm():
     df = synthetic_ratings(60, 40, 1000)
     for kwargs in (dict(), dict(genre_name='genres')):
         fit(collab_learner(CollabDataLoaders.from_df(df, seed=42, **kwargs), metrics=rmse), 1, 5e-3)
-    fit(collab_learner(CollabDataLoaders.from_df(df, seed=42, time_name='timestamp'), arch='best', metrics=rmse), 1, 5e-3)
+    fit(collab_learner(CollabDataLoaders.from_df(df, seed=42, time_name='timestamp'), arch='best', metrics=rmse), 1,
+        5e-3)
 
 def million(): return synthetic_ratings(6040, 3706, 1_000_209)
 
@@ -106,14 +111,16 @@ PARTS = [small,genres,net,auto,rows64,rows1024,rows8192,encode,lists,fold]
 def run(checkout, part):
     "Seconds and error of a part, run from a checkout"
     env = dict(os.environ, PYTHONPATH=str(checkout), OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')
-    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, 'run', part], env=env, capture_output=True, text=True)
+    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, 'run', part], env=env, capture_output=True,
+        text=True)
     if out.returncode: raise RuntimeError(f'{part} failed from {checkout}: {out.stderr[-2000:]}')
     return json.loads(out.stdout.splitlines()[-1])
 
 def compare(other, names):
     "Print a row for each part"
     from common import LINES, machine, say
-    say(f'benchmarks/before_after.py: {machine()}\none thread; medians of {ROUNDS} runs in turn; seconds before, after, and their ratio; RMSE before and after')
+    say(f'benchmarks/before_after.py: {machine()}\none thread; medians of {ROUNDS} runs in turn; seconds before, '
+        f'after, and their ratio; RMSE before and after')
     for part in PARTS:
         if names and part.__name__ not in names: continue
         pairs = [(run(other, part.__name__),run(HERE, part.__name__)) for _ in range(ROUNDS+1)][1:]

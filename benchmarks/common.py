@@ -1,4 +1,4 @@
-"What the benchmarks share: seeds, quiet fits, lines that are printed and kept, and the machine that they ran on"
+"What the benchmarks share: seeds, quiet fits, printed lines that are kept for a file, and the machine they ran on"
 import os, platform, sys, time, warnings
 from datetime import date
 from pathlib import Path
@@ -16,13 +16,16 @@ def say(text=''):
     print(text, flush=True)
     LINES.append(str(text))
 
-def row(what, value, asked='', secs=None): say(f'{what:<66} {value:<22} {asked:<26}' + (f'{secs:6.1f} s a fit' if secs else ''))
+def row(what, value, asked='', secs=None):
+    say(f'{what:<66} {value:<22} {asked:<26}' + (f'{secs:6.1f} s a fit' if secs else ''))
 
 def machine():
     "What this ran on"
-    cpu = next((o.split(':')[1].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name')), platform.processor()) \
+    cpu = next((o.split(':')[1].strip() for o in Path('/proc/cpuinfo').read_text().splitlines()
+        if o.startswith('model name')), platform.processor()) \
         if Path('/proc/cpuinfo').exists() else platform.processor()
-    return (f'{date.today()}, {cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, '
+    return (f'{date.today()}, {cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, '
+        f'torch {torch.__version__}, '
         f'fastai {fastai.__version__}, pandas {pd.__version__}, fastcollab {__version__}')
 
 def quiet_fit(learn, epochs, lr, wd):
@@ -38,7 +41,7 @@ def timed(f):
 NOTE = f'one thread; means over training seeds {SEEDS}; the last column is the time of a fit, validation included'
 
 def report(file, parts, note=NOTE):
-    "Run the functions `parts`, or those of them that the command line names, on one thread, and write what they say to results/"
+    "Run `parts`, or those that the command line names, on one thread, and save what they print in results/"
     named = [o for o in parts if o.__name__ in sys.argv[1:]]
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)

@@ -1,10 +1,16 @@
-"""The figures of inference: `FASTCOLLAB_DATA=DIR python benchmarks/inference.py [PART...]` prints them and keeps them in benchmarks/results/
+"""The figures of inference
 
-DIR holds ml-latest-small.zip and ml-100k.zip. On 2 cores some 10 minutes, with up to 4 GB. PEERS_PYTHON names a Python with implicit (extra `bench`),
-if this has not. lists: each contender has a process of its own and takes all users three times, of which the best counts; memory is the peak of these over
-what the process has with the factors and what was seen. The bare contender is the product and `torch.topk`, in the chunk size that is best for it.
-newcomers: a fifth of the users of ml-100k is held out; four fifths of their ratings are folded in, or trained in, and the rest is predicted. many: ratings
-of new users that follow from the factors, with noise. folder: a process that saves without a pause is killed, and what is there is loaded."""
+    FASTCOLLAB_DATA=DIR python benchmarks/inference.py [PART...]   # about 10 minutes on 2 cores, up to 4 GB
+
+DIR holds ml-latest-small.zip and ml-100k.zip. About 10 minutes on 2 cores, with up to 4 GB. PEERS_PYTHON names a Python
+that has implicit (extra `bench`), if this one doesn't.
+* lists: each contender has its own process and scores all users three times; the best time counts. Memory is the peak
+  over what the process holds with the factors and the histories. The bare contender is the matrix product and
+  `torch.topk`, in the chunk size that suits it best
+* newcomers: a fifth of the users of ml-100k is held out. Four fifths of their ratings are folded in, or trained on, and
+  the rest is predicted
+* many: ratings of new users, made from the factors with noise
+* folder: a process that keeps saving is killed, and what it left is loaded"""
 import gc, json, multiprocessing, os, random, signal, statistics, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
@@ -17,7 +23,8 @@ def peak_mb(reset=False):
     "Peak of the memory of this process since it was reset, in MB"
     gc.collect()
     if reset: Path('/proc/self/clear_refs').write_text('5')
-    return int(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('VmHWM')).split()[1])/1024
+    return int(next(o for o in Path('/proc/self/status').read_text().splitlines()
+        if o.startswith('VmHWM')).split()[1])/1024
 
 def load(file):
     "Factors, and the ends and items of what was seen"
@@ -47,7 +54,8 @@ def fastcollab(file, threads):
     ids = tuple(pd.RangeIndex(1, len(o)+1) for o in (U,M))
     U,M = (torch.cat([o.new_zeros(1, o.shape[1]), o]) for o in (U,M))   # row 0 is the unknown one
     seen = UserHistory(torch.cat([ends[:1],ends]), items+1, torch.ones(len(items)))
-    rec = Recommender(DotScorer(U, M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])), seen, biased=False)
+    rec = Recommender(DotScorer(U, M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])), seen,
+        biased=False)
     return lambda: rec.recommend(k=10),{}
 
 def implicit(file, threads):
@@ -82,7 +90,8 @@ def factors(folder):
 
 def ask(who, *args):
     python = os.environ.get('PEERS_PYTHON', sys.executable) if who=='implicit' else sys.executable
-    res = subprocess.run([python, __file__, 'run', json.dumps([who, *map(str, args[:1]), *args[1:]])], capture_output=True, text=True)
+    res = subprocess.run([python, __file__, 'run', json.dumps([who, *map(str, args[:1]), *args[1:]])],
+        capture_output=True, text=True)
     if res.returncode: raise RuntimeError(f'{who} ended with {res.returncode}: {res.stderr[-2000:]}')
     return json.loads(res.stdout.splitlines()[-1])
 
@@ -94,24 +103,31 @@ def lists():
         for threads in dict.fromkeys((1,os.cpu_count())):
             res = {who:ask(who, file, threads) for who in ('bare','fastcollab','implicit')}
             for who,o in res.items():
-                row(f'{who}, threads={threads}'+(f', chunks of {o["chunk"]}' if 'chunk' in o else ''), f'{o["secs"]:.2f} s, {SHAPE["n_users"]/o["secs"]:,.0f} users/s')
+                row(f'{who}, threads={threads}'+(f', chunks of {o["chunk"]}' if 'chunk' in o else ''),
+                    f'{o["secs"]:.2f} s, {SHAPE["n_users"]/o["secs"]:,.0f} users/s')
                 row('    peak memory over the factors', f'{o["mb"]:.0f} MB', '< 1 GB' if who=='fastcollab' else '')
-            row(f'fastcollab against the bare product and topk, threads={threads}', f'{res["bare"]["secs"]/res["fastcollab"]["secs"]:.2f}x', '>= 0.7x')
-            row(f'fastcollab against implicit, threads={threads}', f'{res["implicit"]["secs"]/res["fastcollab"]["secs"]:.2f}x', '> 1x')
+            row(f'fastcollab against the bare product and topk, threads={threads}',
+                f'{res["bare"]["secs"]/res["fastcollab"]["secs"]:.2f}x', '>= 0.7x')
+            row(f'fastcollab against implicit, threads={threads}',
+                f'{res["implicit"]["secs"]/res["fastcollab"]["secs"]:.2f}x', '> 1x')
 
 def newcomers():
     "Fold-in against training"
-    say('\nml-100k, a fifth of the users held out; bs=512, fit_one_cycle(8, 5e-3, wd=0.1), k=50; RMSE on a fifth of their ratings, means over 3 seeds')
+    say('\nml-100k, a fifth of the users held out; bs=512, fit_one_cycle(8, 5e-3, wd=0.1), k=50; RMSE on a fifth of '
+        'their ratings, means over 3 seeds')
     df = movielens('ml-100k')
     for arch,y_range in ((DotProductBias,(.5,5.5)),(DotProductBias,None),(DotProduct,(.5,5.5))):
         res = np.array([_newcomers(df, seed, arch, y_range) for seed in SEEDS])
         means,name = res.mean(0),f'{arch.__name__}, y_range={y_range}'
-        row(f'{name}: folded in, trained in', f'{means[0]:.4f}, {means[1]:.4f}', 'within 0.01' if y_range and arch is DotProductBias else '')
-        row('    differences by seed; averages of the items', ' '.join(f'{o:+.4f}' for o in res[:,0]-res[:,1]), f'{means[2]:.4f}')
+        row(f'{name}: folded in, trained in', f'{means[0]:.4f}, {means[1]:.4f}', 'within 0.01' if y_range
+            and arch is DotProductBias else '')
+        row('    differences by seed; averages of the items', ' '.join(f'{o:+.4f}' for o in res[:,0]-res[:,1]),
+            f'{means[2]:.4f}')
 
 def many():
     "Thousands of newcomers at once, on one thread"
-    say('\n10,000 new users with 50 ratings each, k=64, 50,000 items; medians of 3 runs, in seconds of the processor, which other work does not change much')
+    say('\n10,000 new users with 50 ratings each, k=64, 50,000 items; medians of 3 runs, in seconds of the processor, '
+        'which other work does not change much')
     for y_range in ((.5,5.5),None):
         rec,new = _liking(y_range)
         for decay,why in ((rec.decay(),'found'),(4.,'that of ml-100k')):
@@ -123,7 +139,7 @@ def many():
             row(f'y_range={y_range}, decay {decay:g}, {why}', f'{statistics.median(secs):.2f} s', '< 2 s')
 
 def _liking(y_range, n=10_000, m=SHAPE['n_items'], old=999):
-    "A recommender of `old` users, and the ratings of `n` new ones: what their vectors give, and noise with a deviation of 0.9 stars"
+    "A recommender of `old` users, and ratings of `n` new ones: what their vectors predict, with noise of 0.9 stars"
     from fastcollab.recommend.solve import link
     from fastcollab.recommend.lists import UserHistory
     from fastcollab.recommend.scorers import DotScorer
@@ -131,7 +147,8 @@ def _liking(y_range, n=10_000, m=SHAPE['n_items'], old=999):
     U,M = (torch.from_numpy(rng.normal(0, .3, (o+1,SHAPE['k']+2)).astype(np.float32)) for o in (old+n,m))
     U[0],M[0] = 0.,0.
     U[:,-1],M[:,-2] = 1.,1.                                                 # biases, and what they meet
-    u,i,shift = torch.arange(1, old+n+1).repeat_interleave(50),torch.from_numpy(rng.integers(1, m+1, (old+n)*50)),0. if y_range else 3.
+    u,i,shift = torch.arange(1, old+n+1).repeat_interleave(50),torch.from_numpy(rng.integers(1, m+1,
+        (old+n)*50)),0. if y_range else 3.
     y = link((U[u]*M[i]).sum(1)+shift, y_range)[0]+torch.from_numpy(rng.normal(0, .9, len(u)).astype(np.float32))
     if y_range: y = y.clamp(1, 5)
     ids,known = (pd.RangeIndex(1, old+1),pd.RangeIndex(1, m+1)),u<=old
@@ -140,7 +157,7 @@ def _liking(y_range, n=10_000, m=SHAPE['n_items'], old=999):
     return rec,pd.DataFrame(dict(user=u[~known], item=i[~known], rating=y[~known])).drop_duplicates(['user','item'])
 
 def _newcomers(df, seed, arch, y_range):
-    "RMSE of newcomers folded in and trained in, and of the averages; wd is the one of 0.05, 0.1, 0.2 and 0.4 with which `DotProductBias` trained in does best here"
+    "RMSE of new users, folded in and trained in, and of averages; wd is the best of .05 to .4 for `DotProductBias`"
     rng,names = np.random.default_rng(seed),list(df.columns[:3])
     users = df[names[0]].unique()
     out = df[names[0]].isin(rng.permutation(users)[:len(users)//5]).to_numpy()
@@ -184,7 +201,8 @@ def folder():
             seen.add(which.index(True))
     row(f'kill -9 at 20 random moments during save: one of {len(seen)}, whole', f'{good} of 20', '20 of 20')
     code = "import sys, fastcollab.recommend.recommender; print('fastai' if 'fastai' in sys.modules else 'no fastai')"
-    row('import fastcollab.recommend.recommender', subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip(), 'no fastai')
+    row('import fastcollab.recommend.recommender', subprocess.run([sys.executable, '-c', code], capture_output=True,
+        text=True, check=True).stdout.strip(), 'no fastai')
 
 def single():
     "One user, a folder, other formats"
@@ -196,12 +214,16 @@ def single():
     quiet_fit(learn, 5, 5e-3, .1)
     rec = learn.recommender()
     rec.recommend(1)
-    row('recommend for one user, median of 610', f'{statistics.median(timed(lambda: rec.recommend(u))[1] for u in rec.ids[0])*1e3:.2f} ms', '< 2 ms')
-    row('explain, median of 100', f'{statistics.median(timed(lambda: rec.explain(u, 318))[1] for u in rec.ids[0][:100])*1e3:.2f} ms')
+    row('recommend for one user, median of 610',
+        f'{statistics.median(timed(lambda: rec.recommend(u))[1] for u in rec.ids[0])*1e3:.2f} ms', '< 2 ms')
+    row('explain, median of 100',
+        f'{statistics.median(timed(lambda: rec.explain(u, 318))[1] for u in rec.ids[0][:100])*1e3:.2f} ms')
     with tempfile.TemporaryDirectory() as d:
         row('save, the first time', f'{timed(lambda: rec.save(d))[1]:.2f} s')
-        code = f'import time\nfrom fastcollab.recommend.recommender import Recommender\ns = time.perf_counter()\nRecommender.load({d!r})\nprint(time.perf_counter()-s)'
-        secs = [float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+        code = ('import time\nfrom fastcollab.recommend.recommender import Recommender\ns = time.perf_counter()\n'
+            f'Recommender.load({d!r})\nprint(time.perf_counter()-s)')
+        secs = [float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
+            for _ in range(3)]
         row('load in a fresh process, after the import', f'{statistics.median(secs):.3f} s', '< 0.2 s')
         same = Recommender.load(d).recommend().equals(rec.recommend())
         row('lists of everybody after save and load', 'identical' if same else 'DIFFERENT', 'identical')
@@ -214,7 +236,8 @@ def single():
     index,exact = rec.to_ann(),rec.recommend(exclude_seen=False)
     found = index.search(rec.queries(rec.ids[0]), 10).keys.astype(int)
     best = rec.ids[1].get_indexer(exact.item).reshape(-1, 10)+1
-    row('usearch, recall@10', f'{np.mean([len(set(a)&set(b))/10 for a,b in zip(found.tolist(), best.tolist())]):.4f}', '>= 0.95')
+    row('usearch, recall@10', f'{np.mean([len(set(a)&set(b))/10 for a,b in zip(found.tolist(), best.tolist())]):.4f}',
+        '>= 0.95')
 
 if __name__=='__main__':
     warnings.simplefilter('ignore')

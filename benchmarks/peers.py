@@ -1,14 +1,19 @@
-"""Other libraries on the same ratings: `python benchmarks/peers.py NAME FILE.npz THREADS TARGET` prints one line of JSON, for benchmarks/speed.py
+"""Other libraries on the same ratings, for benchmarks/speed.py
 
-FILE.npz holds `u_train i_train r_train u_test i_test r_test` (row numbers from 0), `n_users n_items` and the scale `lo hi`. A time is that of
-the library's own fit on data in the library's own format, the median of 3. `peers.py tune NAME FILE.npz` prints the grid of which SETTINGS are
-the frontier: the fastest settings for each RMSE, on a random tenth of the training part, never on the test.
+    python benchmarks/peers.py NAME FILE.npz THREADS TARGET   # prints a line of JSON
 
-libmf from PyPI is built without vector instructions, two to six times slower: CXXFLAGS="-O3 -march=native -DUSEAVX" pip install --no-binary
-libmf --no-cache-dir libmf; the settings here were chosen with those.
+FILE.npz holds `u_train i_train r_train u_test i_test r_test` (row numbers from 0), `n_users n_items` and the scale `lo
+hi`. A time is the library's own fit on data in its own format, the median of 3. `peers.py tune NAME FILE.npz` prints
+the grid; SETTINGS are its frontier: the fastest settings for each RMSE, on a random tenth of the training part, never
+on the test.
 
-implicit is not among them: its ALS (and its BPR) knows only whether a pair was seen, and with what weight. A value below zero is read as "not
-liked, that surely" and every pair without a rating as a 0 of weight 1, so its scores are no ratings, and centred ratings do not make them so."""
+PyPI's libmf is built without vector instructions, which makes it two to six times slower. Build it yourself:
+CXXFLAGS="-O3 -march=native -DUSEAVX" pip install --no-binary libmf --no-cache-dir libmf. The settings here were chosen
+with that build.
+
+implicit is missing because its ALS and BPR only know whether a pair was seen, and with what weight. A value below zero
+means "surely not liked" to it, and every pair without a rating a 0 of weight 1, so its scores aren't ratings, and
+centering the ratings doesn't change that."""
 import contextlib, io, itertools, json, os, re, resource, statistics, sys, threading, time
 from importlib import import_module
 from importlib.metadata import version
@@ -16,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-REPEATS,PATIENCE,LIMIT = 3,3,120   # fits a point, points in a row without a better RMSE before a curve ends, seconds before a process gives up
+# fits a point, points in a row without a better RMSE before a curve ends, seconds before a process gives up
+REPEATS,PATIENCE,LIMIT = 3,3,120
 
 class Surprise:
     "SVD: global mean, biases and factors by SGD, in Cython; it has one thread"
@@ -25,7 +31,8 @@ class Surprise:
     def __init__(self, d, threads):
         from surprise import Dataset, Reader
         import pandas as pd
-        df = pd.DataFrame(dict(u=d['u_train'], i=d['i_train'], r=d['r_train'])).sort_values('u', kind='stable')   # its order of passing: 6x faster
+        # its order of passing: 6x faster
+        df = pd.DataFrame(dict(u=d['u_train'], i=d['i_train'], r=d['r_train'])).sort_values('u', kind='stable')
         self.data = Dataset.load_from_df(df, Reader(rating_scale=(float(d['lo']),float(d['hi'])))).build_full_trainset()
     def model(self, epochs, k, lr, reg):
         from surprise import SVD
@@ -33,47 +40,59 @@ class Surprise:
     def predict(self, m, u, i): return [o.est for o in m.test([(a,b,0.) for a,b in zip(u.tolist(), i.tolist())])]
 
 class CMFRec:
-    """CMF by ALS: global mean, biases and factors, in C, set up for speed as its documentation says; conjugate gradients where they pay
+    """CMF by ALS: global mean, biases and factors, in C, set up for speed as documented, conjugate gradients if fast
 
-    Only users and items of the training part are passed: a row or column without ratings gets a bias of 1 from the second iteration on
-    (3.5.1, and NaN factors now and then), which costs .03 of RMSE on ml-latest-small. Ids beyond those get mean plus known bias."""
+    It gets only users and items of the training part. A row or column without ratings would get a bias of 1 from the
+    second iteration on (3.5.1, and sometimes NaN factors), which costs .03 of RMSE on ml-latest-small. All other ids
+    get the mean plus the known bias."""
     package,modules = 'cmfrec',('cmfrec','scipy')
     grid = dict(epochs=(1,2,3,4,6,8,12), k=(5,10,20,50), reg=(6.,10.,15.,20.), bias_reg=(2.,4.,8.))
     def __init__(self, d, threads):
         from scipy.sparse import coo_matrix
         self.threads,self.seen = threads,[np.unique(d[o]) for o in ('u_train','i_train')]
-        self.data = coo_matrix((d['r_train'], tuple(self.rows(d['u_train'], d['i_train']))), shape=[len(o) for o in self.seen])
+        self.data = coo_matrix((d['r_train'], tuple(self.rows(d['u_train'], d['i_train']))),
+            shape=[len(o) for o in self.seen])
     def rows(self, *ids):
         "Row numbers among the rows seen in training, one past the last for the others"
         return [np.where(np.isin(o, s), np.searchsorted(s, o), len(s)) for s,o in zip(self.seen, ids)]
     def model(self, epochs, k, reg, bias_reg):
         from cmfrec import CMF
-        return CMF(k=k, lambda_=[bias_reg,bias_reg,reg,reg,reg,reg], niter=epochs, method='als', use_cg=k>10, finalize_chol=False, use_float=True,
+        return CMF(k=k, lambda_=[bias_reg,bias_reg,reg,reg,reg,reg], niter=epochs, method='als', use_cg=k>10,
+            finalize_chol=False, use_float=True,
             precompute_for_predictions=False, nthreads=self.threads, random_state=0, verbose=False)
     def predict(self, m, u, i): return m.predict(*self.rows(u, i))
 
 class LIBMF:
-    "Factors without biases by parallel SGD with AdaGrad, in C++; seeded inside, so one thread repeats itself and several do not"
+    "Factors without biases by parallel SGD with AdaGrad, in C++; with its own seed, so only one thread is repeatable"
     package,modules = 'libmf',('libmf.mf',)
     grid = dict(epochs=(1,2,3,5,8,12,20,30,50,80,120), k=(10,20,50), lr=(.05,.1,.2,.3), reg=(.02,.05,.08,.12))
     def __init__(self, d, threads):
-        self.threads,self.data = threads,np.stack([d['u_train'],d['i_train'],d['r_train']], 1).astype(np.float32)   # (n,3)
+        # (n,3)
+        self.threads,self.data = threads,np.stack([d['u_train'],d['i_train'],d['r_train']], 1).astype(np.float32)
     def model(self, epochs, k, lr, reg):
         from libmf.mf import MF
-        return MF(nr_iters=epochs, k=k, eta=lr, lambda_p2=reg, lambda_q2=reg, nr_bins=2*self.threads+4, nr_threads=self.threads, quiet=True)
+        return MF(nr_iters=epochs, k=k, eta=lr, lambda_p2=reg, lambda_q2=reg, nr_bins=2*self.threads+4,
+            nr_threads=self.threads, quiet=True)
     def predict(self, m, u, i):
-        return m.predict(np.asfortranarray(np.stack([u,i], 1)))   # its C side reads columns: rows in C order would be mixed up in silence
+        # its C side reads columns: rows in C order would be mixed up in silence
+        return m.predict(np.asfortranarray(np.stack([u,i], 1)))
 
 NAMES = dict(surprise=Surprise, cmfrec=CMFRec, libmf=LIBMF)
 
 # the frontiers that tune printed, some points left out: values in the order of the grid's names, from fast to good
 SMALL,U1 = {},{}
-SMALL['surprise'] = [(1,10,.04,.1),(2,10,.04,.02),(3,10,.04,.02),(5,10,.04,.05),(8,10,.04,.05),(12,10,.02,.05),(12,50,.04,.1),(20,50,.02,.1),(50,50,.01,.1)]
-SMALL['cmfrec'] = [(1,5,6.,4.),(3,5,10.,4.),(2,50,6.,4.),(3,20,10.,4.),(3,50,10.,4.),(4,50,10.,4.),(6,50,15.,4.),(8,50,15.,4.)]
-SMALL['libmf'] = [(1,10,.1,.02),(2,10,.1,.02),(3,10,.1,.02),(5,10,.1,.02),(8,10,.1,.02),(20,10,.05,.02),(30,20,.1,.08),(50,10,.1,.08),(50,50,.2,.08)]
-U1['surprise'] = [(1,10,.02,.02),(3,10,.02,.02),(5,10,.02,.02),(8,20,.02,.05),(8,50,.02,.05),(20,10,.02,.1),(20,20,.02,.1),(20,50,.02,.1),(50,50,.01,.1)]
-U1['cmfrec'] = [(1,5,6.,2.),(2,5,6.,2.),(2,10,6.,2.),(2,50,6.,4.),(3,10,10.,4.),(4,10,10.,4.),(3,50,10.,4.),(4,20,10.,4.),(12,5,10.,4.)]
-U1['libmf'] = [(2,10,.1,.02),(5,10,.05,.02),(8,10,.3,.08),(12,20,.1,.05),(20,10,.1,.05),(20,20,.3,.08),(50,10,.1,.08),(80,10,.2,.05),(120,10,.2,.05)]
+SMALL['surprise'] = [(1,10,.04,.1),(2,10,.04,.02),(3,10,.04,.02),(5,10,.04,.05),(8,10,.04,.05),(12,10,.02,.05),
+    (12,50,.04,.1),(20,50,.02,.1),(50,50,.01,.1)]
+SMALL['cmfrec'] = [(1,5,6.,4.),(3,5,10.,4.),(2,50,6.,4.),(3,20,10.,4.),(3,50,10.,4.),(4,50,10.,4.),(6,50,15.,4.),
+    (8,50,15.,4.)]
+SMALL['libmf'] = [(1,10,.1,.02),(2,10,.1,.02),(3,10,.1,.02),(5,10,.1,.02),(8,10,.1,.02),(20,10,.05,.02),(30,20,.1,.08),
+    (50,10,.1,.08),(50,50,.2,.08)]
+U1['surprise'] = [(1,10,.02,.02),(3,10,.02,.02),(5,10,.02,.02),(8,20,.02,.05),(8,50,.02,.05),(20,10,.02,.1),
+    (20,20,.02,.1),(20,50,.02,.1),(50,50,.01,.1)]
+U1['cmfrec'] = [(1,5,6.,2.),(2,5,6.,2.),(2,10,6.,2.),(2,50,6.,4.),(3,10,10.,4.),(4,10,10.,4.),(3,50,10.,4.),
+    (4,20,10.,4.),(12,5,10.,4.)]
+U1['libmf'] = [(2,10,.1,.02),(5,10,.05,.02),(8,10,.3,.08),(12,20,.1,.05),(20,10,.1,.05),(20,20,.3,.08),(50,10,.1,.08),
+    (80,10,.2,.05),(120,10,.2,.05)]
 SETTINGS = {'ml-latest-small':SMALL, 'ml-100k-u1':U1}
 
 def rmse(pred, d, part):
@@ -113,28 +132,32 @@ def curve(peer, d, rows, target):
     return res
 
 def peak_mb():
-    "Peak of this process; not ru_maxrss where there is better: a new process starts with that of the one that started it"
+    "Peak of this process; ru_maxrss only as a last resort: a new process inherits it from its parent"
     status = Path('/proc/self/status')
     if status.exists(): return int(re.search(r'VmHWM:\s+(\d+)', status.read_text())[1])*1024/1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform=='darwin' else 1024)/1e6
 
 def bench(name, file, threads, target):
     "What is printed for one contender on one file"
-    if (stem := Path(file).stem) not in SETTINGS: raise KeyError(f'no settings for {stem}, only for {list(SETTINGS)}: run tune {name} {file} first')
+    if (stem := Path(file).stem) not in SETTINGS:
+        raise KeyError(f'no settings for {stem}, only for {list(SETTINGS)}: run tune {name} {file} first')
     d,rows = dict(np.load(file)),SETTINGS[stem][name]
     peer = start(name, d, threads)
     res = curve(peer, d, rows, target)
-    return dict(name=name, version=version(peer.package), settings=[dict(zip(peer.grid, o)) for o in rows[:len(res)]], threads=threads, curve=res,
-        secs_to_target=next((s for _,s,e in res if e<=target), None), best_rmse=min(e for *_,e in res), peak_mb=round(peak_mb(), 1))
+    return dict(name=name, version=version(peer.package), settings=[dict(zip(peer.grid, o)) for o in rows[:len(res)]],
+        threads=threads, curve=res,
+        secs_to_target=next((s for _,s,e in res if e<=target), None), best_rmse=min(e for *_,e in res),
+        peak_mb=round(peak_mb(), 1))
 
 def held_out(d):
     "The training part cut in two: a random tenth is the test"
     rows = np.random.default_rng(0).permutation(len(d['u_train']))
     n = len(rows)//10
-    return {**d, **{f'{o}_{part}':d[f'{o}_train'][r] for o in 'uir' for part,r in (('train',np.sort(rows[n:])),('test',rows[:n]))}}
+    return {**d, **{f'{o}_{part}':d[f'{o}_train'][r] for o in 'uir' for part,r in (('train',np.sort(rows[n:])),
+        ('test',rows[:n]))}}
 
 def tune(name, file):
-    "Print every point of the grid, then the frontier: the best settings of each (epochs, k), where no faster ones have a better RMSE"
+    "Print the grid, then its frontier: the best settings of each (epochs, k) that no faster ones beat in RMSE"
     d = held_out(dict(np.load(file)))
     peer,res = start(name, d, 1),{}
     for row in itertools.product(*peer.grid.values()):
@@ -142,7 +165,8 @@ def tune(name, file):
         res.setdefault(row[:2], []).append((secs,err,row))
         print(f'{secs:.4f} s  {err:.4f}  {dict(zip(peer.grid, row))}', flush=True)
     cells,best = sorted((statistics.median(o[0] for o in v), *min(o[1:] for o in v)) for v in res.values()),float('inf')
-    print(f'frontier of {name} on {Path(file).stem}, {len(d["u_train"]):,} rows of training, {len(d["u_test"]):,} held out')
+    print(f'frontier of {name} on {Path(file).stem}, {len(d["u_train"]):,} rows of training, {len(d["u_test"]):,} '
+        f'held out')
     for secs,err,row in cells:
         if err>=best-5e-4: continue
         best = err
@@ -161,7 +185,8 @@ def main(args):
     timer.daemon = True
     timer.start()
     try:
-        with contextlib.redirect_stdout(io.StringIO()): res = bench(args[0], args[1], int(args[2]), float(args[3]))   # libmf prints on import
+        # libmf prints on import
+        with contextlib.redirect_stdout(io.StringIO()): res = bench(args[0], args[1], int(args[2]), float(args[3]))
     except ImportError as e: res = dict(name=args[0], error=f"{e}: pip install 'fastcollab[bench]'")
     timer.cancel()
     print(json.dumps(res), file=out)

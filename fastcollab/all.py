@@ -1,4 +1,5 @@
 "The one import door: `from fastcollab.all import *` brings fastai's tabular names and everything of fastcollab that you call"
+# chkstyle: skip (imports are what this module is for)
 from fastai.tabular.all import *
 from fastai.collab import *
 
@@ -35,8 +36,6 @@ from fastcollab.train.ensemble import ensemble
 
 # Recommendations
 from fastcollab.recommend.recommender import Recommender
-from fastcollab.recommend import lists as _, fold_in as _, explain as _
-from fastcollab.train import inference as _
 
 # What was learned, and where it is wrong
 from fastcollab.interpret.popularity_bias import PopularityBias

@@ -1,11 +1,12 @@
-"A headless Chromium to look at pages with, and what one looks for: errors of the console, blank pictures, a page too wide"
+"A headless Chromium, and what to look for in a page: console errors, blank pictures, sideways scrolling"
 import contextlib, functools, io, shutil, threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 from PIL import Image
 
-FLAGS = '''--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
+FLAGS = '''--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync
     --disable-dev-shm-usage --hide-scrollbars --use-angle=swiftshader --enable-unsafe-swiftshader'''.split()
 
 def chromium(profile):
@@ -13,7 +14,8 @@ def chromium(profile):
     try: from selenium import webdriver
     except ImportError: return 'selenium is not installed: pip install selenium'
     exe,driver = shutil.which('chromium') or shutil.which('google-chrome'),shutil.which('chromedriver')
-    if not (exe and driver): return 'no chromium or no chromedriver: on Debian, apt-get install chromium chromium-driver'
+    if not (exe and driver):
+        return 'no chromium or no chromedriver: on Debian, apt-get install chromium chromium-driver'
     opts = webdriver.ChromeOptions()
     opts.binary_location = exe
     for o in (*FLAGS, f'--user-data-dir={profile}'): opts.add_argument(o)
@@ -26,7 +28,8 @@ def console_errors(browser):
 
 def set_width(browser, width, height=900):
     "Give the page a viewport of `width` x `height` CSS pixels, narrower than a window can be"
-    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=height, deviceScaleFactor=1, mobile=False))
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=height, deviceScaleFactor=1,
+        mobile=False))
 
 def too_wide(browser):
     "By how many pixels the page has to be scrolled sideways"

@@ -15,7 +15,7 @@ DATA = os.environ.get('FASTCOLLAB_DATA')
 
 @pytest.hookimpl(tryfirst=True)   # before pytest looks at the markers that -m asks for
 def pytest_collection_modifyitems(config, items):
-    "Tests on real data are skipped without `FASTCOLLAB_DATA`, and the summary says so; those for a GPU are deselected without one"
+    "Skip tests on real data without `FASTCOLLAB_DATA`, and say so; deselect those for a GPU without one"
     no_data = pytest.mark.skip(reason="FASTCOLLAB_DATA isn't set: tests on real data are skipped")
     for item in items:
         if item.get_closest_marker('data') and not DATA: item.add_marker(no_data)

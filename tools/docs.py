@@ -1,5 +1,7 @@
-"""The site, as hooks of mkdocs: notebooks processed by nbdev become pages; those of modules show signatures, docments as tables, and links to the source.
-`make docs` builds it and links.py checks it."""
+"""The site, as hooks of mkdocs: pages made from notebooks that nbdev processed
+
+A page of a module shows signatures, docments as tables, and links to the source. `make docs` builds the site and
+links.py checks it."""
 import inspect, re
 from base64 import b64decode
 from html import escape, unescape
@@ -20,8 +22,10 @@ from readme import above, outputs, parts, relink
 from ziamath import Latex, config as zia
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')   # what the text calls instances
-PLACES = {'nbs':'api/index.md', **{f'nbs/{o}':'api/index.md' for o in PACKAGES if o}, 'nbs/tutorials':'tutorials/index.md',
+# what the text calls instances
+VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')
+PLACES = {'nbs':'api/index.md', **{f'nbs/{o}':'api/index.md' for o in PACKAGES if o},
+    'nbs/tutorials':'tutorials/index.md',
     'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
 ALONE = dict(hide=['navigation'])   # a page that is a section by itself
 log = get_plugin_logger('docs')   # a warning fails the build
@@ -42,7 +46,8 @@ class Signature(DocmentText):
 
 def type_str(anno):
     "A type by its last name: `DataFrame` for `pandas.DataFrame`"
-    return '' if anno is empty else re.sub(r'\b(?:\w+\.)+(?=\w)', '', inspect.formatannotation(anno)).strip("'").replace('NoneType', 'None')
+    return '' if anno is empty else re.sub(r'\b(?:\w+\.)+(?=\w)', '',
+        inspect.formatannotation(anno)).strip("'").replace('NoneType', 'None')
 
 def inline(text):
     "Plain text with `code` and addresses, as HTML"
@@ -54,17 +59,20 @@ def docments_table(sym):
     doc = DocmentTbl(sym)
     rows = [(f'<code>{o}</code>', doc.dm[o]) for o in doc.params] + [('Returns', doc.dm['return'])]*bool(doc.has_return)
     # a type of None is fastcore's guess from a default of None
-    rows = [(name, type_str(d['anno']).removeprefix('None'), '' if d['docment'] is empty else d['docment']) for name,d in rows]
+    rows = [(name, type_str(d['anno']).removeprefix('None'), '' if d['docment'] is empty else d['docment'])
+        for name,d in rows]
     if not any(typ or says for _,typ,says in rows): return ''
     body = ''.join(f'<tr><td>{name}</td><td>{escape(typ)}</td><td>{inline(says)}</td></tr>' for name,typ,says in rows)
-    return f'<div class="docments"><table><thead><tr><th>Argument</th><th>Type</th><th>Meaning</th></tr></thead><tbody>{body}</tbody></table></div>'
+    head = '<tr><th>Argument</th><th>Type</th><th>Meaning</th></tr>'
+    return f'<div class="docments"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 def methods(cls):
     "Names of the documented public methods in the body of `cls`, and what their signatures are read from"
     for name,o in vars(cls).items():
         fn = inspect.unwrap(o.fget if isinstance(o, property) else getattr(o, '__func__', o))
         if isinstance(o, classmethod): o = getattr(cls, name)   # bound: `cls` is no argument
-        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__: yield name,(o if inspect.ismethod(o) else fn)
+        if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__:
+            yield name,(o if inspect.ismethod(o) else fn)
 
 # ---- Pages
 class Page:
@@ -117,31 +125,38 @@ class Page:
     def markdown(self):
         for c in self.nb.cells:
             # links to symbols are made on the page, where more is known of them than nbdev knows
-            if c.cell_type=='markdown': c.source = site.relink(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', c.get('source', '')), ROOT/'nbs'/self.src, self.uri)
+            if c.cell_type=='markdown':
+                c.source = site.relink(re.sub(r'\[(`[^`]+`)\]\(/[^)]*\)', r'\1', c.get('source', '')),
+                    ROOT/'nbs'/self.src, self.uri)
         body = [o for o in parts(self.nb, self.code) if o and not o.startswith('<!--')]
         link = f'<a class="source" href="{self.source}">source</a>\n\n' if self.module else ''
-        return top(self.title, self.description, link, **{} if self.module or self.src.parent!=Path() else ALONE) + '\n\n'.join(body)
+        return top(self.title, self.description, link, **{} if self.module or self.src.parent!=Path()
+            else ALONE) + '\n\n'.join(body)
 
 def top(title, description='', link='', **meta):
     "Front matter, title, link to the source and lead of a page"
-    return f'---\n{yaml.dump(dict(title=title, **meta))}---\n\n# {title}\n\n{link}' + (f'<p class="lead">{inline(description)}</p>\n\n' if description else '')
+    return f'---\n{yaml.dump(dict(title=title, **meta))}---\n\n# {title}\n\n{link}' + (
+        f'<p class="lead">{inline(description)}</p>\n\n' if description else '')
 
 def frame(html):
     "A table as Jupyter shows it, without its style"
-    return f'<div class="frame">{re.sub("<table[^>]*>", "<table>", re.sub("<style.*?</style>", "", html, flags=re.S))}</div>'.replace('\n', ' ')
+    html = re.sub('<table[^>]*>', '<table>', re.sub('<style.*?</style>', '', html, flags=re.S))
+    return f'<div class="frame">{html}</div>'.replace('\n', ' ')
 
 def formula(tex, block):
-    "TeX as a picture that is made of paths: alike everywhere, in the size and the colour of the text, and read out as TeX"
+    "TeX as an SVG of paths: it looks the same everywhere, in the size and color of the text, and reads out as TeX"
     tex,size = tex.strip(),20
     math = Latex(tex, size=size, inline=not block, color='currentColor')
     svg,(width,height) = math.svgxml(),math.getsize()
-    svg.attrib.update({'role':'img', 'aria-label':tex, 'style':f'width:{width/size:.3f}em;height:{height/size:.3f}em;vertical-align:{math.getyofst()/size:.3f}em'})
+    svg.attrib.update({'role':'img', 'aria-label':tex,
+        'style':f'width:{width/size:.3f}em;height:{height/size:.3f}em;vertical-align:{math.getyofst()/size:.3f}em'})
     return tostring(svg, encoding='unicode')
 
 def source(path):
     "A file of the repository as a page with numbered lines"
     name = path.relative_to(ROOT).as_posix()
-    return top(name, search=dict(exclude=True)) + f'````{"python" if path.suffix==".py" else "text"} linenums="1"\n{path.read_text()}````\n'
+    lang = 'python' if path.suffix=='.py' else 'text'
+    return top(name, search=dict(exclude=True)) + f'````{lang} linenums="1"\n{path.read_text()}````\n'
 
 def package_title(name): return {'':'Checks, losses and metrics', 'cli':'CLI'}.get(name, name.capitalize())
 def package_doc(name): return import_module(f'fastcollab.{name}'.strip('.')).__doc__
@@ -151,14 +166,15 @@ class Site:
     def __init__(self, config):
         self.config,self.files = config,[]
         self.pages = [Page(o) for o in sorted(proc_nbs(n_workers=2).rglob('*.ipynb'))]
-        self.modules = sorted((o for o in self.pages if o.module), key=lambda o: (PACKAGES.index(o.package), o.src.name))
+        self.modules = sorted((o for o in self.pages if o.module), key=lambda o: (PACKAGES.index(o.package),
+            o.src.name))
         self.packages = {k:list(v) for k,v in groupby(self.modules, lambda o: o.package)}
         self.tutorials = [o for o in self.pages if o.src.parent==Path('tutorials')]
 
     def add(self, uri, text): self.files.append(File.generated(self.config, uri, content=text))
 
     def relink(self, md, path, uri):
-        "Links of the file `path` to files of the repository, as links of its page `uri` to their pages; mkdocs complains of those that are left"
+        "Links from `path` to other files, as links from its page `uri` to their pages; mkdocs reports the rest"
         def place(to):
             file = (path.parent/to).resolve()
             return get_relative_url(self.place(file), uri) if file.exists() and file.is_relative_to(ROOT) else to
@@ -168,28 +184,40 @@ class Site:
         "The page or the file of the site that shows `file`; one is made if there is none"
         name = file.relative_to(ROOT).as_posix()
         if uri := PLACES.get(name) or next((o.uri for o in self.pages if ROOT/'nbs'/o.src==file), None): return uri
-        uri = f'images/{file.name}' if file.suffix in ('.png','.svg','.jpg','.gif') else f'source/{Path(name).with_suffix(".md")}'
-        if not any(o.src_uri==uri for o in self.files): self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
+        uri = f'images/{file.name}' if file.suffix in ('.png','.svg','.jpg',
+            '.gif') else f'source/{Path(name).with_suffix(".md")}'
+        if not any(o.src_uri==uri for o in self.files):
+            self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
         return uri
 
     def add_index(self, uri, title, description, sections):
         "A page that lists the pages of `sections`, a dict of a heading to pages, in their order"
-        def rows(pages): return '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ') for o in pages)
-        self.add(uri, top(title, description) + '\n\n'.join(f'{head}{rows(pages)}' for head,pages in sections.items()) + '\n')
+        def rows(pages):
+            return '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ')
+                for o in pages)
+        self.add(uri, top(title, description) + '\n\n'.join(f'{head}{rows(pages)}' for head,pages in sections.items())
+            + '\n')
 
     def build(self):
         "Every page as a file of mkdocs"
         for o in self.pages: self.add(o.uri, o.markdown())
         for o in self.modules: self.place((ROOT/'fastcollab'/o.uri).with_suffix('.py'))
-        self.add_index('tutorials/index.md', 'Tutorials', 'In reading order. Each is a notebook that runs as it stands.', {'':self.tutorials})
-        self.add_index('api/index.md', 'API', 'The packages from the ground up: a module imports only from those above it on this page. Each page is the notebook that a module is exported from.',
+        self.add_index('tutorials/index.md', 'Tutorials',
+            'In reading order. Each is a notebook that runs as it stands.', {'':self.tutorials})
+        self.add_index('api/index.md', 'API',
+            'The packages from the ground up: a module imports only from those above it on this page. Each page is '
+            'the notebook that a module is exported from.',
             {f'## {package_title(k)}\n\n{inline(package_doc(k))}\n\n':v for k,v in self.packages.items()})
         for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):
-            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(), ROOT/o, PLACES[o]))
-        results = [f'## {o.stem}\n\n```text\n{o.read_text()}```' for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
-        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE) + '\n\n'.join(results))
+            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(), ROOT/o,
+                PLACES[o]))
+        results = [f'## {o.stem}\n\n```text\n{o.read_text()}```'
+            for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
+        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE)
+            + '\n\n'.join(results))
         self.all = import_module('fastcollab.all')
-        # a name that two modules define is the one of `fastcollab.all`; two that are not there are linked on their own pages only
+        # a name that two modules define is the one of `fastcollab.all`; two that are not there are linked on their own
+        # pages only
         self.public,homes = {},{}
         for o in self.modules:
             for name in o.symbols: homes.setdefault(name, []).append(o)
@@ -206,8 +234,10 @@ class Site:
         return sym if isinstance(sym, type) else None
 
     def symbol(self, code, uri):
-        """Page and anchor of what `code` on the page `uri` names, else None: `f`, `f(x)`, `Class.method`, `learn.method()`,
-        `method` on the page of its class, and `to_ann` anywhere if only one class has it"""
+        """Page and anchor of what `code` on the page `uri` names, else None
+
+        `code` is `f`, `f(x)`, `Class.method`, `learn.method()`, `method` on the page of its class,
+        and `to_ann` anywhere if only one class has it"""
         if not (m := re.fullmatch(r'([A-Za-z]\w*(?:\.\w+)*)(\(.*\))?', code, re.S)): return None
         name,own = m[1],next((o.symbols for o in self.modules if o.uri==uri), {})
         var,_,attr = name.partition('.')
@@ -229,11 +259,13 @@ def on_config(config):
     site = Site(config)
     uris = lambda pages: [o.uri for o in pages]
     api = [{package_title(k):uris(v)} for k,v in site.packages.items()]
-    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials/index.md', *uris(site.tutorials)]), dict(API=['api/index.md', *api]),
+    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials/index.md', *uris(site.tutorials)]),
+        dict(API=['api/index.md', *api]),
         dict(Figures='figures.md'), dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]
 
 def on_files(files, config):
-    for o in [o for o in files if o.src_dir==config.docs_dir]: files.remove(o)   # notebooks as they are: their pages come instead
+    # notebooks as they are: their pages come instead
+    for o in [o for o in files if o.src_dir==config.docs_dir]: files.remove(o)
     for o in site.build(): files.append(o)
     files.append(File.generated(config, 'site.css', content=(ROOT/'tools/site.css').read_text()))
     return files
@@ -243,7 +275,10 @@ def on_page_content(html, page, **kwargs):
     def math(m): return f'<{m[1]} class="math">{formula(unescape(m[2])[2:-2], m[1]=="div")}</{m[1]}>'
     def link(m):
         to = site.symbol(unescape(re.sub('<.*?>', '', m[1])), page.file.src_uri)
-        return f'<a href="{get_relative_url(to[0].replace(".md", ".html"), page.file.url)}#{to[1]}">{m[0]}</a>' if to else m[0]
+        if not to: return m[0]
+        href = get_relative_url(to[0].replace('.md', '.html'), page.file.url)
+        return f'<a href="{href}#{to[1]}">{m[0]}</a>'
     html = re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', math, html, flags=re.S)
-    apart = re.split(r'(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)', html, flags=re.S)   # no links in code, links and headings
+    # no links in code, links and headings
+    apart = re.split(r'(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)', html, flags=re.S)
     return ''.join(o if i%2 else re.sub(r'<code>(.*?)</code>', link, o, flags=re.S) for i,o in enumerate(apart))

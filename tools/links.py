@@ -1,4 +1,5 @@
-"""Check the links of a built site: `python tools/links.py [FOLDER]` lists those inside that lead nowhere, and fails if there are any.
+"""Check the links of a built site: `python tools/links.py [FOLDER]` lists those that lead nowhere, and fails if any do
+
 Links to other sites are counted, and listed with `--external`; nothing is fetched."""
 import sys
 from html.parser import HTMLParser
@@ -29,7 +30,8 @@ def check(
             to = (folder if url.path[:1]=='/' else page.parent)/unquote(url.path).lstrip('/') if url.path else page
             to = to.resolve()/'index.html' if to.is_dir() else to.resolve()
             if url.scheme or url.netloc: external.add(link)
-            elif not to.is_file() or (to in pages and unquote(url.fragment) not in pages[to].ids): broken.add(f'{page.relative_to(folder)} -> {link}')
+            elif not to.is_file() or (to in pages and unquote(url.fragment) not in pages[to].ids):
+                broken.add(f'{page.relative_to(folder)} -> {link}')
     return sorted(broken),sorted(external)
 
 if __name__=='__main__':
@@ -39,4 +41,5 @@ if __name__=='__main__':
     broken,external = check(folder)
     if '--external' in sys.argv: print('\n'.join(external))
     if broken: sys.exit('\n'.join([f'{len(broken)} broken links:', *broken]))
-    print(f'every link inside {folder} leads somewhere; {len(external)} links to other sites were not looked at (--external lists them)')
+    print(f'every link inside {folder} leads somewhere; {len(external)} links to other sites were not looked at '
+        f'(--external lists them)')

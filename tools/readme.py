@@ -1,4 +1,4 @@
-"What a reader of a notebook sees, as Markdown, without Quarto: README.md from nbs/index.ipynb here, the pages of the site in docs.py"
+"What a reader of a notebook sees, as Markdown, without Quarto: README.md here, the pages of the site in docs.py"
 import base64, posixpath, re
 from pathlib import Path
 
@@ -6,7 +6,8 @@ from fastcore.nbio import read_nb
 
 def table(html):
     "An HTML table as a Markdown table"
-    rows = [[re.sub('<.*?>', '', o).strip().replace('|', r'\|') for o in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.S)] for row in re.findall('<tr.*?</tr>', html, re.S)]
+    rows = [[re.sub('<.*?>', '', o).strip().replace('|', r'\|') for o in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row,
+        re.S)] for row in re.findall('<tr.*?</tr>', html, re.S)]
     rows.insert(1, ['---']*len(rows[0]))
     return '\n'.join(f'| {" | ".join(o)} |' for o in rows)
 
@@ -31,13 +32,14 @@ def relink(md, place):
     return re.sub(r'\]\((?!\w+:|#)([^)#\s]+)', lambda m: f']({place(m[1])}', md)
 
 def above(nb, cell):
-    "The heading, or the cell of one short line, that stands last above `cell`: what a picture that the cell shows is of"
+    "The last heading or short line of text above `cell`: what its picture shows"
     texts = [c.source.strip() for c in nb.cells[:cell.idx_] if c.cell_type=='markdown']
-    lines = [o for text in texts for o in (re.findall('^#+ (.*)', text, re.M) if '\n' in text or len(text)>100 else [text.lstrip('# ')])]
+    lines = [o for text in texts for o in (re.findall('^#+ (.*)', text, re.M) if '\n' in text or len(text)>100
+        else [text.lstrip('# ')])]
     return re.sub(r'\[(.*?)\]\(.*?\)', r'\1', lines[-1]).replace('`', '') if lines else ''
 
 def readme(nb_path):
-    "The Markdown of the notebook `nb_path`, with links that start at its grandparent, where README.md is; and its pictures, by the names of their files"
+    "The Markdown of `nb_path`, with links that start where README.md is, and its pictures by file name"
     nb,folder,pics = read_nb(nb_path),nb_path.parent.name,{}
     def image(png, cell):
         name = f'{folder}/images/{nb_path.stem}{len(pics)}.png'
@@ -45,7 +47,8 @@ def readme(nb_path):
         return f'![{above(nb, cell)}]({name})'
     for c in nb.cells:
         if c.cell_type=='markdown': c.source = relink(c.source, lambda o: posixpath.normpath(f'{folder}/{o}'))
-    md = parts(nb, lambda cell: [f'```python\n{cell.source.strip()}\n```', *outputs(cell, image=lambda png: image(png, cell))])
+    md = parts(nb, lambda cell: [f'```python\n{cell.source.strip()}\n```',
+        *outputs(cell, image=lambda png: image(png, cell))])
     return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(md) + '\n',pics
 
 if __name__=='__main__':

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np, pandas as pd
-from ..recommend.lists import plain_repr
+from ..checks import plain_repr
 from ..recommend.recommender import *
 from fastcore.script import parse_cli
 from fastprogress import progress_bar
@@ -65,7 +65,7 @@ def recommend(
     user:str=None, # User to make a list for
     all:bool=False, # Lists for everybody?
     k:int=10, # Items per list
-    where:str=None, # Only items that fulfil a condition, e.g. "'Comedy' in genres"
+    filters:str=None, # Only items that fulfil a condition, e.g. "'Comedy' in genres"
     seen:bool=False, # Also what the user has rated?
     csv:Path=None, # Write the list to this file instead of showing it
     out:Path=None, # File for the lists of everybody, .parquet or .csv
@@ -78,10 +78,10 @@ def recommend(
     if out and not all: raise ValueError('--out is for --all; the list of one --user goes to --csv FILE')
     rec = _open(folder)
     if not all:
-        df = rec.recommend(_id(rec, 0, user), k, not seen, where=where, mb=mb)
+        df = rec.recommend(_id(rec, 0, user), k, not seen, filters=filters, mb=mb)
         return df.to_csv(csv, index=False) if csv else print(df.to_string(index=False, float_format='{:.3f}'.format))
     n,size = rec.n_users-1,rec.batch_size(mb, k)
-    batches = rec.batches(None, k, not seen, where=where, mb=mb)
+    batches = rec.batches(None, k, not seen, filters=filters, mb=mb)
     _write_all(progress_bar(batches, total=-(-n//size)) if sys.stderr.isatty() else batches, n, out)
 
 # %% ../../nbs/cli/09_main.ipynb #0be6356f
@@ -113,10 +113,10 @@ def info(
 ):
     "What a recommender knows"
     rec = _open(folder)
-    low,high = rec.y_range or rec.rated
+    low,high = rec.link.y_range or rec.rated
     rows = dict(users=f'{rec.n_users-1:,} ({rec.names[0]}), e.g. {plain_repr(rec.ids[0][0])}', items=f'{rec.n_items-1:,} ({rec.names[1]}), e.g. {plain_repr(rec.ids[1][0])}',
-        ratings=f'{len(rec.seen.items):,} ({rec.names[2]}), {rec.rated[0]:g} to {rec.rated[1]:g}', predictions=f'{low:g} to {high:g}',
-        scores=type(rec.scores).__name__, features=', '.join(o.name for o in rec.features) or 'none', conditions=', '.join(map(str, rec.items.columns)))
+        ratings=f'{len(rec.history.items):,} ({rec.names[2]}), {rec.rated[0]:g} to {rec.rated[1]:g}', predictions=f'{low:g} to {high:g}',
+        scores=type(rec.scorer).__name__, features=', '.join(o.name for o in rec.features) or 'none', conditions=', '.join(map(str, rec.items.columns)))
     for k,v in rows.items(): print(f'{k:<12}{v}')
 
 # %% ../../nbs/cli/09_main.ipynb #3d25d316

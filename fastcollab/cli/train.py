@@ -15,7 +15,7 @@ from ..train.callbacks import *
 from ..data.loaders import *
 from ..data.datasets import *
 from ..models.hybrid import *
-from ..train.inference import *
+from ..train.export import *
 from ..interpret.core import *
 from ..interpret.item_map import page_file
 from ..train.learner import *
@@ -70,7 +70,7 @@ def demo(
     user = int(ratings.userId.value_counts().index[len(set(ratings.userId))//2])
     genres = ratings.drop_duplicates('title').set_index('title').genres
     top = learn.recommend(user).drop(columns=['user','item'])
-    print(f'\nTop 10 for user {user}\n{top.assign(genres=top.title.map(genres)).round({"score":2}).to_string(index=False)}')
+    print(f'\nTop 10 for user {user}\n{top.assign(genres=top.title.map(genres)).round({"prediction":2}).to_string(index=False)}')
     print(f'\nMost and least liked items\n{learn.bias_interpretation.table().round({"bias":2}).to_string(index=False)}')
     _write(learn, table, out)
 

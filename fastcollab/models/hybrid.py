@@ -54,6 +54,12 @@ class HybridModel(CollabModel):
             raise ValueError(f'{x.shape[1]} columns came, 2 of ids and {wi+wu} of {[f.name for f in self.features]} are needed; '
                 'use the loaders that the model was made for')
         return x[:,2+wi:2+wi+wu],x[:,2:2+wi]
+    def split_features(self,
+        side:int, # 0 for users, 1 for items
+        g:Tensor, # Feature columns of this side, (n,W)
+    )->tuple: # Of (n,width)
+        "The columns of each feature of a side"
+        return g.split([f.width for f in self.sides[side]], 1) if self.sides[side] else ()
     def categories(self,
         side:int, # 0 for users, 1 for items
         rows:Tensor|None=None, # Row numbers, (m,) int64; all if None
@@ -64,7 +70,7 @@ class HybridModel(CollabModel):
 
     def fold_terms(self, side):
         if self.factors(side, torch.zeros(1, dtype=torch.long, device=self.u_table.device)) is None: return None
-        rows = self.categories(side).cpu().split([f.width for f in self.sides[side]], 1) if self.sides[side] else ()
+        rows = self.split_features(side, self.categories(side).cpu())
         return FoldTerms(features=tuple(FeatureTerms(f.name, side, self.how, self.agg, g, self.feature_factors(f.name).detach())
             for f,g in zip(self.sides[side], rows)))
 

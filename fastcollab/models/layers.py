@@ -8,6 +8,7 @@ __all__ = ['create_params', 'ParamEmbedding', 'is_plain_table', 'GenreEmbedding'
 # %% ../../nbs/models/00_layers.ipynb #ae8a15dd
 from fastai.torch_basics import *
 from ..data.features import FeatureSpec
+from ..recommend.base import category_weights
 
 # %% ../../nbs/models/00_layers.ipynb #f53300f6
 def create_params(
@@ -60,8 +61,8 @@ class GenreEmbedding(Module):
         g:Tensor, # Genre rows padded with 0, (bs,G) int64
     )->Tensor: # One vector per row of `g`, zeros where there is no genre, (bs,nf)
         "Combine the genres of each row"
-        res = F.embedding_bag(g, self.weight, mode='mean' if self.agg=='mean' else 'sum', padding_idx=0)
-        return res if self.agg!='sqrtn' else res / (g>0).sum(1, keepdim=True).clamp(min=1).sqrt()
+        weights = category_weights(g, self.agg).to(self.weight.dtype)
+        return F.embedding_bag(g, self.weight, mode='sum', padding_idx=0, per_sample_weights=weights)
     def extra_repr(self): return f'{self.weight.shape[0]}, {self.weight.shape[1]}, agg={self.agg!r}'
 
 # %% ../../nbs/models/00_layers.ipynb #3ae4e099

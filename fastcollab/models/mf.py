@@ -85,7 +85,7 @@ class BiasBaseline(CollabModel):
         **kwargs, # Passed to the constructor
     ): # The model, fitted
         "A model of the size of `dls`, fitted to its training ratings"
-        return super().from_dls(dls, **kwargs).fit(dls.train_ds.x, dls.train_ds.y)
+        return super().from_dls(dls, **kwargs).fit(dls.train_ds.store.ids(), dls.train_ds.store.ratings())
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,)
         return self.link(self.u_bias[x[:,0]] + self.i_bias[x[:,1]])
     def factors(self, side, rows=None, categories=None):

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ImplicitSum', 'category_sum', 'time_sum', 'svdpp_score', 'runs_in_kernel', 'kernel_score', 'svdpp_splitter',
-           'SVDPlusPlus']
+           'svdpp_counts', 'SVDPlusPlus']
 
 # %% ../../nbs/models/06_svdpp.ipynb #34e02b3a
 import weakref
+from typing import NamedTuple
 
 from fastai.torch_basics import *
 from ..data.timestamps import TIMESTAMP_COLUMNS
@@ -95,17 +96,20 @@ def svdpp_score(
 # %% ../../nbs/models/06_svdpp.ipynb #26fe8d22
 @functools.cache
 def _kernel():
-    "The module `fastcollab.kernels.svdpp`, or None if it cannot be used"
+    "The compiled functions, or None if they cannot be used"
     if (kernel := load_kernels('svdpp')) is None: return
-    f,i = np.zeros((1,2), np.float32),np.zeros((1,2), np.int64)
-    one,cols,starts = np.ones(1, np.float32),i[:0],i[0,:0]
+    f,rows,weights,one = np.zeros((1,2), np.float32),np.zeros((1,0), np.int32),np.zeros((1,0), np.float32),np.ones(1, np.float32)
+    starts = np.zeros(0, np.int64)
+    tables,batch = kernel.Tables(*[f]*5),kernel.Batch(np.zeros((1,2), np.int64), weights, weights, starts, starts, starts)
     with compiling():
         kernel.add_sums(f, np.zeros(2, np.int64), np.zeros(0, np.int32), one, one>0, f)
-        kernel.add_rows(f, np.zeros((1,0), np.int32), np.zeros((1,0), np.float32), f)
-        kernel.add_rows_back(f, np.zeros((1,0), np.int32), np.zeros((1,0), np.float32), f)
-        kernel.scores(f, f, f, f, f, i, cols, cols, starts, one)
-        kernel.scores_back(f, f, f, f, f, i, cols, cols, starts, one, *[f.copy() for _ in range(5)])
+        kernel.add_rows(f, rows, weights, f)
+        kernel.add_rows_back(f, rows, weights, f)
+        kernel.scores(tables, batch, one)
+        kernel.scores_back(tables, batch, one, kernel.Tables(*[f.copy() for _ in range(5)]))
     return kernel
+
+def _tables(model): return *model.ids,*(s.weight for s in model.sets),*model.f_weight,model.d_weight   # `parameters()` would search in every step
 
 def runs_in_kernel(
     model, # An `SVDPlusPlus`
@@ -115,70 +119,85 @@ def runs_in_kernel(
     if x.device.type!='cpu' or _kernel() is None: return False
     return all(p.device.type=='cpu' and p.dtype==torch.float32 and p.is_contiguous() for p in _tables(model))
 
-def _tables(model): return *model.ids,*(s.weight for s in model.sets),*model.f_weight,model.d_weight   # `parameters` would look for them in every step
+# %% ../../nbs/models/06_svdpp.ipynb #64a33eba
+class _SidePlan(NamedTuple):
+    "What the kernel needs of one side beside the tables"
+    ends:np.ndarray       # Set of each row: `cols[ends[r]:ends[r+1]]` are rows of the other side, (n+1,)
+    cols:np.ndarray
+    back_ends:np.ndarray  # The transpose, for gradients
+    back_cols:np.ndarray
+    scale:np.ndarray      # One over the root of the size of each set, (n,)
+    rows:np.ndarray       # Rows of the features of each id, -1 for none, (n,F)
+    weights:np.ndarray    # What each counts, (n,F)
+    starts:np.ndarray     # Where the feature of each column begins among the rows of the side, (F,)
+
+def _side_plan(model, side):
+    "The plan of the users (0) or items (1) of an `SVDPlusPlus`"
+    s,specs = model.sets[side],model.sides[side]
+    rows,weights = stacked_rows(specs, (model.u_table,model.i_table)[side])
+    starts = np.repeat(np.array(model.feature_starts(side), np.int64), [f.width for f in specs])
+    return _SidePlan(*(o.numpy() for o in (s.mat_ends,s.mat_cols,s.trans_ends,s.trans_cols,s.scale,rows,weights)), starts)
+
+# %% ../../nbs/models/06_svdpp.ipynb #fddf11c7
+_plans = weakref.WeakKeyDictionary()   # not in the model: it would travel with every copy and export
+
+def _plan(model):
+    "What the kernel needs beside the tables: the plans of both sides, and where the tables of times begin"
+    buffers = (model.u_table,model.i_table,*(b for s in model.sets for b in s._buffers.values()))
+    key = [(o.data_ptr(),o._version) for o in buffers]
+    if model in _plans and _plans[model][0]==key: return _plans[model][1]
+    if model.features and not (model.u_table.any() or model.i_table.any()):
+        raise ValueError('this model has no features of any id; build it with SVDPlusPlus.from_dls(dls)')
+    plan = _side_plan(model, 0),_side_plan(model, 1),np.cumsum([0,*model.timestamps])[:-1].astype(np.int64)
+    _plans[model] = key,plan
+    return plan
 
 # %% ../../nbs/models/06_svdpp.ipynb #ea90013d
 class _KernelScore(torch.autograd.Function):
     "Scores of a batch from the tables of both sides and of times"
     @staticmethod
-    def forward(ctx, x, plan, *tables):
-        kernel,x,(P,Q,Y,X,F0,F1,D) = _kernel(),x.contiguous().numpy(),[o.detach().numpy() for o in tables]
-        T = [P.copy(),Q.copy()]
-        for k,(t,table,f,(ends,cols,_,_,scale,idx,wgt,_)) in enumerate(zip(T, (Y,X), (F0,F1), plan.sides)):
-            want = np.zeros(len(t), bool)
-            want[x[:,k]] = True
-            kernel.add_sums(table, ends, cols, scale, want, t)
-            kernel.add_rows(f, idx, wgt, t)
-        res = np.empty(len(x), np.float32)
-        ctx.args = (*T, F0, F1, D, x, plan.sides[0][-1], plan.sides[1][-1], plan.starts)
-        ctx.plan,ctx.shapes = plan,[o.shape for o in (Y,X)]
-        kernel.scores(*ctx.args, res)
+    def forward(ctx, batch, plan, *tables):
+        kernel,(ids0,ids1,set0,set1,f0,f1,times) = _kernel(),[o.detach().numpy() for o in tables]
+        full = ids0.copy(),ids1.copy()
+        for k,(res,table,features,side) in enumerate(zip(full, (set0,set1), (f0,f1), plan)):
+            want = np.zeros(len(res), bool)
+            want[batch.x[:,k]] = True
+            kernel.add_sums(table, side.ends, side.cols, side.scale, want, res)
+            kernel.add_rows(features, side.rows, side.weights, res)
+        ctx.tables,ctx.batch,ctx.plan,ctx.shapes = kernel.Tables(*full, f0, f1, times),batch,plan,(set0.shape,set1.shape)
+        res = np.empty(len(batch.x), np.float32)
+        kernel.scores(ctx.tables, batch, res)
         return torch.from_numpy(res)                                        # (bs,)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        kernel,plan = _kernel(),ctx.plan
-        U,M,F0,F1,D,*_ = ctx.args
-        G = [np.zeros_like(o) for o in (U,M,F0,F1,D)]
-        kernel.scores_back(*ctx.args, g.contiguous().numpy(), *G)
+        kernel,grads = _kernel(),type(ctx.tables)(*(np.zeros_like(o) for o in ctx.tables))
+        kernel.scores_back(ctx.tables, ctx.batch, g.contiguous().numpy(), grads)
         sets = [np.zeros(o, np.float32) for o in ctx.shapes]
-        for t,s,f,(_,_,ends,cols,scale,idx,wgt,_) in zip(G, sets, G[2:4], plan.sides):
-            kernel.add_sums(t*scale[:,None], ends, cols, *(np.ones(len(s), o) for o in (np.float32,bool)), s)
-            kernel.add_rows_back(t, idx, wgt, f)
-        return None,None,*map(torch.from_numpy, (*G[:2], *sets, *G[2:]))
+        for grad,s,features,side in zip(grads[:2], sets, grads[2:4], ctx.plan):
+            one = np.ones(len(s), np.float32)
+            kernel.add_sums(grad*side.scale[:,None], side.back_ends, side.back_cols, one, one>0, s)
+            kernel.add_rows_back(grad, side.rows, side.weights, features)
+        return None,None,*map(torch.from_numpy, (*grads[:2], *sets, *grads[2:]))
 
-# %% ../../nbs/models/06_svdpp.ipynb #64a33eba
-_plans = weakref.WeakKeyDictionary()   # not in the model: it would travel with every copy and export
-
-def _plan(model):
-    "What the loops need beside the tables, made anew when a buffer has changed"
-    key = [(o.data_ptr(),o._version) for o in (model.u_table,model.i_table,*(b for s in model.sets for b in s._buffers.values()))]
-    if model not in _plans or _plans[model].key!=key: _plans[model] = _new_plan(model, key)
-    return _plans[model]
-
-def _new_plan(model, key):
-    if model.features and not (model.u_table.any() or model.i_table.any()): raise ValueError('this model knows the features of nobody; build it with SVDPlusPlus.from_dls(dls)')
-    def side(k):
-        s,starts = model.sets[k],model.feature_starts(k)
-        cols = [(at,f) for f,(spec,at) in enumerate(zip(model.sides[k], starts)) for _ in range(spec.width)]
-        g = (model.u_table,model.i_table)[k].numpy()
-        idx,wgt = np.full_like(g, -1),np.zeros(g.shape, np.float32)
-        for f,at in enumerate(starts):
-            part = [c for c,o in enumerate(cols) if o[1]==f]
-            real = g[:,part]>0
-            idx[:,part] = np.where(real, g[:,part]+at, -1)
-            wgt[:,part] = np.maximum(real.sum(1, keepdims=True), 1)**-.5
-        parts = [o.numpy() for o in (s.mat_ends,s.mat_cols,s.trans_ends,s.trans_cols,s.scale)]
-        return *parts,idx,wgt,np.array(cols, np.int64).reshape(-1, 2)
-    return SimpleNamespace(key=key, sides=[side(0),side(1)], starts=np.cumsum([0,*model.timestamps])[:-1].astype(np.int64))
+# %% ../../nbs/models/06_svdpp.ipynb #8a675b1a
+def _batch(model, x, plan):
+    "The ratings x (n,2+G+T) as the kernel takes them"
+    users,items,times = plan
+    g = model.columns(x[:,:x.shape[1]-len(times)])
+    def weights(side):
+        parts = [category_weights(o) for o in model.split_features(side, g[side])]
+        return (torch.cat(parts, 1) if parts else torch.empty(len(x), 0)).numpy()
+    return _kernel().Batch(x.contiguous().numpy(), weights(0), weights(1), users.starts, items.starts, times)
 
 def kernel_score(
     model, # An `SVDPlusPlus`
     x:Tensor, # A batch, (bs,2+G+T) int64
 )->Tensor: # (bs,)
     "The scores of a batch, computed by the kernel"
-    return _KernelScore.apply(x, _plan(model), *_tables(model))
+    plan = _plan(model)
+    return _KernelScore.apply(_batch(model, x, plan), plan, *_tables(model))
 
 # %% ../../nbs/models/06_svdpp.ipynb #a7e85e0d
 def svdpp_splitter(
@@ -187,6 +206,37 @@ def svdpp_splitter(
     "Two groups of parameters, for a decay each"
     own = {id(p) for p in model.ids}
     return [list(model.ids),[p for p in model.parameters() if id(p) not in own and p.requires_grad]]
+
+# %% ../../nbs/models/06_svdpp.ipynb #f06b0002
+def _category_counts(model, side, counts):
+    "Sum of the squared weights of each category over the ratings, given the ratings of each id: (c,)"
+    res,specs = counts.new_zeros(len(model.f_weight[side])),model.sides[side]
+    parts = (model.u_table,model.i_table)[side].long().split([f.width for f in specs], 1) if specs else ()
+    for g,start in zip(parts, model.feature_starts(side)):
+        weights = counts[:,None]*category_weights(g, 'mean')                 # the square of 1/sqrt(number)
+        res.index_add_(0, (g+start)[g>0], weights[g>0])
+    return res
+
+def _time_counts(model, timestamps):
+    "Ratings of each row of the tables of times, (c,)"
+    res = model.d_weight.new_zeros(len(model.d_weight))
+    if timestamps is None or not model.timestamps: return res
+    for t,start in zip(timestamps.long().T, np.cumsum([0,*model.timestamps])[:-1].tolist()):
+        res += torch.bincount(t[t>0]+start, minlength=len(res))
+    return res
+
+def svdpp_counts(
+    model, # An `SVDPlusPlus`
+    ds, # `RatingsDataset` to train on
+)->list: # `TableCounts`
+    "How the ratings of `ds` use each table of `model`"
+    counts = [ds.store.counts(k, n).float() for k,n in enumerate((model.n_users,model.n_items))]
+    set_sizes = [(o**2).sum().item()/o.sum().item() for o in counts]         # of the sets that a rating uses
+    res = [TableCounts(model.ids[k], 'ids', k, counts[k], 1.) for k in (0,1)]
+    res += [TableCounts(model.sets[k].weight, 'implicit', k, counts[1-k], set_sizes[k]) for k in (0,1)]
+    for k,table in enumerate(model.f_weight):
+        res.append(TableCounts(table, 'features', k, _category_counts(model, k, counts[k]), max(1., 1.5*len(model.sides[k]))))
+    return [*res, TableCounts(model.d_weight, 'timestamps', None, _time_counts(model, ds.store.timestamps()), 3.)]
 
 # %% ../../nbs/models/06_svdpp.ipynb #9596c90f
 class SVDPlusPlus(HybridModel):
@@ -217,7 +267,7 @@ class SVDPlusPlus(HybridModel):
     ): # The model, with the vocabularies, features and times of `dls`
         "A model of the size of `dls`, with who rated what in training"
         times = dls.train_ds.enc.timestamps
-        return super().from_dls(dls, seen=dls.train_ds.x, **{'timestamps':times.sizes if times else (), **kwargs})
+        return super().from_dls(dls, seen=dls.train_ds.store.ids(), **{'timestamps':times.sizes if times else (), **kwargs})
 
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         x,seconds = self.split_times(x)
@@ -245,8 +295,8 @@ class SVDPlusPlus(HybridModel):
         return Factors(own[:,:-1], own[:,-1])
     def feature_sum(self, side, g):
         "What the features g (n,W) add to vectors and biases, (n,n_factors+1)"
-        parts = g.split([f.width for f in self.sides[side]], 1) if self.sides[side] else ()
-        return sum((category_sum(o, at, self.f_weight[side]) for o,at in zip(parts, self.feature_starts(side))), self.ids[side].new_zeros(1))
+        parts = zip(self.split_features(side, g), self.feature_starts(side))
+        return sum((category_sum(o, at, self.f_weight[side]) for o,at in parts), self.ids[side].new_zeros(1))
     def feature_starts(self, side):
         "The first row of each feature of a side"
         return np.cumsum([0]+[f.n for f in self.sides[side]])[:-1].tolist()
@@ -268,5 +318,6 @@ class SVDPlusPlus(HybridModel):
         if (res := super().fold_terms(side)) is None: return None
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
+    def table_counts(self, ds): return svdpp_counts(self, ds)
     def towers(self): return tuple(torch.cat([o.vec, o.bias[:,None]], 1) for o in (self.factors(0),self.factors(1)))   # bridge
     _starts,_split,_scores = feature_starts,split_times,torch_score   # bridge

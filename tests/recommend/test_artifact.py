@@ -120,7 +120,7 @@ def test_own_model_round_trip(tmp_path):
 
 def forever(path, recs):
     "Save two recommenders in turn, until killed"
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)            # OpenMP's threads don't come along into a fork
     while True:
         for o in recs: o.save(path)
 
@@ -166,6 +166,7 @@ def test_gone_at_each_step(step, n, first, tmp_path, monkeypatch):
     path,done = tmp_path/'m',step=='shutil.rmtree'
     if not first: made(1).save(path)
     def child():
+        torch.set_num_threads(1)            # OpenMP's threads don't come along into a fork
         patched(monkeypatch, step, n, lambda: os._exit(9))
         made(2).save(path)
         os._exit(0)

@@ -13,7 +13,8 @@ try: import tomllib
 except ImportError: import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {o.relative_to(ROOT/'fastcollab').with_suffix('').as_posix():o for o in sorted((ROOT/'fastcollab').rglob('*.py'))}
+FILES = {o.relative_to(ROOT/'fastcollab').with_suffix('').as_posix():o
+    for o in sorted((ROOT/'fastcollab').rglob('*.py'))}
 MODULES = {k.replace('/', '.'):v for k,v in FILES.items() if not v.stem.startswith('_')}   # `data.loaders`: its file
 EXPORTED = [o for o in MODULES if o!='all']
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
@@ -34,9 +35,11 @@ def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import): yield from (o.name for o in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = '.'.join([*parents[:len(parents)+1-node.level]*bool(node.level), *([node.module] if node.module else [])])
+            base = '.'.join([*parents[:len(parents)+1-node.level]*bool(node.level),
+                *([node.module] if node.module else [])])
             # `from ..kernels import mf` imports a module, `from .mf import Side` a name
-            modules = [f'{base}.{o.name}' for o in node.names if f'{base}.{o.name}'.removeprefix('fastcollab.') in MODULES]
+            modules = [f'{base}.{o.name}' for o in node.names
+                if f'{base}.{o.name}'.removeprefix('fastcollab.') in MODULES]
             yield from modules or [base]
 
 def ours(path): return {o.removeprefix('fastcollab.') for o in imports(path) if o.startswith('fastcollab.')}
@@ -44,10 +47,11 @@ def ours(path): return {o.removeprefix('fastcollab.') for o in imports(path) if 
 # ---- Floors
 @pytest.mark.parametrize('name', EXPORTED)
 def test_a_module_stands_where_its_notebook_stands(name):
-    assert package(name) in PACKAGES, f'{name} stands in a package that has no floor; add it to PACKAGES and to CONTRIBUTING.md'
+    assert package(name) in PACKAGES, f'{name}: add its package to tools/packages.py and to CONTRIBUTING.md'
     assert name in SOURCES, f'{name} is exported by no notebook: remove the module or write its notebook'
     folder,_,stem = place(SOURCES[name]).rpartition('/')
-    assert re.fullmatch(rf'\d\d_{name.rpartition(".")[2]}', stem) and folder==package(name).replace('.', '/'), place(SOURCES[name])
+    assert re.fullmatch(rf'\d\d_{name.rpartition(".")[2]}', stem) and folder==package(name).replace('.',
+        '/'), place(SOURCES[name])
 
 @pytest.mark.parametrize('name', MODULES)
 def test_imports_only_from_lower_floors(name):
@@ -63,7 +67,8 @@ def test_numbers_of_notebooks_are_their_order():
     numbers = [(o.parent, o.stem.split('_')[0]) for o in NOTEBOOKS if o.stem!='index']
     assert [o for o,n in Counter(numbers).items() if n>1] == []
 
-def test_every_folder_is_a_package(): assert {o for o in map(package, EXPORTED) if o and not (ROOT/'fastcollab'/o/'__init__.py').is_file()} == set()
+def test_every_folder_is_a_package():
+    assert {o for o in map(package, EXPORTED) if o and not (ROOT/'fastcollab'/o/'__init__.py').is_file()} == set()
 
 # What serves recommendations needs no fastai, and compiled loops need no torch modules
 LIGHT = [o for o in EXPORTED if package(o)=='recommend' or o in ('checks','data.features')]
@@ -81,31 +86,35 @@ def test_serving_imports_no_fastai(name):
     assert heavy == set(), f'{name} reaches {sorted(heavy)}'
 
 @pytest.mark.parametrize('name', [o for o in EXPORTED if package(o)=='kernels'])
-def test_kernels_import_neither_torch_nor_fastai(name): assert {o.split('.')[0] for o in imports(MODULES[name])} & {'torch','fastai'} == set()
+def test_kernels_import_neither_torch_nor_fastai(name):
+    assert {o.split('.')[0] for o in imports(MODULES[name])} & {'torch','fastai'} == set()
 
 # ---- What is packed
 EVERYWHERE = """
 import importlib, sys
 target, packages, *names = sys.argv[1:]
-sys.path += [target, packages]            # run with -I -S: nothing else is looked at, so no checkout that is installed in place
+sys.path += [target, packages]   # -I -S keep all else out, such as a checkout that is installed in place
 for o in names:
     module = importlib.import_module(o)
     assert module.__file__.startswith(target), module.__file__
 """
 @pytest.mark.slow
 def test_wheel(tmp_path):
-    "A built wheel, installed into an empty folder, has every module, and each can be imported where no checkout can be seen"
+    "Build a wheel, install it into an empty folder, and import every module where no checkout can be seen"
     src,wheels,target = (tmp_path/o for o in ('src','wheels','target'))
     src.mkdir()
     for o in ('pyproject.toml','README.md','LICENSE'): shutil.copy(ROOT/o, src)
     shutil.copytree(ROOT/'fastcollab', src/'fastcollab', ignore=shutil.ignore_patterns('__pycache__'))
     pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
-    for args in (['wheel', '--no-deps', '--no-build-isolation', '-w', wheels, src], ['install', '--no-deps', '--no-index', '--target', target, '-f', wheels, 'fastcollab']):
+    for args in (['wheel', '--no-deps', '--no-build-isolation', '-w', wheels, src],
+        ['install', '--no-deps', '--no-index', '--target', target, '-f', wheels, 'fastcollab']):
         res = subprocess.run([*pip, *args], capture_output=True, text=True, cwd=tmp_path)
         assert res.returncode==0, res.stderr
-    assert {o.relative_to(target/'fastcollab').as_posix() for o in (target/'fastcollab').rglob('*.py')} == {f'{o}.py' for o in FILES}
+    assert {o.relative_to(target/'fastcollab').as_posix() for o in (target/'fastcollab').rglob('*.py')} == {f'{o}.py'
+        for o in FILES}
     names = [f'fastcollab.{o}' for o in MODULES]
-    res = subprocess.run([sys.executable, '-I', '-S', '-W', 'ignore', '-c', EVERYWHERE, target, Path(pytest.__file__).parents[1], *names], capture_output=True, text=True, cwd=tmp_path)
+    res = subprocess.run([sys.executable, '-I', '-S', '-W', 'ignore', '-c', EVERYWHERE, target,
+        Path(pytest.__file__).parents[1], *names], capture_output=True, text=True, cwd=tmp_path)
     assert res.returncode==0, res.stderr[-2000:]
 
 # ---- The import door
@@ -151,7 +160,7 @@ def shown():
 
 @pytest.mark.parametrize('name', [o for o,_ in listed()])
 def test_public_names_are_those_that_somebody_calls(name, door, shown):
-    "Each is a class or a function with a docstring that a notebook shows at work or speaks of; checks and drawing aids stay in their modules"
+    "Each is a documented class or function that a notebook shows; checks and drawing aids stay in their modules"
     assert not re.match(r'check_|axes_|[A-Z_]+$', name) or name=='SGHMC'
     assert callable(door[1][name]) and door[1][name].__doc__
     assert len(re.findall(rf'\b{name}\b', shown))>0, f'no notebook speaks of {name}'
@@ -164,22 +173,27 @@ def test_settings_ini_mirrors_pyproject():
     s = cfg['DEFAULT']
     version = re.search('__version__ = "(.*)"', (ROOT/'fastcollab/__init__.py').read_text())[1]
     dev = [o for o in p['optional-dependencies']['dev'] if ';' not in o]
-    assert dict(s) == dict(lib_name=p['name'], repo=p['name'], version=version, description=p['description'], keywords=' '.join(p['keywords']),
-        author=p['authors'][0]['name'], license='apache2', min_python=p['requires-python'].lstrip('>='), lib_path=nb['lib_path'], nbs_path=nb['nbs_path'],
-        requirements=' '.join(p['dependencies']), dev_requirements=' '.join(dev), console_scripts='='.join(*p['scripts'].items()))
+    assert dict(s) == dict(lib_name=p['name'], repo=p['name'], version=version, description=p['description'],
+        keywords=' '.join(p['keywords']),
+        author=p['authors'][0]['name'], license='apache2', min_python=p['requires-python'].lstrip('>='),
+        lib_path=nb['lib_path'], nbs_path=nb['nbs_path'],
+        requirements=' '.join(p['dependencies']), dev_requirements=' '.join(dev),
+        console_scripts='='.join(*p['scripts'].items()))
 
 def test_dependencies_are_what_is_imported():
-    "Every third-party import is declared, in an extra if the module works without; pyarrow is what pandas reads Parquet with"
+    "Every third-party import is declared, in an extra if the module works without it; pandas reads Parquet by pyarrow"
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
     declared = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']}
     packages = dict(sklearn='scikit-learn', mpl_toolkits='matplotlib', umap='umap-learn')
-    roots = {o.split('.')[0] for m in MODULES.values() for o in imports(m)} - set(sys.stdlib_module_names) - {'fastcollab'}
+    roots = {o.split('.')[0] for m in MODULES.values()
+        for o in imports(m)} - set(sys.stdlib_module_names) - {'fastcollab'}
     used = {packages.get(o, o) for o in roots}
     assert used <= declared.union(*(proj['optional-dependencies'][o] for o in ('ann','onnx','viz')))
     assert declared <= used
 
 def test_constraints_cover_the_dependencies():
-    names = {re.split('[=;]', o)[0] for o in (ROOT/'constraints.txt').read_text().splitlines() if o and o[0] not in '# '}
+    names = {re.split('[=;]', o)[0] for o in (ROOT/'constraints.txt').read_text().splitlines() if o
+        and o[0] not in '# '}
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
     extras = proj['optional-dependencies']
     needed = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']+extras['dev']+extras['docs']} - {'tomli'}
@@ -193,7 +207,8 @@ def test_readme_is_its_notebook():
 
 def test_figures_of_the_readme_were_printed():
     "Every number with decimals under `Figures` stands in the output of a benchmark"
-    text,printed = (ROOT/'README.md').read_text(),''.join(o.read_text() for o in (ROOT/'benchmarks/results').glob('*.txt'))
+    text,printed = (ROOT/'README.md').read_text(),''.join(o.read_text()
+        for o in (ROOT/'benchmarks/results').glob('*.txt'))
     figures = re.findall(r'\d+\.\d+', text[text.index('## Figures'):text.index('## Where to go next')])
     assert len(figures)>=7 and [o for o in figures if o not in printed] == []
 
@@ -204,14 +219,15 @@ def test_notebook_outputs(path):
         for o in cell.get('outputs', []):
             text = json.dumps(o)
             assert o['output_type'] != 'error', f'cell {cell["id"]} shows an error'
-            assert not re.search(r'Warning:|site-packages|/(home|root|tmp|work|Users)/', text), f'cell {cell["id"]}: {text[:200]}'
+            assert not re.search(r'Warning:|site-packages|/(home|root|tmp|work|Users)/',
+                text), f'cell {cell["id"]}: {text[:200]}'
             assert o.get('name') != 'stderr', f'cell {cell["id"]} writes to stderr'
 
 TUTORIALS = [o for o in NOTEBOOKS if o.parent.name=='tutorials']
 
 @pytest.mark.parametrize('path', TUTORIALS, ids=place)
 def test_tutorials_open_and_end(path):
-    "A tutorial says first what the reader will be able to do, and last where to go next: the next one, and the API, in links that exist"
+    "A tutorial opens with what you will be able to do, and ends with links to the next one and to the API"
     texts = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown']
     assert 'you can' in '\n'.join(texts[:2])
     end = texts[-1][texts[-1].index('## Where to go next'):]
@@ -236,7 +252,8 @@ def test_links_between_notebooks(path):
 def test_title_has_a_cell_of_its_own(path):
     "nbdev makes the title and its line the head of a page, and drops what else their cell holds"
     first = next(c for c in json.loads(path.read_text())['cells'] if c['cell_type']=='markdown')
-    assert re.fullmatch(r'# .+\n\n?> .+', ''.join(first['source'])), f'cell {first["id"]}: a title and a line that starts with >, the rest in a cell of its own'
+    assert re.fullmatch(r'# .+\n\n?> .+', ''.join(first['source'])), \
+        f'cell {first["id"]}: a title and a line that starts with >; the rest goes into the next cell'
 
 def test_cell_ids_are_unique():
     ids = [c['id'] for p in NOTEBOOKS for c in json.loads(p.read_text())['cells']]
@@ -244,7 +261,8 @@ def test_cell_ids_are_unique():
 
 def test_no_data_in_the_repository():
     "The licences of the data sets forbid shipping them"
-    kinds,apart = {'.zip','.data','.dat','.base','.test','.parquet','.csv','.pkl','.pth'},{'.venv','demo','.git','build','.hypothesis'}
+    kinds,apart = {'.zip','.data','.dat','.base','.test','.parquet','.csv','.pkl','.pth'},{'.venv','demo','.git',
+        'build','.hypothesis'}
     files = [o.relative_to(ROOT) for o in ROOT.rglob('*') if o.suffix in kinds and o.is_file()]
     assert [o for o in files if not apart & set(o.parts)] == []
 
@@ -257,17 +275,20 @@ def test_public_things_are_documented(name):
         if isinstance(node, ast.ClassDef): assert ast.get_docstring(node), f'{name}.{node.name} has no docstring'
     for node in ast.parse(src).body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith('_') and not node.decorator_list:
-            assert ast.get_docstring(node) and '\n' not in ast.get_docstring(node), f'{name}.{node.name} wants a docstring of one line'
+            assert ast.get_docstring(node) and '\n' not in ast.get_docstring(
+                node), f'{name}.{node.name} wants a docstring of one line'
 
 @pytest.mark.parametrize('name', EXPORTED)
 def test_public_methods_are_documented(name):
-    "Methods and classmethods of public classes have a docstring too; fastai and torch document what overrides theirs, events of callbacks included"
+    "Public methods of public classes have a docstring, unless they override what fastai or torch documents"
     module = importlib.import_module(f'fastcollab.{name}')
     own = lambda o: o.__module__==module.__name__
     classes = [o for o in vars(module).values() if isinstance(o, type) and own(o) and o.__name__[0]!='_']
     missing = []
     for cls in classes:
-        theirs = {o for b in cls.__mro__ if not b.__module__.startswith('fastcollab') for o in vars(b)} | (set(_events) if issubclass(cls, Callback) else set())
-        fns = {o:inspect.unwrap(getattr(f, '__func__', f)) for o,f in vars(cls).items() if o[0]!='_' and o not in theirs and not isinstance(f, property)}
+        theirs = {o for b in cls.__mro__ if not b.__module__.startswith('fastcollab') for o in vars(b)} | (set(_events)
+            if issubclass(cls, Callback) else set())
+        fns = {o:inspect.unwrap(getattr(f, '__func__', f)) for o,f in vars(cls).items() if o[0]!='_'
+            and o not in theirs and not isinstance(f, property)}
         missing += [f'{cls.__name__}.{o}' for o,f in fns.items() if inspect.isfunction(f) and own(f) and not f.__doc__]
     assert missing == []

@@ -7,7 +7,8 @@ import numpy as np, pytest
 from PIL import Image
 
 pytestmark = pytest.mark.slow   # building the site takes half a minute
-for o in ('material','mkdocs','ziamath'): pytest.importorskip(o, reason="the site is not built: pip install -e '.[docs]'")
+for o in ('material','mkdocs','ziamath'):
+    pytest.importorskip(o, reason="the site is not built: pip install -e '.[docs]'")
 from browser import console_errors, contrast, serve, set_width, too_wide
 
 from links import Links, check
@@ -21,7 +22,8 @@ MODULES = sorted(o.relative_to(ROOT/'fastcollab').with_suffix('').as_posix() for
 def site(tmp_path_factory):
     "The folder of the built site"
     out = tmp_path_factory.mktemp('site')
-    res = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '-q', '-d', out], cwd=ROOT, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '-q', '-d', out], cwd=ROOT, capture_output=True,
+        text=True)
     assert res.returncode==0, (res.stdout+res.stderr)[-3000:]
     return out
 
@@ -37,7 +39,8 @@ def test_links(site):
     assert broken==[] and all(o.startswith(('http://','https://')) for o in external)
 
 def test_broken_links_are_found(tmp_path):
-    (tmp_path/'a.html').write_text('<h1 id="top">A</h1><a href="b.html#x">1</a><a href="b.html#y">2</a><a href="c.html">3</a><a href="#top">4</a><img src="d.png">')
+    (tmp_path/'a.html').write_text('<h1 id="top">A</h1><a href="b.html#x">1</a><a href="b.html#y">2</a><a '
+        'href="c.html">3</a><a href="#top">4</a><img src="d.png">')
     (tmp_path/'b.html').write_text('<h2 id="x">B</h2><a href="https://example.com/z">5</a>')
     assert check(tmp_path)==(['a.html -> b.html#y', 'a.html -> c.html', 'a.html -> d.png'], ['https://example.com/z'])
 
@@ -47,7 +50,8 @@ def test_every_symbol_is_on_its_page(name, texts):
     module,text = importlib.import_module(f'fastcollab.{name}'.replace('/', '.')),texts[f'{name}.html']
     ids = Links(text).ids
     syms = {o:getattr(module, o) for o in module.__all__}
-    syms = [o for o,f in syms.items() if o[0]!='_' and (inspect.isroutine(f) or isinstance(f, type)) and f.__module__==module.__name__]
+    syms = [o for o,f in syms.items() if o[0]!='_' and (inspect.isroutine(f) or isinstance(f, type))
+        and f.__module__==module.__name__]
     assert [o for o in syms if o.lower() not in ids]==[]
     up = '../'*name.count('/')
     assert text.count(f'href="{up}source/fastcollab/{name}.html#__codelineno-0-') >= len(syms)
@@ -57,18 +61,22 @@ def test_an_entry(texts):
     entry = text[text.index('id="collab_learner"'):text.index('id="baseline_rmse"')]
     assert 'n_factors' in entry and '<td>int | None</td><td>Length of the vectors' in entry   # docments as a table
     assert '<td>Returns</td><td>CollabLearner</td>' in entry
-    assert 'href="../losses.html#ratingmse"><code>RatingMSE</code></a>' in entry                 # a symbol of another page
+    # a symbol of another page
+    assert 'href="../losses.html#ratingmse"><code>RatingMSE</code></a>' in entry
     line = int(re.search(r'source/fastcollab/train/learner\.html#__codelineno-0-(\d+)', entry)[1])
-    assert 'def collab_learner(' in ''.join((ROOT/'fastcollab/train/learner.py').read_text().splitlines()[line-1:line+1])
+    assert 'def collab_learner(' in ''.join((ROOT/'fastcollab/train/learner.py').read_text().splitlines()[
+        line-1:line+1])
 
 def test_names_lead_to_what_is_meant(texts):
-    "`predict` is the method of the class of the page, `learn.predict()` is it on every page, not the first of that name"
+    "`predict` is a method of the class on its page, and `learn.predict()` leads there from every page"
     assert '<a href="learner.html#collablearner.predict"><code>predict</code></a>' in texts['train/learner.html']
     everywhere = ''.join(texts.values())
     assert re.search(r'<a href="(\.\./)?train/learner\.html#collablearner\.predict"><code>learn\.predict\(', everywhere)
-    assert re.search(r'<a href="(\.\./)?train/\w+\.html#collablearner\.recommender"><code>learn\.recommender\(', everywhere)
+    assert re.search(r'<a href="(\.\./)?train/\w+\.html#collablearner\.recommender"><code>learn\.recommender\(',
+        everywhere)
     # no other class has this name
-    assert re.search(r'<a href="interpret/\w+\.html#collabinterpretation\.plot_factors"><code>plot_factors', texts['changelog.html'])
+    assert re.search(r'<a href="interpret/\w+\.html#collabinterpretation\.plot_factors"><code>plot_factors',
+        texts['changelog.html'])
 
 class Headings(HTMLParser):
     "Headings and all else that is seen in a text, as (tag, text)"
@@ -76,7 +84,9 @@ class Headings(HTMLParser):
         super().__init__()
         self.seen,self.tag = [],''
         self.feed(text)
-    def handle_starttag(self, tag, attrs): self.tag = tag if re.fullmatch('h[1-6]', tag) else '' if tag in ('p','div','table','img','ol','ul','pre','svg') else self.tag
+    def handle_starttag(self, tag, attrs):
+        self.tag = tag if re.fullmatch('h[1-6]', tag) else '' if tag in ('p','div','table','img','ol','ul','pre',
+            'svg') else self.tag
     def handle_endtag(self, tag): self.tag = '' if tag==self.tag else self.tag
     def handle_data(self, data): self.seen += [(self.tag, data)]*bool(data.strip('\n ¶'))
 
@@ -84,7 +94,8 @@ def test_nothing_is_left_over(texts):
     "No directives, no calls of show_doc, no formulas in TeX, no headings over nothing"
     for page,text in texts.items():
         if page.startswith('source/'): continue
-        body = re.sub('<(script|style).*?</\\1>', '', text[text.index('<article') if '<article' in text else 0:].split('</article>')[0], flags=re.S)
+        body = re.sub('<(script|style).*?</\\1>', '', text[text.index('<article') if '<article' in text
+            else 0:].split('</article>')[0], flags=re.S)
         prose = re.sub('<(pre|svg|code).*?</\\1>', '', body, flags=re.S)
         assert '#|' not in body and 'show_doc(' not in body and 'arithmatex' not in body, page
         assert not re.search(r'\$[^$\s][^$]*\$|\\(frac|sum|sqrt)', prose), page
@@ -99,24 +110,29 @@ def test_pictures(site):
 def listed(html): return re.findall(r'<li><a href="(?:\.\./)?([\w./]+)\.html">', html.split('<article')[1])
 
 def test_tutorials_are_in_the_order_of_their_names(texts):
-    assert listed(texts['tutorials/index.html'])==[re.sub(r'^\d+_', '', o.stem) for o in sorted((ROOT/'nbs/tutorials').glob('*.ipynb'))]
+    assert listed(texts['tutorials/index.html'])==[re.sub(r'^\d+_', '', o.stem)
+        for o in sorted((ROOT/'nbs/tutorials').glob('*.ipynb'))]
 
 def test_modules_are_in_sections_by_package(texts):
     "Packages from the ground up, each under its heading, and in them the notebooks in the order of their numbers"
     files = [o for k in PACKAGES for o in sorted((ROOT/'nbs'/k).glob('[0-9]*.ipynb'))]
-    assert listed(texts['api/index.html'])==[re.search(r'default_exp ([\w.]+)', o.read_text())[1].replace('.', '/') for o in files]
+    assert listed(texts['api/index.html'])==[re.search(r'default_exp ([\w.]+)', o.read_text())[1].replace('.', '/')
+        for o in files]
     heads = re.findall(r'<h2 id="[^"]*">(.*?)<a', texts['api/index.html'].split('<article')[1])
     assert heads==['Kernels','Checks, losses and metrics','Data','Recommend','Models','Train','Interpret','CLI']
 
 def test_nothing_is_fetched_from_elsewhere(texts):
-    for page,text in texts.items(): assert not re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="https?:', text), page
+    for page,text in texts.items():
+        assert not re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="https?:', text), page
 
 # ---- What a browser shows
 def look(browser, address, width=1280, scheme='light'):
     "Open a page as somebody who was never there before"
     browser.get('about:blank')
-    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[dict(name='prefers-color-scheme', value=scheme)]))
-    browser.execute_cdp_cmd('Storage.clearDataForOrigin', dict(origin='/'.join(address.split('/')[:3]), storageTypes='local_storage'))
+    browser.execute_cdp_cmd('Emulation.setEmulatedMedia',
+        dict(features=[dict(name='prefers-color-scheme', value=scheme)]))
+    browser.execute_cdp_cmd('Storage.clearDataForOrigin', dict(origin='/'.join(address.split('/')[:3]),
+        storageTypes='local_storage'))
     set_width(browser, width)
     browser.get(address)
 
@@ -131,12 +147,14 @@ def wait(f, seconds=10):
 def test_pages_on_screens_and_phones(browser, url, texts):
     "No complaints, nothing to scroll sideways, and figures that are there"
     tutorials,figures = sorted(o for o in texts if o.startswith('tutorials/')),0
-    for page in ('index.html','api/index.html','train/learner.html','train/optimizer.html','source/fastcollab/train/learner.html','figures.html',
+    for page in ('index.html','api/index.html','train/learner.html','train/optimizer.html',
+        'source/fastcollab/train/learner.html','figures.html',
         *(f'interpret/{o}.html' for o in ('plots','error_analysis','item_map','report')),*tutorials):
         look(browser, f'{url}/{page}')
         for img in find(browser, 'article img'):
             browser.execute_script('arguments[0].scrollIntoView({block:"center"})', img)
-            assert wait(lambda: img.get_property('naturalWidth')>0) and contrast(img)>5, (page, img.get_attribute('src'))
+            assert wait(lambda: img.get_property('naturalWidth')>0) and contrast(img)>5, (page,
+                img.get_attribute('src'))
             figures += 1
         assert too_wide(browser)==0, page
         set_width(browser, 400)
@@ -148,7 +166,8 @@ def test_formulas_are_shown(browser, url):
     look(browser, f'{url}/train/optimizer.html', 400)
     maths = find(browser, 'article .math svg')
     assert maths and all(o.size['width']>3 and o.size['height']>5 for o in maths)
-    assert contrast(find(browser, 'div.math')[0])>5 and len(find(browser, 'div.math'))>=2 and len(find(browser, 'span.math'))>=5
+    assert contrast(find(browser, 'div.math')[0])>5 and len(find(browser, 'div.math'))>=2 and len(find(browser,
+        'span.math'))>=5
 
 @pytest.mark.parametrize('scheme', ['light','dark'])
 def test_palettes(browser, url, scheme):
@@ -170,7 +189,9 @@ def test_search(browser, url):
 
 def test_navigation_on_a_phone(browser, url):
     "From the first page to a tutorial and back to the modules, by the drawer"
-    def click(css, text): wait(lambda: [o for o in find(browser, css) if o.is_displayed() and (o.text.strip()==text or not text)])[0].click()
+    def click(css, text):
+        wait(lambda: [o for o in find(browser, css) if o.is_displayed()
+            and (o.text.strip()==text or not text)])[0].click()
     look(browser, f'{url}/index.html', 400)
     click('header label[for=__drawer]', '')
     click('.md-sidebar--primary a', 'Tutorials')

@@ -96,7 +96,7 @@ def test_fits_that_end_early(tmp_path):
         assert len(m.session_effects)==len(dls.train_ds)
         have = m.session_effects.before.clone()
         next(o for o in learn.cbs if isinstance(o, FitSessionEffects)).session_effects.clear()
-        next(o for o in learn.cbs if isinstance(o, FitSessionEffects))._fit()
+        next(o for o in learn.cbs if isinstance(o, FitSessionEffects)).fit_effects()
         assert torch.allclose(m.session_effects.before, have, atol=1e-5)
 
 def test_the_rate_finder_learns_none(tmp_path):
@@ -133,7 +133,7 @@ def test_interrupted_fits():
         assert first[0]==first[1]
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
         have = learn.model.session_effects.before.clone()
-        next(o for o in learn.cbs if isinstance(o, FitSessionEffects))._fit()
+        next(o for o in learn.cbs if isinstance(o, FitSessionEffects)).fit_effects()
         assert torch.allclose(learn.model.session_effects.before, have, atol=1e-5)
 
 def test_twice_is_once():

@@ -89,7 +89,7 @@ def test_asking_saving_and_loading(tmp_path):
     learn = chain(loaders(True, True, path=tmp_path))
     rows = FRAME.iloc[:40]
     want = learn.predict(rows)
-    assert len(learn.model.samples)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0][:,0], want, atol=1e-5)
+    assert len(learn.model.samples)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0].reshape(-1), want, atol=1e-5)
     learn.save('chain')
     learn.export('chain.pkl')
     other = chain(loaders(True, True, path=tmp_path), seed=3, fit=False)
