@@ -17,10 +17,8 @@ from ..data.loaders import *
 from .popularity_bias import *
 from ..losses import rating_loss
 from ..models.base import collab_model
-from ..recommend.base import Factors
 from ..recommend.recommender import *
 from ..recommend.scorers import *
-from ..train.inference import *
 from ..train.learner import *
 
 # %% ../../nbs/interpret/02_data.ipynb #e9ccb4a6
@@ -209,7 +207,7 @@ def recommender_categories(
 )->dict: # `FeatureCategories` by column
     "The features of the model, and the categories in the table of items"
     res = {f.name:FeatureCategories(f.side, list(f.words['classes'])[1:], f.rows) for f in rec.features}
-    for name,sep in rec.sets.items():
+    for name,sep in rec.separators.items():
         if name in res or name not in rec.items: continue
         codec = GenreCategorify(sep).setup(rec.items[name])
         g = torch.from_numpy(codec.encode(rec.items[name])[0]).long()                        # (n_items,width)
@@ -232,11 +230,11 @@ class RecommenderData(InterpretationData):
     def __repr__(self): return f'a recommender and {len(self.test):,} test ratings'
 
     def _factors(self, key):
-        if not isinstance(key, str): return self.rec.scores.factors(key)
-        return next((Factors(f.vec, f.bias) for f in self.rec.features if f.name==key), None)
+        if not isinstance(key, str): return self.rec.scorer.factors(key)
+        return next((f.factors for f in self.rec.features if f.name==key), None)
     def vectors(self, key):
         "Vectors of users (0), items (1) or the categories of a feature (its column); None if there are none"
-        res = self.rec.scores.vectors(key) if not isinstance(key, str) else (f := self._factors(key)) and f.vec
+        res = self.rec.scorer.vectors(key) if not isinstance(key, str) else (f := self._factors(key)) and f.vec
         return None if res is None else res.clone()
     def biases(self, key):
         "Biases of users (0), items (1) or the categories of a feature (its column); None if there are none"
@@ -244,7 +242,7 @@ class RecommenderData(InterpretationData):
         return None if f is None or f.bias is None else f.bias.clone()
     def history(self):
         "Rows of users, rows of items, and ratings, of training"
-        history = self.rec.seen
+        history = self.rec.history
         return history.users(),history.items.long(),history.ratings
     def predictions(self):
         "The ratings to examine, and what is predicted for them"
@@ -254,8 +252,8 @@ class RecommenderData(InterpretationData):
         store = enc.encode(self.test).store
         x,ids = store.ids().long(),[self.test[o].to_numpy() for o in enc.id_names]
         if not len(x): return x,ids,none,none
-        scores = exact_scores(self.rec.scores, x[:,0], x[:,1:])[:,0]
-        return x,ids,store.ratings()[:,0].numpy(),self.rec.scores.link(scores).float().numpy()
+        scores = exact_scores(self.rec.scorer, x[:,0], x[:,1:])[:,0]
+        return x,ids,store.ratings()[:,0].numpy(),self.rec.link(scores).float().numpy()
     def recommender(self):
         "The recommender itself"
         return self.rec
@@ -264,4 +262,4 @@ class RecommenderData(InterpretationData):
         raise TypeError('a recommender keeps no record of its training; make the interpretation with from_learner')
     def model_facts(self):
         "Text about the model and its training, by what it is about"
-        return dict(model=f'a recommender with a {type(self.rec.scores).__name__}')
+        return dict(model=f'a recommender with a {type(self.rec.scorer).__name__}')

@@ -15,7 +15,6 @@ from ..data.loaders import *
 from .popularity_bias import *
 from ..metrics import half_star
 from ..train.callbacks import *
-from ..train.inference import *
 from ..train.learner import *
 
 # %% ../../nbs/interpret/01_feedback_loop.ipynb #2e7e4500

@@ -14,7 +14,6 @@ from ..checks import *
 from ..metrics import gini
 from ..recommend.recommender import Recommender
 from ..recommend.scorers import top_items
-from ..train.inference import *
 from ..train.learner import *
 from ..train.loops import CollabCallback
 from ..train.schedules import finding_lr
@@ -28,7 +27,7 @@ def top_rows(
     "The `k` items with the highest predictions for each user, without those that the user rated in training"
     check_int('k', k, what='items')
     k,size = min(k, rec.n_items-1),rec.batch_size()
-    parts = top_items(rec.scores, u.cpu(), rec.n_items, k, seen=rec.seen[:2], size=size)
+    parts = top_items(rec.scorer, u.cpu(), rec.n_items, k, seen=rec.history[:2], size=size)
     return torch.cat([torch.where(best.isinf(), 0, i) for _,i,best in parts])
 
 def sample_users(
