@@ -60,7 +60,7 @@ def _visit(learn, truth, visits, k, like, rng):
 def _check_loop(learn, rounds, visits):
     "Check the arguments of a loop, and return the encoder"
     check_int('rounds', rounds)
-    check_number('visits', visits, above=0, high=1, what='share of the users')
+    check_number('visits', visits, above=0, high=1, what='a share of the users')
     enc = learn.dls.train_ds.enc
     if enc.id_names==('userId','movieId'): return enc
     raise ValueError(f'the ground truth knows userId and movieId, but the loaders have {enc.id_names}; '
