@@ -120,7 +120,7 @@ def source_d():
 def source_e():
     "Gravity on u1"
     df,splits = movielens_fold('ml-100k', 1)
-    say('\nE  Matrix factorisation with gravity: ml-100k u1, DotProductBias, k=20, center=True, unk_p=0')
+    say('\nE  Matrix factorization with gravity: ml-100k u1, DotProductBias, k=20, center=True, unk_p=0')
     for bs,epochs,lr,wd,l2,g in ((len(splits[0]),60,.1,0,.25,.01), (512,8,5e-3,.1,.03,.01)):
         dls = CollabDataLoaders.from_df(df, splits=splits, seed=42, bs=bs, val_bs=20_000)
         e,secs = errors(dls, epochs, lr, wd, n_factors=20, center=True, unk_p=0, cbs=GravityRegularizer(l2, g))

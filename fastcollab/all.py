@@ -4,16 +4,19 @@ from fastai.tabular.all import *
 from fastai.collab import *
 
 # Data: from files and frames to batches
-from fastcollab.data.datasets import movielens, movielens_fold, netflix_prize, describe_ratings, plot_ratings, synthetic_ratings
+from fastcollab.data.datasets import movielens, movielens_fold
+from fastcollab.data.netflix import netflix_prize
+from fastcollab.data.synthetic import synthetic_ratings
 from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter, TemporalSplitter,
     ColdUserSplitter, ColdItemSplitter, FoldSplitter)
 from fastcollab.data.features import GenreCategorify, FeatureSpec
 from fastcollab.data.timestamps import unix_seconds
+from fastcollab.data.ratings import describe_ratings, plot_ratings
 from fastcollab.data.loaders import CollabDataLoaders
 
 # Models, and what you build your own from
 from fastcollab.models.layers import create_params, ParamEmbedding, GenreEmbedding, FeatureEmbedding, emb_size
-from fastcollab.models.base import reading, CollabModel, SidePlan, FusePlan
+from fastcollab.models.base import reading, CollabModel, collab_model, SidePlan, FusePlan
 from fastcollab.models.mf import DotProduct, DotProductBias, BiasBaseline
 from fastcollab.models.nn import CollabNN, LinearCollab
 from fastcollab.models.hybrid import HybridMF, HybridNN, GenreDotProductBias, GenreCollabNN

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain_repr', 'some_of', 'example_row', 'any_of', 'check_choice', 'check_int', 'check_number', 'check_share',
-           'check_frame', 'need_column', 'check_unique', 'finite_numbers', 'unknown_ids']
+           'check_frame', 'need_column', 'pick_column', 'check_unique', 'finite_numbers', 'unknown_ids']
 
 # %% ../nbs/00_checks.ipynb #7e5fcf60
 from numbers import Integral, Real
@@ -128,6 +128,16 @@ def need_column(
     if name in df.columns: return df[name]
     kind,place = what+' ' if what else '', ' in '+table if table else ''
     raise KeyError(f'no {kind}column {name!r}{place}; the columns are {list(df.columns)}')
+
+# %% ../nbs/00_checks.ipynb #114f64a0
+def pick_column(
+    df:pd.DataFrame, # Any table
+    name:str|None, # Name of a column; None for the `k`-th
+    k:int, # Number of the column to take without a name
+    what:str, # What the column holds, such as 'user'
+)->pd.Series: # KeyError if it isn't there
+    "A column by its name or its place"
+    return need_column(df, df.columns[k] if name is None else name, what)
 
 # %% ../nbs/00_checks.ipynb #c32f82e0
 def check_unique(

@@ -14,6 +14,8 @@ from fastai.tabular.all import *
 from ..train.callbacks import *
 from ..data.loaders import *
 from ..data.datasets import *
+from ..data.ratings import read_table
+from ..data.synthetic import synthetic_ratings
 from ..models.hybrid import *
 from ..train.export import *
 from ..interpret.core import *

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from fastai.tabular.all import *
 from ..checks import *
+from ..data.encoder import RatingsEncoder
 from ..data.features import GenreCategorify
-from ..data.loaders import *
 from .popularity_bias import *
 from ..losses import rating_loss
 from ..models.base import collab_model
@@ -249,11 +249,11 @@ class RecommenderData(InterpretationData):
         need_column(self.test, self.columns[2], 'rating', 'the test ratings')
         enc,none = RatingsEncoder(*self.columns),np.zeros(0, np.float32)
         enc.index = dict(zip(self.columns, self.ids))
-        store = enc.encode(self.test).store
-        x,ids = store.ids().long(),[self.test[o].to_numpy() for o in enc.id_names]
+        part = enc.encode(self.test)
+        x,ids = part.ids.long(),[self.test[o].to_numpy() for o in enc.id_names]
         if not len(x): return x,ids,none,none
         scores = exact_scores(self.rec.scorer, x[:,0], x[:,1:])[:,0]
-        return x,ids,store.ratings()[:,0].numpy(),self.rec.link(scores).float().numpy()
+        return x,ids,part.ratings[:,0].numpy(),self.rec.link(scores).float().numpy()
     def recommender(self):
         "The recommender itself"
         return self.rec

@@ -77,14 +77,13 @@ class TableCounts(NamedTuple):
     joint:float # How many rows of the table move one score together
 
 # %% ../../nbs/models/01_base.ipynb #a0dca23c
-_shortcuts = ('fuse_plan','scorer','factors')
-
 def _drop_shortcuts(cls, base):
-    "Give a class with a `forward` or `factors` of its own the defaults of what follows from these"
+    "Give a class with a `forward` or `factors` of its own the default `fuse_plan` and `scorer`"
     own = vars(cls)
     if not {'forward','factors'}&set(own): return
-    for name in _shortcuts:
-        if name not in own and (name!='factors' or 'forward' in own): setattr(cls, name, vars(base)[name])
+    cls.has_products = 'factors' in own
+    for name in ('fuse_plan','scorer'):
+        if name not in own: setattr(cls, name, vars(base)[name])
 
 def _pair_predictions(model, u, i, bs):
     "Ratings of items `i` (m,) by users `u` (n,), asked pair by pair, `bs` at a time: (n,m)"
@@ -111,6 +110,7 @@ class CollabModel(Module):
     classes,user,item,y_range = None,None,None,None
     features,tables,timestamps,n_times = (),(None,None),(),0
     name = property(lambda self: type(self).__name__, doc='What messages call it')
+    has_products = True # Are scores the products of `factors`, where there are some?
     splitter = staticmethod(trainable_params) # Groups of parameters for an optimizer
 
     def __init_subclass__(cls, **kwargs):
@@ -185,11 +185,12 @@ class CollabModel(Module):
     def scorer(self)->Scorer:
         "What a recommender gets its scores from: a product of `factors` if there are some, else the model itself, which should be in evaluation mode"
         users,items = self.factors(0),self.factors(1)
-        return model_scorer(self) if users is None or items is None else checked_scorer(self, DotScorer(users, items, self.link))
+        dot = DotScorer(users, items, self.link) if self.has_products and users is not None else None
+        return checked_scorer(self, dot)
 
     def fold_terms(self, side:int)->FoldTerms|None:
         "What adds to the vector of a new user (0) or item (1) beside what its ratings say; None if nobody can be folded in, as there are no factors"
-        return None if self.factors(side) is None else FoldTerms()
+        return FoldTerms() if self.has_products and self.factors(side, torch.arange(0)) is not None else None
 
     def table_counts(self,
         ds, # `RatingsDataset` to train on
@@ -209,7 +210,7 @@ class CollabModel(Module):
         u,i = u.to(device),torch.arange(self.n_items, device=device) if i is None else i.to(device)
         with torch.no_grad():
             users,items = self.factors(0, u),self.factors(1, i)
-            if users is not None and items is not None: return self.link(all_scores(users, items))
+            if self.has_products and users is not None: return self.link(all_scores(users, items))
         return _pair_predictions(self, u, i, bs)
 
     def bias(self,
@@ -271,6 +272,7 @@ class ForeignModel(CollabModel):
         self.model,self.y_range = model,getattr(model, 'y_range', None)
         self.n_users,self.n_items = (None,None) if ds is None else (ds.n_users,ds.n_items)
         if ds is None: return
+        self.classes,self.user,self.item = ds.classes,ds.user_name,ds.item_name
         self.tables = tuple(None if t is None else t[:n] for t,n in zip(ds.tables, (ds.n_users,ds.n_items)))
         self.n_times = len(TIMESTAMP_COLUMNS) if ds.enc.timestamps else 0
     @property

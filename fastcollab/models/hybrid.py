@@ -69,9 +69,9 @@ class HybridModel(CollabModel):
         return (table if rows is None else table[rows]).long()
 
     def fold_terms(self, side):
-        if self.factors(side, torch.zeros(1, dtype=torch.long, device=self.u_table.device)) is None: return None
+        if (res := super().fold_terms(side)) is None: return None
         rows = self.split_features(side, self.categories(side).cpu())
-        return FoldTerms(features=tuple(FeatureTerms(f.name, side, self.how, self.agg, g, self.feature_factors(f.name).detach())
+        return res._replace(features=tuple(FeatureTerms(f.name, side, self.how, self.agg, g, self.feature_factors(f.name).detach())
             for f,g in zip(self.sides[side], rows)))
 
 # %% ../../nbs/models/04_hybrid.ipynb #440e055a
@@ -151,10 +151,6 @@ class HybridMF(HybridModel, DotProductBias):
         add = sum(self.f_weight[side](g))                                   # (n,n_factors), or 0 without features
         bias = own.bias+sum(o.squeeze(-1) for o in self.f_bias[side](g))
         return Factors(own.vec+(own.vec*add if self.how=='scale' else add), bias)
-    def vectors(self, side):
-        with torch.no_grad(): return HybridMF.factors(self, side).vec.clone()
-    def biases(self, side):
-        with torch.no_grad(): return HybridMF.factors(self, side).bias.clone()
     def feature_factors(self, name):
         side,at = find_feature(self, name)
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))

@@ -29,7 +29,6 @@ class DotProduct(CollabModel):
     def factors(self, side, rows=None, categories=None):
         table = (self.u_weight,self.i_weight)[side]
         return Factors(table.weight if rows is None else table(rows))
-    def vectors(self, side): return DotProduct.factors(self, side).vec.detach().clone()
     def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,), (self.i_weight,))
 
 # %% ../../nbs/models/02_mf.ipynb #f5ad7005
@@ -49,7 +48,6 @@ class DotProductBias(DotProduct):
         table = (self.u_bias,self.i_bias)[side]
         bias = table.weight if rows is None else table(rows)
         return Factors(DotProduct.factors(self, side, rows).vec, bias.squeeze(-1))   # (n,k), (n,): a batch of one stays (1,)
-    def biases(self, side): return DotProductBias.factors(self, side).bias.detach().clone()
     def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
 
 # %% ../../nbs/models/02_mf.ipynb #ca707d96

@@ -305,10 +305,6 @@ class SVDPlusPlus(HybridModel):
         res = time_sum(x, self.timestamps, self.d_weight)
         return Factors(res[:,:-1], res[:,-1])
 
-    def vectors(self, side):
-        with torch.no_grad(): return SVDPlusPlus.factors(self, side).vec.clone()
-    def biases(self, side):
-        with torch.no_grad(): return SVDPlusPlus.factors(self, side).bias.clone()
     def feature_factors(self, name):
         side,at = find_feature(self, name)
         start,n = self.feature_starts(side)[at],self.sides[side][at].n

@@ -134,7 +134,9 @@ class NetScorer(Scorer):
         vectors:tuple=(None,None), # Vectors of users and of items, for similarity
     ):
         super().__init__(link, vectors)
-        self.users,self.items,self.layers = users.detach().cpu().float(),items.detach().cpu().float(),list(layers)
+        def copy(o): return o.detach().cpu().float().clone()
+        self.users,self.items = copy(users),copy(items)
+        self.layers = [o if isinstance(o, str) else tuple(map(copy, o)) for o in layers]
 
     def block(self, u, i=None, out=None):
         items = _rows(self.items, i)

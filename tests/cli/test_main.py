@@ -1,5 +1,5 @@
 "The command as people type it: what it prints, and what it leaves behind"
-import re, subprocess, sys
+import re, shutil, subprocess, sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ def csv(ratings, tmp_path, monkeypatch):
     ratings.astype(dict(title=str, genres=str)).to_parquet('r.parquet')
     return 'r.csv'
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:load_learner')
 @pytest.mark.parametrize('arch', ARCHS)
 def test_train_leaves_a_learner(csv, ratings, monkeypatch, capsys, tmp_path, arch):
@@ -66,6 +67,7 @@ def test_help(monkeypatch, capsys):
     for o in ('epochs (int) Passes over the training part (default: 5)','(default: 0.005)','(default: 0.1)','(default: 50)','DotProductBias','(default: 64)','(default: 42)'):
         assert o in said, o
 
+@pytest.mark.slow
 def test_demo(monkeypatch, capsys, tmp_path):
     "The fit beside its baselines and the truth, a list for one user, the most and least liked, four files"
     said = run(monkeypatch, capsys, 'demo', '--out', tmp_path/'demo')
@@ -77,11 +79,21 @@ def test_demo(monkeypatch, capsys, tmp_path):
     assert len(top)==10 and scores==sorted(scores, reverse=True) and scores[0]<=5.5
     assert sorted(o.name for o in (tmp_path/'demo').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png','recommender']
 
-@pytest.fixture
-def trained(csv, monkeypatch, capsys):
+@pytest.fixture(scope='module')
+def model(ratings, tmp_path_factory):
     "A folder that `fastcollab train` left"
-    run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 4, '--genres', 'genres', '--out', 'model')
-    return 'model'
+    folder = tmp_path_factory.mktemp('trained')
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(folder)
+        ratings.to_csv('r.csv', index=False)
+        m.setattr(sys, 'argv', 'fastcollab train r.csv --epochs 1 --factors 4 --genres genres --out model'.split())
+        main()
+    return folder/'model'
+
+@pytest.fixture
+def trained(csv, model):
+    "A copy of that folder, where the test runs"
+    return shutil.copytree(model, 'model')
 
 def test_lists_of_one_user(trained, ratings, monkeypatch, capsys):
     "Shown or written, restricted or not; ids and titles as in the table"

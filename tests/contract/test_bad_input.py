@@ -111,7 +111,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         KeyError, ["'timestamp'", "'genres'"]),
     ('no time to leave last', lambda: load(splitter=LeaveLastSplitter(time_name='day')), KeyError, ["'day'", "'timestamp'"]),
     ('no user column to split by', lambda: load(splitter=UserStratifiedSplitter(user_name='usr')), KeyError, ["'usr'", "'userId'"]),
-    ('leave last 0', lambda: LeaveLastSplitter(0), ValueError, ['k is 0', 'at least one']),
+    ('leave last 0', lambda: LeaveLastSplitter(0), ValueError, ['k is 0', 'at least 1']),
     ('no fold column', lambda: load(splitter=FoldSplitter()), KeyError, ["'fold'", "'genres'"]),
     ('no such fold', lambda: load(table(fold=ROWS%5), splitter=FoldSplitter(7)), ValueError, ["'fold'", '7', '4']),
     ('all in the fold', lambda: load(table(fold=1), splitter=FoldSplitter(1)), ValueError, ['training part', 'empty']),
@@ -122,7 +122,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('workers', lambda: RatingsDL(load().train_ds, num_workers=2), ValueError, ['num_workers is 2', 'device']),
     ('workers in from_df', lambda: load(num_workers=2), TypeError, ['num_workers']),
     ('unknown argument', lambda: load(nonsense=3), TypeError, ['nonsense']),
-    ('sep empty', lambda: load(genre_name='genres', sep=''), ValueError, ['sep is empty', 'between two genres']),
+    ('sep empty', lambda: load(genre_name='genres', sep=''), ValueError, ['sep is empty', 'between two categories']),
     ('batch of nothing', lambda: load(valid_pct=0.).valid.show_batch(), ValueError, ['no ratings', 'no batch']),
     # files
     ('CSV in latin-1', lambda: from_csv('r.csv', 'user,item,rating\n1,Amélie,4\n2,B,3\n'.encode('latin-1')),
@@ -152,7 +152,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('text for a number', lambda: learner().predict(1, '3'), TypeError, ["'movieId'", 'text', "'3'", 'number', 'astype']),
     ('numbers for text', lambda: load(table(**TEXT)).test_dl(table()), TypeError, ["'userId'", 'text', "'u1'", 'number', 'astype']),
     ('some users unknown', lambda: load().test_dl(table(userId=first('userId', 9999, 75).astype(int))),
-        UserWarning, ['25.0%', 'user', '9999', 'newcomer']),
+        UserWarning, ['25.0%', 'user', '9999', 'average new user']),
     ('some items unknown', lambda: learner().predict(table(movieId=first('movieId', 8888, 3).astype(int))),
         UserWarning, ['1.0%', 'item', '8888']),
     ('some of both unknown', lambda: learner().predict([1,9999,2,3], [2,3,8888,2]),
@@ -210,7 +210,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     # data sets
     ('more ratings than pairs', lambda: synthetic_ratings(3, 4, 13), ValueError, ['13', '3 users', '4 items']),
     ('no such set', lambda: movielens('ml-200k'), ValueError, ["'ml-200k'", 'ml-100k']),
-    ('no such fold of a set', lambda: movielens_fold(fold=7), ValueError, ['fold 7', '1 to 5']),
+    ('no such fold of a set', lambda: movielens_fold(fold=7), ValueError, ['fold is 7', '1 to 5']),
     ('set without folds', lambda: movielens_fold('ml-1m'), ValueError, ['ml-1m', 'ml-100k'])]
 
 @pytest.fixture(autouse=True)

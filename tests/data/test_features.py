@@ -191,15 +191,15 @@ def test_what_does_not_change_is_not_said():
     assert warned == ["column 'kind' changes between rows of 1 of 3 items, e.g. 'a'; the first training row of each counts"]
 
 WRONG = [ # How the features are named, the error, and words of its message
-    (dict(item_cols='userId', user_cols=None), ValueError, "column 'userId' holds users, items or ratings; it cannot be a feature too"),
+    (dict(item_cols='userId', user_cols=None), ValueError, "column 'userId' holds users, items or ratings; it can't be a feature too"),
     (dict(user_cols=['job','movieId']), ValueError, "column 'movieId' holds users, items or ratings"),
     (dict(genre_name='rating'), ValueError, "column 'rating' holds users, items or ratings"),
     (dict(genre_name='genres'), ValueError, r"\['genres', 'genres', 'decade', .*names a column twice"),
-    (dict(user_cols=['job','job']), ValueError, 'names a column twice; a feature belongs to the items or to the users'),
+    (dict(user_cols=['job','job']), ValueError, 'names a column twice; name it in item_cols or in user_cols'),
     (dict(item_cols='job', user_cols='job'), ValueError, 'names a column twice'),
     (dict(user_cols='jobs'), KeyError, "no feature column 'jobs'; the columns are .*'job'"),
     (dict(item_cols=['genres','Decade']), KeyError, "no feature column 'Decade'; the columns are .*'decade'"),
-    (dict(item_cols=None, user_cols=None, sep=';'), ValueError, "sep=';' separates genres, but there is no genre_name and there are no item_cols"),
+    (dict(item_cols=None, user_cols=None, sep=';'), ValueError, "sep=';' separates categories; give genre_name, item_cols or user_cols"),
     (dict(sep=''), ValueError, 'sep is empty'),
     (dict(user_weight='sqr'), ValueError, "user_weight is 'sqr'; choose None or 'sqrt'")]
 

@@ -163,7 +163,7 @@ def test_predictions_are_the_product(world, asked, arch, y_range, center):
     rows = [list(dls.classes['movieId']).index(o) for o in df.movieId]
     with torch.no_grad():
         score = by_hand(m.factors(df), learn.model.factors(1).take(rows))
-        want = learn.model._out(score)
+        want = learn.model.link(score)
     got = m.predict(df)
     assert got.shape==(50,) and got.dtype==np.float32 and np.allclose(got, want, atol=1e-5)
     if y_range is None: assert np.allclose(got-score.numpy(), dls.train_ds.store.mean() if center else 0, atol=1e-4)

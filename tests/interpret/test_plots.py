@@ -94,6 +94,7 @@ def check_picture(ax):
         assert (box.min>=-1).all() and (box.max<=fig.bbox.max+1).all(), f'{t!r} is cut off'
     assert ax.get_title() and (ax.get_xlabel() or ax.images)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('plot', PLOTS)
 @pytest.mark.parametrize('model', MODELS)
 def test_every_plot_of_every_model(made, model, plot):
@@ -125,6 +126,7 @@ def test_axes_that_are_given(made, plot):
 @pytest.mark.parametrize('plot', PLOTS)
 def test_size(made, plot): assert list(PLOTS[plot](made('features'), figsize=(5,4)).figure.get_size_inches())==[5,4]
 
+@pytest.mark.slow
 def test_umap_as_asked_for(made):
     "The call of the documentation, in three dimensions; the seed decides, and the global random states are left alone"
     pytest.importorskip('umap')
@@ -272,6 +274,7 @@ def test_training_without_an_rmse(made):
 
 def small(df, valid): return CollabDataLoaders.from_df(df, splits=(np.setdiff1d(np.arange(len(df)), valid), valid), seed=1, bs=64)
 
+@pytest.mark.slow
 def test_one_row_and_none(frame):
     "A single row can be drawn; without any there is one error that says what to do"
     learn = collab_learner(small(frame, [3]), n_factors=3, y_range=(0,5.5))
@@ -292,6 +295,7 @@ def test_long_titles(frame):
     for plot in ('bias','similarity','factors'): check_picture(PLOTS[plot](interp))
     assert r'The \$very\$ long' in interp.plot_bias().get_yticklabels()[0].get_text()
 
+@pytest.mark.slow
 def test_reads_do_not_write(frame):
     "Weights, modes, random states, data, callbacks, the recorder and the style stay what they were; rows are made once"
     learn = make(frame, 'features')

@@ -117,6 +117,7 @@ def _of(arch, genres=True):
 
 NO = {DotProduct: dict(Biases=3), DotProductBias: dict(Biases=1), CollabNN: dict(Biases=3), HybridNN: dict(Biases=3), HybridMF: {}}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', NO, ids=lambda o: o.__name__)
 def test_models(arch, quick, tmp_path):
     "What a model has not is left out, and the page says so"
@@ -193,6 +194,7 @@ def test_reads_do_not_write(quick, tmp_path):
     assert state()==before
     plt.close(fig)
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_on_real_data(data_dir, tmp_path):
     "All of ml-latest-small in 20 seconds, in less than 5 MB"
@@ -235,6 +237,7 @@ def test_contents_lead_there(browser, whole):
         o.click()
         assert abs(b.execute_script('return document.querySelector(location.hash).getBoundingClientRect().top'))<40 and o.is_displayed()
 
+@pytest.mark.slow
 def test_with_the_map_to_walk_in(browser, learn, quick, tmp_path):
     "The map is a frame of its own in the page, with the search; nothing else runs"
     path = CollabInterpretation.from_learner(learn).report(tmp_path/'r.html', interactive=True)

@@ -150,6 +150,7 @@ def test_recommender_export_and_checkpoint(tmp_path):
     learn.export('m.pkl')
     assert np.allclose(load_learner(tmp_path/'m.pkl').predict(rows), want, atol=1e-6)
 
+@pytest.mark.slow
 def test_no_notes_of_pytorch_reach_the_user():
     "Those on sparse matrices come once a process, so this needs one of its own"
     code = "import torch, warnings; from fastcollab.models.svdpp import ImplicitSum; warnings.simplefilter('error'); ImplicitSum(*torch.tensor([[1,2],[1,3]]), 3, 4, 2)().sum().backward()"

@@ -9,7 +9,7 @@ from fastai.tabular.all import Module, nn, params
 from fastcollab.kernels.jit import unusable
 from fastcollab.train import optimizer
 from fastcollab.all import LazyAdam, ParamEmbedding
-from fastcollab.train.optimizer import StepTables
+from fastcollab.kernels.steps import StepTables
 from hypothesis import given, settings, strategies as st
 
 EXACT = dict(eps=1e-10, wd=.1)   # eps is left aside while a row waits, so it has to be small where numbers are compared
@@ -74,6 +74,7 @@ def both(data, hypers=None, cls=Net, split=lambda m: list(m.parameters()), each=
         res.append(train(model, opt, data, hypers, each))
     return *res,make(cls, **kwargs)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('emb', [nn.Embedding, ParamEmbedding])
 def test_one_cycle_of_500_steps(emb, path): assert moved(*both(batches(500), cycle(500), emb=emb)) < 1e-6
 
@@ -85,6 +86,7 @@ def test_dtypes_and_schedules(path, dtype, tol, hypers, wd):
     opts = dict(wd=wd, eps=1e-10)
     assert moved(*both(batches(60, dtype=dtype), hypers, dtype=dtype, opts=opts)) < tol
 
+@pytest.mark.slow
 def test_beyond_the_tables(path):
     "More steps than the 512 that are prepared, and a schedule of which the optimizer is told nothing, or the wrong thing"
     assert moved(*both(batches(600, most=3))) < 1e-6
@@ -359,13 +361,13 @@ def test_step_tables_against_a_loop(n, c, start, seed, least):
     rng = np.random.default_rng(seed)
     lr,mom,wd = rng.uniform(0, .2, n),rng.uniform(least, .99, n),rng.choice([0,.1,1.], n)
     o = StepTables(lr, mom, wd, c, 1e-5, start)
-    assert o.n==n and o.tab.shape==(n+1,8)
-    D,G,L,b,w,e,d,c2 = o.tab.T
+    assert o.n==n and o.steps.tab.shape==(n+1,8)
+    D,G,L,b,w,e,d,c2 = o.steps.tab.T
     for t in range(n+1):
         for T in range(t, n+1):
             R = math.exp(L[T]-L[t])
             p,move,m,v = loop(lr, mom, wd, c, start, t, T)
-            got = D[T]/D[t],D[T]*(G[t]-R*G[T]),R*o.half[T-t],o.half[T-t]**2
+            got = D[T]/D[t],D[T]*(G[t]-R*G[T]),R*o.steps.half[T-t],o.steps.half[T-t]**2
             assert np.allclose(got, (p,move,m,v), rtol=1e-8, atol=1e-11), (t,T)
     s = np.arange(1, n+1)+start
     assert np.allclose(w[1:], lr/(1-mom**s)*np.sqrt(1-c**s)) and np.allclose(e[1:], 1e-5*np.sqrt(1-c**s)) and (c2==c).all()
@@ -376,13 +378,13 @@ def test_step_tables_against_a_loop(n, c, start, seed, least):
 def test_step_tables_end_before_numbers_do():
     "Steps whose products leave float64 come in the next tables"
     o = StepTables(np.full(5000, .9), np.full(5000, .9), np.ones(5000), .99, 1e-5)
-    assert 1<o.n<5000 and np.isfinite(o.tab).all() and (o.tab[:,0]>0).all()
+    assert 1<o.n<5000 and np.isfinite(o.steps.tab).all() and (o.steps.tab[:,0]>0).all()
 
 @pytest.mark.parametrize('mom,decay,n', [(.9,.2,512), (.99,.1,512), (.95,.05,10_000), (.999,0,10_000), (.9,.6,400), (.95,.003,20_000)])
 def test_long_step_tables_are_exact(mom, decay, n):
     "Where decay is faster than momentum fades, or momentum outlasts the second moment, sums over far steps would swallow those over near ones"
     o = StepTables(np.full(n, .01), np.full(n, mom), np.full(n, decay/.01), .99, 1e-5, 100)
-    D,G,L = o.tab.T[:3]
+    D,G,L = o.steps.tab.T[:3]
     for t,T in ((0,1),(0,2),(1,5),(o.n//2,o.n//2+3)):
         if T>o.n: continue
         move = loop(*(np.full(T, v) for v in (.01,mom,decay/.01)), .99, 100, t, T)[1]
