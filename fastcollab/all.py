@@ -16,6 +16,7 @@ from fastcollab.data.loaders import CollabDataLoaders
 
 # Models, and what you build your own from
 from fastcollab.models.layers import create_params, ParamEmbedding, GenreEmbedding, FeatureEmbedding, emb_size
+from fastcollab.recommend.base import Factors, Link, FoldTerms
 from fastcollab.models.base import reading, CollabModel, collab_model, SidePlan, FusePlan
 from fastcollab.models.mf import DotProduct, DotProductBias, BiasBaseline
 from fastcollab.models.nn import CollabNN, LinearCollab

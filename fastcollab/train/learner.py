@@ -83,7 +83,7 @@ class CollabLearner(Learner):
     def load(self, *args, **kwargs):
         self._recommender = None
         return super().load(*args, **kwargs)
-    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k!='_recommender'}
+    def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k!='_recommender'}
 
     def recommend(self,
         users=None, # A user id or several; everybody if None

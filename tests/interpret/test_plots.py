@@ -303,7 +303,7 @@ def test_reads_do_not_write(frame):
     learn.model.i_weight.eval()
     interp,dls = CollabInterpretation(learn),learn.dls
     def state(): return dict(weights={k:v.tolist() for k,v in learn.model.state_dict().items()}, grads=[p.grad is None for p in learn.model.parameters()],
-        modes=[m.training for m in learn.model.modules()], training=learn.training, keys=sorted(learn.__dict__), order=dls.train.order_rng.getstate(),
+        modes=[m.training for m in learn.model.modules()], training=learn.training, keys=sorted(learn.__dict__), order=dls.train.order.state(),
         dl=id(learn.dl), rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()),
         data=[o.tolist() for d in (dls.train_ds,dls.valid_ds) for o in (d.store.ids(),d.store.ratings(),*d.tables)], cbs=[id(o) for o in learn.cbs], style=plt.rcParams.copy(),
         rec={k:str(v) for k,v in learn.recorder.__dict__.items() if k in ('lrs','losses','iters','values','hps')})
