@@ -43,8 +43,8 @@ from fastcollab.train.ensemble import ensemble
 from fastcollab.recommend.recommender import Recommender
 
 # What a model has learned, and where it is wrong
-from fastcollab.interpret.core import CollabInterpretation
-from fastcollab.interpret import plots as _, error_analysis as _, report as _
+from fastcollab.interpret.popularity_bias import PopularityBias
+from fastcollab.interpret.feedback_loop import simulate_feedback, plot_feedback
 from fastcollab.interpret.item_map import item_map
-from fastcollab.interpret.popularity_bias import PopularityBias, simulate_feedback, plot_feedback
+from fastcollab.interpret.core import CollabInterpretation
 from fastcollab.interpret.cold_start import MetadataEmbedding
