@@ -15,6 +15,7 @@ from ..train.callbacks import *
 from ..data.loaders import *
 from ..data.datasets import *
 from ..data.ratings import read_table
+from ..data.synthetic import synthetic_ratings
 from ..models.hybrid import *
 from ..train.export import *
 from ..interpret.core import *
@@ -22,8 +23,6 @@ from ..interpret.item_map import page_file
 from ..train.learner import *
 from ..models.mf import *
 from ..models.nn import *
-from ..interpret.plots import *
-from ..interpret.report import *
 from fastcore.script import call_parse
 
 # %% ../../nbs/cli/00_train.ipynb #09e1aa2c
