@@ -23,8 +23,6 @@ from ..interpret.item_map import page_file
 from ..train.learner import *
 from ..models.mf import *
 from ..models.nn import *
-from ..interpret.plots import *
-from ..interpret.report import *
 from fastcore.script import call_parse
 
 # %% ../../nbs/cli/00_train.ipynb #09e1aa2c

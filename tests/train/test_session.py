@@ -3,7 +3,7 @@ import subprocess, sys
 
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastcollab.all import (PosteriorAverage, Callback, CollabDataLoaders, DotProductBias, FitSessionEffects, SGHMC, SessionEffects, MSELossFlat, OrdinalLoss, PosteriorSampling,
+from fastcollab.all import (PosteriorAverage, Callback, CollabDataLoaders, DotProductBias, FitSessionEffects, SGHMC, SessionEffects, L1LossFlat, OrdinalLoss, PosteriorSampling,
     SVDPlusPlus, collab_learner, ensemble, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -141,7 +141,7 @@ def test_twice_is_once():
     assert torch.allclose(a.model.session_effects.before, b.model.session_effects.before, atol=1e-5)
 
 def test_another_loss_keeps_tables_of_days():
-    learn = best(loaders(), 1, loss_func=MSELossFlat())
+    learn = best(loaders(), 1, loss_func=L1LossFlat())
     assert len(learn.model.timestamps)==3 and not any(isinstance(o, FitSessionEffects) for o in learn.cbs)
 
 def test_without_numba():
