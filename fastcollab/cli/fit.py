@@ -12,7 +12,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
 from ..interpret.core import CollabInterpretation
-from ..interpret.plots import *
 from ..train.learner import baseline_rmse
 
 # %% ../../nbs/cli/01_fit.ipynb #db78363d
