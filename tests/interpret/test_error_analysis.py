@@ -168,7 +168,7 @@ def test_genre_is_the_feature_with_several(interp, frame, held):
 def test_genres_without_vectors(frame, held):
     "Where the model has none, the mean of the items less the mean of all"
     learn = make(frame, held, 1, arch=DotProduct)
-    v,sets = learn.model.item_vectors()[1:].numpy(),learn.dls.train_ds.items.drop_duplicates('movieId').set_index('movieId').genres.str.split('|')
+    v,sets = learn.model.vectors(1)[1:].numpy(),learn.dls.train_ds.items.drop_duplicates('movieId').set_index('movieId').genres.str.split('|')
     names = list(learn.dls.classes['genres'])[1:]
     has = np.array([[g in sets[o] for o in list(learn.dls.classes['movieId'])[1:]] for g in names], float)
     want = has@(v-v.mean(0))
