@@ -281,7 +281,7 @@ def test_fold_in_is_for_dot_products(name):
         assert (name=='BiasBaseline' or got.predict(901, 1)>got.predict(901, 2)) and not {1,2} & set(got.recommend(901, 28).item)
         return
     for call in (partial(rec.fold_in, new), partial(rec.fold_in_items, new), partial(rec.explain, 1, 2), rec.to_ann, partial(rec.queries, [1]), rec.decay):
-        with pytest.raises(TypeError, match=f'dot products, and these are {type(rec.scorer).__name__}; train a DotProductBias'): call()
+        with pytest.raises(TypeError, match=f'dot products, but this model has a {type(rec.scorer).__name__}; train a DotProductBias'): call()
 
 @every
 def test_neighbours(name):
@@ -770,8 +770,8 @@ CASES = [ # What is done, how, the error, and words of its message
     ('neighbours of a table', lambda: rec().similar_users(ratings()), TypeError, ['DataFrame', 'users', 'a single id']),
     ('explain several', lambda: rec().explain([1,2], 2), TypeError, ['list', 'users', 'a single id']),
     ('explain several items', lambda: rec().explain(1, range(2, 4)), TypeError, ['range', 'items', 'a single id']),
-    ('recommend by a model that says NaN', lambda: nan().recommend('bob', 1), ValueError, ['no numbers', 'row 2 of the users']),
-    ('predict by a model that says NaN', lambda: nan().predict(['ann','bob'], 20), ValueError, ['no numbers', 'row 2 of the users']),
+    ('recommend by a model that says NaN', lambda: nan().recommend('bob', 1), ValueError, ["aren't numbers", 'row 2 of the users']),
+    ('predict by a model that says NaN', lambda: nan().predict(['ann','bob'], 20), ValueError, ["aren't numbers", 'row 2 of the users']),
     ('predict an unknown user', lambda: rec().predict(999, 1), KeyError, ['1 of 1 users', '999']),
     ('predict an unknown item', lambda: rec().predict([1,2], [1,999]), KeyError, ['1 of 2 items', '999', 'fold_in_items']),
     ('predict half a pair', lambda: rec().predict(1), TypeError, ['(users, items)', 'DataFrame', 'int']),
