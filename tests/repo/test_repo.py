@@ -1,6 +1,7 @@
 "The repository itself: floors, mirrors, what is generated, and what must not be in it"
 import ast, configparser, importlib, inspect, json, re, shutil, subprocess, sys
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_serving_imports_no_fastai(name):
 @pytest.mark.parametrize('name', [o for o in EXPORTED if package(o)=='kernels'])
 def test_kernels_import_neither_torch_nor_fastai(name):
     assert {o.split('.')[0] for o in imports(MODULES[name])} & {'torch','fastai'} == set()
+
+def test_the_path_of_a_rating_is_the_one_in_the_code():
+    "Functions that CONTRIBUTING.md names together with their module are there"
+    text = (ROOT/'CONTRIBUTING.md').read_text()
+    named = re.findall(r'`([\w.]+)`\s\(`([a-z_]+\.[a-z_]+)`\)', text[text.index('## The path of a rating'):])
+    assert len(named)>=10
+    for name,module in named: assert attrgetter(name)(importlib.import_module(f'fastcollab.{module}')), (name, module)
 
 # ---- What is packed
 EVERYWHERE = """
