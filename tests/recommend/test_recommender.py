@@ -1,188 +1,22 @@
-"One contract for the recommender of every model, fold-in against the stated loss, explanations that add up, and error messages"
-import copy, functools, inspect, math, subprocess, sys, warnings
-from functools import partial
+"Lists, filters, fold-in against the stated loss, explanations that add up, and error messages"
+import inspect, math, subprocess, sys, warnings
 
-import fastcollab.all, numpy as np, pandas as pd, pytest, torch
-from fastai.tabular.all import Module, set_seed, sigmoid_range
-from fastcollab.all import (PosteriorAverage, BiasBaseline, WeightedEnsemble, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
-    LinearCollab, ParamEmbedding, Recommender, SVDPlusPlus, collab_learner, create_params, synthetic_ratings)
-from fastcollab.recommend.history import UserHistory
-from fastcollab.models.base import CollabModel, collab_model
-from fastcollab.recommend.base import Factors, FoldTerms, Link
+import numpy as np, pandas as pd, pytest, torch
+from fastcollab.all import Recommender
+from fastcollab.recommend.base import Factors, Link
 from fastcollab.recommend.fold_in import category_factors, start_factors
-from fastcollab.recommend.recommender import terms_state
-from fastcollab.recommend.scorers import DotScorer, ModelScorer, NetScorer
+from fastcollab.recommend.history import UserHistory
+from fastcollab.recommend.scorers import DotScorer
 from hypothesis import given, settings, strategies as st
-from torch import nn
+from zoo import ITEMS, ZOO, by_user, learner, names, pairs, rec_of, state, train_of, unchanged
 
-BASE = synthetic_ratings(40, 30, 500)
-BASE = BASE.assign(decade=BASE.userId//10*10)
-ITEMS = BASE.drop_duplicates('movieId').set_index('movieId').sort_index()
 few = settings(max_examples=50, deadline=None)
 
-class Flat(Module):
-    "A user's model, `(bs,)` out"
-    def __init__(self, n_users, n_items, y_range=None):
-        self.u,self.i,self.b,self.y_range = nn.Embedding(n_users, 5),nn.Embedding(n_items, 5),nn.Embedding(n_items, 1),y_range
-    def forward(self, x):
-        res = (self.u(x[:,0])*self.i(x[:,1])).sum(1)+self.b(x[:,1])[:,0]
-        return res if self.y_range is None else sigmoid_range(res, *self.y_range)
-    @classmethod
-    def from_dls(cls, dls, **kwargs): return cls(dls.n_users, dls.n_items, **kwargs)
+every = pytest.mark.parametrize('name', ZOO)
+FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')
+dots = pytest.mark.parametrize('name', DOTS)
 
-class Params(Flat):
-    "The same with parameters rolled by hand, `(bs,1)` out, and dropout"
-    def __init__(self, n_users, n_items, y_range=None):
-        self.u,self.i,self.y_range,self.drop = create_params(n_users, 5),create_params(n_items, 5),y_range,nn.Dropout(.1)
-    def forward(self, x): return sigmoid_range((self.drop(self.u[x[:,0]])*self.i[x[:,1]]).sum(1, keepdim=True), *(self.y_range or (-9,9)))
-
-class Features(Flat):
-    "The same, plus the columns of the features"
-    def __init__(self, n_users, n_items, y_range=None):
-        super().__init__(n_users, n_items, y_range)
-        self.g = nn.Embedding(40, 5)
-    def forward(self, x): return sigmoid_range((self.u(x[:,0])*(self.i(x[:,1])+self.g(x[:,2:]).sum(1))).sum(1), *(self.y_range or (-9,9)))
-
-class Twice(DotProductBias):
-    "A user's model on top of one of the library, with another output"
-    def forward(self, x): return 2*super().forward(x)
-class TwiceNN(CollabNN):
-    "The same with a neural net"
-    def forward(self, x): return 2*super().forward(x)
-
-class Two(WeightedEnsemble):
-    "Two models of the library in one"
-    @classmethod
-    def from_dls(cls, dls, **kwargs): return cls([m.from_dls(dls, **kwargs) for m in (DotProductBias,CollabNN)], [.3,.7])
-class States(PosteriorAverage):
-    "A model averaged over two samples"
-    @classmethod
-    def from_dls(cls, dls, **kwargs): return cls(SVDPlusPlus.from_dls(dls, n_factors=4, **kwargs))
-
-nine = dict(n_factors=9)
-MODELS = dict(DotProduct=partial(DotProduct, **nine), DotProductBias=partial(DotProductBias, **nine), 
-    DotProductBias_param=partial(DotProductBias, emb=ParamEmbedding, **nine), DotProductBias_centered=partial(DotProductBias, **nine),
-    Genre_add=partial(HybridMF, **nine), Genre_mul=partial(HybridMF, how='scale', agg='mean', **nine),
-    CollabNN=partial(CollabNN, n_factors=16), CollabNN_bn=partial(CollabNN, layers=[16,8], use_bn=True, bn_final=True, ps=.05, embed_p=.05),
-    CollabNN_bn_first=partial(CollabNN, layers=[16,8], use_bn=True, lin_first=False), CollabNN_tanh=partial(CollabNN, layers=[16,8], act_cls=nn.Tanh()),
-    CollabNN_leaky=partial(CollabNN, act_cls=nn.LeakyReLU()), HybridNN=partial(HybridNN, n_factors=16),
-    GenreCollabNN_deep=partial(HybridNN, layers=[16,8], use_bn=True), SVDPlusPlus=partial(SVDPlusPlus, **nine),
-    SVDPlusPlus_features=partial(SVDPlusPlus, **nine), LinearCollab=LinearCollab, BiasBaseline=BiasBaseline, Flat=Flat, Params=Params,
-    Features=Features, Twice=partial(Twice, **nine), TwiceNN=partial(TwiceNN, n_factors=16), Two=Two, States=States)
-FEATURED = ['Genre_add','Genre_mul','HybridNN','GenreCollabNN_deep','SVDPlusPlus_features','Features']
-DOTS = ['DotProduct','DotProductBias','DotProductBias_param','DotProductBias_centered','Genre_add','Genre_mul','SVDPlusPlus','SVDPlusPlus_features','BiasBaseline']
-ADDITIVE = ['LinearCollab','BiasBaseline']
-OWN = ['Flat','Params','Features','Twice','TwiceNN','CollabNN_leaky','Two','States']
-every,dots = pytest.mark.parametrize('name', MODELS),pytest.mark.parametrize('name', DOTS)
-
-def loaders(name, df=BASE, **kwargs):
-    "Loaders, with genres of items and decades of users for models that need features"
-    cols = dict(genre_name='genres', user_cols='decade') if name in FEATURED else {}
-    return CollabDataLoaders.from_df(df, bs=64, seed=1, **{**cols, **kwargs})
-
-def build(name, dls, y_range=(0.,5.5)):
-    "A model, already fitted if it has a closed form"
-    maker = MODELS[name]
-    cls,args = (maker.func,maker.keywords) if isinstance(maker, partial) else (maker,{})
-    return cls.from_dls(dls, **({} if cls is BiasBaseline else dict(y_range=y_range)), **args)
-
-@functools.cache
-def learner(name, y_range=(0.,5.5)):
-    "A learner with large random weights; tests must not write into it"
-    dls = loaders(name)
-    model = build(name, dls, y_range)
-    g = torch.Generator().manual_seed(1)
-    for n,p in [*model.named_parameters(), *model.named_buffers()]:
-        if name!='BiasBaseline' and p.dtype==torch.float32 and n!='mean': p.data = torch.randn(p.shape, generator=g)*.5+('var' in n)*2
-        if 'var' in n: p.data = p.data.abs()+.1
-    for o in (.9,1.) if name=='States' else ():
-        for p in model.model.parameters(): p.data *= o
-        model.add_sample()
-    return collab_learner(dls, arch=model, center=name=='DotProductBias_centered')
-
-@functools.cache
-def rec_of(name, y_range=(0.,5.5)): return learner(name, y_range).recommender()
-
-def again(rec, name, folder):
-    "The recommender after saving and loading it"
-    rec.save(folder)
-    return Recommender.load(folder, **(dict(model=build(name, loaders(name))) if isinstance(rec.scorer, ModelScorer) else {}))
-
-def pairs(rec): return [np.array(o) for o in zip(*((u,i) for u in rec.ids[0] for i in rec.ids[1]))]
-def train_of(learn):
-    x = learn.dls.train_ds.items
-    return x.groupby('userId').movieId.agg(set).to_dict()
-def by_user(df): return {u:list(g.item) for u,g in df.groupby('user')}
-
-def state(rec):
-    "A copy of everything a recommender holds"
-    t = [*rec.scorer.state()[1].values(), *rec.history, *terms_state(rec.terms)[1].values()]
-    return [o.clone() for o in t],[o.copy() for o in rec.ids],rec.items.copy(deep=True)
-def unchanged(a, b):
-    return all(torch.equal(x, y) for x,y in zip(a[0], b[0])) and len(a[0])==len(b[0]) and all(x.equals(y) for x,y in zip(a[1], b[1])) and a[2].equals(b[2])
-
-# The contract
-
-def world(name):
-    "Users like items of their own parity (5) and not the others (1); for additive models, everybody likes even items; features carry no information"
-    likes = (lambda u, i: i%2==0) if name in ADDITIVE else (lambda u, i: u%2==i%2)
-    df = pd.DataFrame([(u,i,5. if likes(u, i) else 1.) for u in range(40) for i in range(30)], columns=['userId','movieId','rating'])
-    return df.assign(genres=[f'all|{i//10}' for i in df.movieId], decade=df.userId//10),likes
-
-@every
-def test_checkerboard(name):
-    "The right answer is known: with rated items the liked half and nothing else, without them the liked ones first"
-    df,likes = world(name)
-    dls = loaders(name, df, valid_pct=.1)
-    set_seed(3)
-    learn = collab_learner(dls, arch=build(name, dls, (-1.,7.)), unk_p=0)
-    if name!='BiasBaseline':
-        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*((45,5e-2) if name in ('CollabNN_tanh','TwiceNN') else (30,2e-2)))
-    if name=='States': learn.model.add_sample()
-    said = learn.predict(list(df.userId), list(df.movieId))
-    assert ((said>said.mean())==(df.rating>3)).all()                                    # the model has learned it
-    rec = learn.recommender()
-    lists = by_user(rec.recommend(k=15, exclude_seen=False))
-    assert {u:set(o) for u,o in lists.items()}=={u:{i for i in range(30) if likes(u, i)} for u in range(40)}
-    new,seen = by_user(rec.recommend(k=30)),train_of(learn)
-    for u in range(40):
-        want = [i for i in range(30) if i not in seen[u]]
-        assert set(new.get(u, ()))==set(want) and [likes(u, i) for i in new.get(u, ())]==sorted((likes(u, i) for i in want), reverse=True)
-
-@every
-@pytest.mark.parametrize('y_range', [(0.,5.5), None])
-def test_predictions_equal_those_of_the_learner(name, y_range):
-    "`predict`, `recommend`, `learn.predict` and `model.predictions` agree for all pairs"
-    learn,rec = learner(name, y_range),rec_of(name, y_range)
-    u,i = pairs(rec)
-    want = learn.predict(list(u), list(i))
-    assert np.ptp(want)>.1                                                              # or else everything would be the same
-    assert np.allclose(rec.predict(u, i), want, atol=1e-4)
-    assert np.allclose(rec.predict(pd.DataFrame(dict(movieId=i, userId=u))), want, atol=1e-4)
-    df = rec.recommend(k=30, exclude_seen=False)
-    assert list(df)==['user','rank','item','title','prediction'] and len(df)==1200 and np.allclose(df.sort_values(['user','item']).prediction, want, atol=1e-4)
-    assert list(df['rank'])==[*range(1, 31)]*40 and (df.groupby('user').prediction.diff().dropna()<=0).all() and df.user.is_monotonic_increasing
-    assert (df.title==df.item.map(ITEMS.title)).all()
-    model = collab_model(learn.model, learn.dls.train_ds)
-    assert np.allclose(model.predictions(torch.arange(41))[1:,1:].reshape(-1), want, atol=1e-4)
-
-@every
-def test_batch_equals_single(name):
-    "The same lists whether you ask for users alone, together, in another order or twice, with any memory"
-    rec = rec_of(name)
-    whole = rec.recommend(k=6)
-    for mb in (64, .5, .05, 1e-3, 1e-7):
-        pd.testing.assert_frame_equal(rec.recommend(k=6, mb=mb), whole)
-        assert len(list(rec.batches(k=6, mb=mb)))==math.ceil(40/rec.batch_size(mb, 6))
-    alone = pd.concat([rec.recommend(u, 6) for u in rec.ids[0]], ignore_index=True)
-    some = rec.recommend([31,7,31,2], 6)
-    for got,want in ((alone,whole), (some, pd.concat([whole[whole.user==u] for u in (31,7,31,2)], ignore_index=True))):
-        pd.testing.assert_frame_equal(got.drop(columns='prediction'), want.drop(columns='prediction'))
-        assert np.allclose(got.prediction, want.prediction, atol=1e-6)
-    assert [len(o) for o in rec.batches([1,2,3], 4, mb=1e-7)]==[4,4,4]
-    assert type(rec.predict(7, 3)) is float and abs(rec.predict(7, 3)-rec.predict([7,8], [3,3])[0])<1e-6 and rec.predict([7], [3]).shape==(1,)
-    assert np.allclose(rec.predict(7, [3,4]), [rec.predict(7, 3),rec.predict(7, 4)], atol=1e-6)
-    assert np.allclose(rec.predict([7,8], 3), [rec.predict(7, 3),rec.predict(8, 3)], atol=1e-6)
+# Memory
 
 MEMORY = """import torch, pandas as pd
 from pathlib import Path
@@ -211,107 +45,6 @@ def test_memory_is_bounded(n, m, k, mb):
     res = subprocess.run([sys.executable, '-c', MEMORY%str((n,m,k,mb))], capture_output=True, text=True)
     assert res.returncode==0 and float(res.stdout)<1.25*mb+8, res.stdout+res.stderr
 
-@every
-def test_reads_do_not_write(name, tmp_path):
-    "Asking and saving leave the model, its modes, the recommender, random states and arguments alone"
-    learn = learner(name)
-    modes = [(m,m.training) for m in learn.model.modules()]
-    learn.model.train()
-    before,rng = copy.deepcopy(learn.model.state_dict()),(torch.get_rng_state(),np.random.get_state()[1].copy())
-    given_ = pd.DataFrame(dict(movieId=[1,2], title=['a','b'], year=[1,2]))
-    kept,x = given_.copy(deep=True),learn.dls.train_ds.store.ids().clone()
-    rec = learn.recommender()
-    assert list(learn.recommender(items=given_).items.title[:2])==['a','b']
-    held,new = state(rec),pd.DataFrame(dict(userId=[901,901], movieId=[1,2], rating=[4.,2.]))
-    more = new.copy(deep=True)
-    lists = rec.recommend(k=3)
-    lists['prediction'] = 0
-    rec.predict([1], [2])[:] = 0
-    if name in DOTS: rec.fold_in(new), rec.explain(3, 4), rec.to_ann()
-    if name not in ('Flat','Params','Features','BiasBaseline'): rec.similar_items(1)
-    rec.save(tmp_path)
-    learn.recommend(1, 3)
-    assert learn.model.training and all(m.training for m in learn.model.modules())
-    for m,t in modes: m.training = t
-    assert all(torch.equal(before[k], v) for k,v in learn.model.state_dict().items()) and torch.equal(x, learn.dls.train_ds.store.ids())
-    assert torch.equal(rng[0], torch.get_rng_state()) and (rng[1]==np.random.get_state()[1]).all()
-    assert unchanged(held, state(rec)) and given_.equals(kept) and new.equals(more)
-    rec.scorer.state()[1].popitem()[1].fill_(7)                                                # what it holds is its own
-    assert all(torch.equal(before[k], v) for k,v in learn.model.state_dict().items())
-
-@every
-def test_seen_items_are_left_out(name):
-    "Lists leave out what a user rated in training and can have everything else, including held-out items"
-    learn,rec = learner(name),rec_of(name)
-    seen,got = train_of(learn),by_user(rec.recommend(k=30))
-    for u in rec.ids[0]: assert set(got[u])==set(rec.ids[1])-seen.get(u, set()) and len(got[u])==len(set(got[u]))
-
-@every
-def test_order_of_training_rows_is_irrelevant(name):
-    "Loaders with the same rows in another order give the same recommender"
-    learn,perm = learner(name),np.random.default_rng(0).permutation(500)
-    old = learn.dls
-    key = set(map(tuple, old.train_ds.items[['userId','movieId']].to_numpy()))
-    df = BASE.iloc[perm].reset_index(drop=True)
-    train = np.array([o in key for o in zip(df.userId, df.movieId)])
-    other = collab_learner(loaders(name, df, splits=(np.flatnonzero(train), np.flatnonzero(~train))), arch=learn.model).recommender()
-    pd.testing.assert_frame_equal(other.recommend(k=30), rec_of(name).recommend(k=30))
-    if name in DOTS and name!='BiasBaseline': pd.testing.assert_frame_equal(other.similar_items(3), rec_of(name).similar_items(3))
-
-@every
-def test_save_and_load(name, tmp_path):
-    "Identical lists, predictions, neighbors, fold-in and explanations"
-    rec = rec_of(name)
-    other = again(rec, name, tmp_path)
-    asks = [lambda r: r.recommend(k=7), lambda r: r.recommend(3, 2, filters="'a' in title"), lambda r: pd.DataFrame(dict(x=r.predict(*pairs(r))))]
-    if name in DOTS:
-        new = pd.DataFrame(dict(userId=[901]*3, movieId=[1,2,3], rating=[5.,1.,3.]))
-        swap = new.rename(columns=dict(userId='movieId', movieId='userId'))
-        asks += [lambda r: r.explain(3, 4), lambda r: r.fold_in(new).recommend(901), lambda r: r.fold_in_items(swap).recommend(3, 30)]
-    if name in FEATURED and name!='Features': asks.append(lambda r: r.recommend(3, 1, filters="'Drama' in genres"))
-    for ask in asks: pd.testing.assert_frame_equal(ask(rec), ask(other))
-    assert repr(rec)==repr(other) and (name in OWN)==isinstance(rec.scorer, ModelScorer)
-
-@every
-def test_fold_in_is_for_dot_products(name):
-    "Other models say what they are and what to train instead"
-    rec,new = rec_of(name),pd.DataFrame(dict(userId=[901,901], movieId=[1,2], rating=[5.,1.]))
-    if name in DOTS:
-        got = rec.fold_in(new)
-        assert (name=='BiasBaseline' or got.predict(901, 1)>got.predict(901, 2)) and not {1,2} & set(got.recommend(901, 28).item)
-        return
-    for call in (partial(rec.fold_in, new), partial(rec.fold_in_items, new), partial(rec.explain, 1, 2), rec.to_ann, partial(rec.queries, [1]), rec.decay):
-        with pytest.raises(TypeError, match=f'dot products, and these are {type(rec.scorer).__name__}; train a DotProductBias'): call()
-
-@every
-def test_neighbors(name):
-    "Similar items and users by cosine and dot product, against numpy; an error without vectors"
-    learn,rec = learner(name),rec_of(name)
-    if name in ('Flat','Params','Features','BiasBaseline'):
-        for call in (rec.similar_items, rec.similar_users):
-            with pytest.raises(TypeError, match='no vectors'): call(1)
-        return
-    for side,ask,V in ((1,rec.similar_items,learn.model.vectors(1)), (0,rec.similar_users,learn.model.vectors(0))):
-        V,n = V[1:].double().numpy(),len(rec.ids[side])
-        for metric in ('cosine','dot'):
-            s = V@V[4]/(np.linalg.norm(V, axis=1)*np.linalg.norm(V[4]) if metric=='cosine' else 1)
-            got = ask(rec.ids[side][4], n-1, metric)
-            assert list(got)==['rank',*(['item','title'] if side else ['user']),'similarity'] and list(got['rank'])==[*range(1, n)]
-            assert list(got['item' if side else 'user'])==[rec.ids[side][k] for k in np.argsort(-s, kind='stable') if k!=4]
-            assert np.allclose(got.similarity, sorted(np.delete(s, 4), reverse=True), atol=1e-5)
-            if side: assert list(got.title)==list(got.item.map(ITEMS.title))
-
-def test_all_models_are_here():
-    "Every model of the library passes the contract"
-    own = {o for o in vars(fastcollab.all).values() if isinstance(o, type) and issubclass(o, CollabModel)}
-    made = [getattr(o, 'func', o) for o in MODELS.values()]
-    assert len(own)>8 and all(any(issubclass(m, o) for m in made) for o in own)
-
-def test_kinds():
-    "Which models are collapsed to which scorer, and which go along as they are"
-    kinds = {k:type(rec_of(k).scorer) for k in MODELS}
-    assert kinds=={k: DotScorer if k in DOTS else ModelScorer if k in OWN else NetScorer for k in MODELS}
-
 # Candidates
 
 def hand(y_range=None, biased=False):
@@ -330,7 +63,7 @@ def hand(y_range=None, biased=False):
 @given(st.data())
 def test_candidates(data):
     "`items`, `exclude`, `filters` and rated items combine in any way; the rest keeps its order"
-    rec,ids = rec_of('Genre_add'),list(range(1, 31))
+    rec,ids = rec_of('HybridMF_add'),list(range(1, 31))
     items,exclude = (data.draw(st.none()|st.lists(st.sampled_from(ids), max_size=12)) for _ in range(2))
     conds = {None:lambda r: True, "'Drama' in genres":lambda r: 'Drama' in r.genres.split('|'), "'e' in title":lambda r: 'e' in r.title, 'movieId < 12':lambda r: r.Index<12}
     cond = data.draw(st.sampled_from([*conds]))
@@ -340,7 +73,7 @@ def test_candidates(data):
     if not rest:
         with pytest.raises(ValueError, match='no item is left to choose from'): rec.recommend(user, 1, left, items, exclude, cond)
         return
-    k,seen = data.draw(st.integers(1, len(rest))),train_of(learner('Genre_add'))[user] if left else set()
+    k,seen = data.draw(st.integers(1, len(rest))),train_of(learner('HybridMF_add'))[user] if left else set()
     got = rec.recommend(user, k, exclude_seen=left, items=items, exclude=exclude, filters=cond)
     everything = rec.recommend(user, 30, exclude_seen=False)
     assert list(got.item)==[i for i in everything.item if i in rest and i not in seen][:k] and list(got['rank'])==[*range(1, len(got)+1)]
@@ -387,14 +120,14 @@ def test_own_table_of_items():
 
 def test_sets_are_sets_for_every_model():
     "A filter on genres looks for a category with every model"
-    for name in ('Genre_add','HybridNN','Features'):
+    for name in ('HybridMF_add','HybridNN','Features'):
         rec = rec_of(name)
         assert len(rec.recommend(3, 1, False, filters="'Drama' in genres"))==1
         with pytest.raises(ValueError, match='no item is left'): rec.recommend(3, 1, False, filters="'Dram' in genres")
 
 def test_shortcuts_of_the_learner():
     "The methods of `learn` answer as its recommender does"
-    learn,rec = learner('Genre_add'),rec_of('Genre_add')
+    learn,rec = learner('HybridMF_add'),rec_of('HybridMF_add')
     new = pd.DataFrame(dict(userId=901, movieId=[1,2], rating=[5.,1.]))
     for a,b in ((learn.recommend(7, 3, exclude=[1]),rec.recommend(7, 3, exclude=[1])), (learn.similar_items(3, 4, 'dot'),rec.similar_items(3, 4, 'dot')),
         (learn.fold_in(new).recommend(901),rec.fold_in(new).recommend(901)), (learn.explain(3, 4, 2),rec.explain(3, 4, 2))): pd.testing.assert_frame_equal(a, b)
@@ -526,7 +259,7 @@ def test_one_rating(name, stars):
     assert (x-start).norm()<=rec.decay(0)**-.5*off+1e-4                                     # or else the loss would be above that of the start
     assert np.isfinite(one.predict(901, rest)).all() and y.isfinite().all() and (x-start).norm()<(y-start_many).norm()
 
-@pytest.mark.parametrize('name', ['Genre_add','Genre_mul','SVDPlusPlus_features'])
+@pytest.mark.parametrize('name', ['HybridMF_add','HybridMF_scale','SVDPlusPlus_features'])
 def test_features_alone(name):
     "Items with genres and users with a decade but no ratings get what `learn.predict` gives unknown ids with these"
     learn,rec = learner(name),rec_of(name)
@@ -547,14 +280,14 @@ def test_features_alone(name):
 
 def test_unknown_genres_warn():
     "Unknown genres are ignored with a warning, as in the loaders"
-    rec = rec_of('Genre_add')
+    rec = rec_of('HybridMF_add')
     with pytest.warns(UserWarning, match="(?s)'genres'.*901.*'Nonsense'.*are ignored"):
         got = rec.fold_in_items(items=pd.DataFrame(dict(movieId=[901], genres=['Nonsense|Drama'])))
     assert np.allclose(got.predict(1, 901), rec.fold_in_items(items=pd.DataFrame(dict(movieId=[901], genres=['Drama']))).predict(1, 901))
 
 def test_features_and_ratings():
     "Ratings move a new item away from the vector of its features, not from the average one"
-    rec = rec_of('Genre_add')
+    rec = rec_of('HybridMF_add')
     items,new = pd.DataFrame(dict(movieId=[901], genres=['Drama'])),pd.DataFrame(dict(userId=[1], movieId=[901], rating=[5.]))
     only,both,bare = rec.fold_in_items(items=items),rec.fold_in_items(new, items),rec.fold_in_items(new)
     x,start,other = (row(o, 1, 901) for o in (both,only,bare))
@@ -564,11 +297,11 @@ def test_features_and_ratings():
 
 def test_known_features_stay():
     "A known user keeps a feature that the table doesn't have"
-    rec = rec_of('Genre_add')
+    rec = rec_of('HybridMF_add')
     got = rec.fold_in(users=pd.DataFrame(dict(userId=[1,901])))
     assert torch.equal(got.features[1].rows[1], rec.features[1].rows[1]) and not got.features[1].rows[-1].any()
 
-@pytest.mark.parametrize('name', ['DotProductBias','Genre_add'])
+@pytest.mark.parametrize('name', ['DotProductBias','HybridMF_add'])
 def test_table_of_new_items(name):
     "New items join the table with ids, titles and columns of the old types, and filters find them"
     rec = rec_of(name)
@@ -597,7 +330,7 @@ def test_decays_are_kept(tmp_path):
 
 def test_fold_in_survives_a_save(tmp_path):
     "A recommender with folded-in users and items is saved and loaded like any other, and folds in more"
-    rec = rec_of('Genre_add').fold_in(table(0)).fold_in_items(items=pd.DataFrame(dict(movieId=[901], genres=['Drama'], title=['New'])))
+    rec = rec_of('HybridMF_add').fold_in(table(0)).fold_in_items(items=pd.DataFrame(dict(movieId=[901], genres=['Drama'], title=['New'])))
     rec.save(tmp_path)
     other,new = Recommender.load(tmp_path),pd.DataFrame(dict(userId=[905,905], movieId=[901,3], rating=[5.,1.]))
     asks = lambda r: r.recommend(k=31), lambda r: r.explain(903, 901), lambda r: r.fold_in(new).recommend(905, 4), lambda r: r.recommend(1, 1, filters="title == 'New'")
@@ -637,7 +370,7 @@ def test_parts_by_hand():
         assert math.isclose(why['item bias'], learner('DotProductBias', None).model.bias([9]).item(), abs_tol=1e-4)
         assert math.isclose(why['user bias'], row(rec, 0, u)[-1].item(), abs_tol=1e-4)
         assert abs(why['remainder'])<2e-3
-    rec,model = rec_of('Genre_add', None),learner('Genre_add', None).model
+    rec,model = rec_of('HybridMF_add', None),learner('HybridMF_add', None).model
     why = rec.explain(1, 2).set_index('part').stars
     add = category_factors(rec.features[0], rec.features[0].rows[2:3])
     assert math.isclose(why['features of the item'], (add.vec[0]@rec.scorer.factors(0).vec[1]+add.bias[0]).item(), abs_tol=1e-4)
@@ -672,7 +405,7 @@ def test_explanations_where_the_sigmoid_is_flat():
 # Elsewhere
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['DotProductBias','Genre_mul','CollabNN_bn','Flat'])
+@pytest.mark.parametrize('name', ['DotProductBias','HybridMF_scale','CollabNN_bn','Flat'])
 def test_onnx(name, tmp_path):
     "onnxruntime agrees with torch within 1e-5, for one pair and for all"
     ort,rec = pytest.importorskip('onnxruntime'),rec_of(name)
@@ -726,7 +459,7 @@ def test_imports_no_fastai(more):
 
 def rec(): return rec_of('DotProductBias')
 def ratings(**cols): return pd.DataFrame({**dict(userId=[901,901,902], movieId=[1,2,3], rating=[4.,2.,3.]), **cols})
-def features(): return rec_of('Genre_add')
+def features(): return rec_of('HybridMF_add')
 def nan():
     res = hand()
     res.scorer = DotScorer(Factors(torch.tensor([[0.,0],[1,0],[math.nan,0],[1,1]])), res.scorer.factors(1), res.link)
@@ -813,7 +546,7 @@ CASES = [ # What is done, how, the error, and words in its message
     ('explain with nothing', lambda: rec().explain(1, 2, 0), ValueError, ['k is 0', 'at least 1']),
     ('explain a net', lambda: rec_of('CollabNN').explain(1, 2), TypeError, ['dot products', 'NetScorer']),
     ('a table of items without ids', lambda: learner('DotProductBias').recommender(items=pd.DataFrame(dict(id=[1]))), KeyError, ["'movieId'", "'id'"]),
-    ('a table of items with one twice', lambda: learner('DotProductBias').recommender(items=pd.DataFrame(dict(movieId=[1,1]))), ValueError, ['1 of 2', "'movieId'", 'one row per item']),
+    ('a table of items with one twice', lambda: learner('DotProductBias').recommender(items=pd.DataFrame(dict(movieId=[1,1]))), ValueError, ['1 of 2', "'movieId'", 'one row per id']),
     ('a table of items of another type', lambda: learner('DotProductBias').recommender(items=pd.DataFrame(dict(movieId=['1','2']))), (TypeError,ValueError,KeyError), ["'movieId'"]),
     ('ONNX of a model with features', lambda: rec_of('Features').to_onnx('x.onnx'), TypeError, ['features', 'torch.onnx'])]
 
