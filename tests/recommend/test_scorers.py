@@ -3,7 +3,7 @@ import copy, math
 
 import numpy as np, pytest, torch
 from fastai.layers import LinBnDrop
-from fastcollab.recommend.base import Factors, Link
+from fastcollab.recommend.base import Factors
 from fastcollab.recommend.scorers import ACTS, DotScorer, ModelScorer, NetScorer, net_scorer, top_items, topk
 from hypothesis import given, settings, strategies as st
 from torch import nn
