@@ -225,7 +225,7 @@ def session_effects():
             for reach,size in ((1,1),(.5,1),(2,1),(1,.5),(1,2)):
                 m._reach,m._size = own[0]*reach,own[1]*size
                 cb.session_effects.clear()
-                cb._fit()
+                cb.fit_effects()
                 res[reach,size] = error(learn)
             m._reach,m._size = own
             row(f'{name}{what}: session effects', f'{res.pop((1,1)):.4f}',

@@ -180,7 +180,7 @@ class LearnerData(InterpretationData):
         "The ratings to examine, and what is predicted for them"
         learn,ds = self.learn,self.learn.dls[self.ds_idx].dataset
         dl = learn.dls.valid.new(ds, bs=2**13, shuffle=False, drop_last=False)
-        preds = learn._predict_dl(dl, getcallable(learn.loss_func, 'activation'))
+        preds = loader_outputs(learn.model, dl, rating_loss(learn.loss_func).activation)
         x = ds.store.ids().cpu().long()
         ids = [ds.enc.decode_ids(o, x[:,k]) for k,o in enumerate(ds.enc.id_names)]
         return x,ids,ds.store.ratings()[:,0].cpu().numpy(),preds
