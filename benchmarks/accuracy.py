@@ -69,7 +69,7 @@ def fit_auto(dls, seed):
 def fit_posterior(dls, seed, steps=1600):
     set_seed(seed)
     s = auto_config(dls)
-    cbs = [PosteriorSampling(), *([FitSessionEffects()] if dls.train_ds.timestamps is not None else [])]
+    cbs = [PosteriorSampling(), *([FitSessionEffects()] if dls.train_ds.store.timestamps() is not None else [])]
     learn = collab_learner(dls.full_batch(steps//4), arch=SVDPlusPlus, y_range=s.y_range, unk_p=s.unk_p, cbs=cbs,
         metrics=rmse, **POSTERIOR)
     return quietly(learn, lambda: learn.fit(4, .5))
@@ -225,7 +225,7 @@ def session_effects():
             for reach,size in ((1,1),(.5,1),(2,1),(1,.5),(1,2)):
                 m._reach,m._size = own[0]*reach,own[1]*size
                 cb.session_effects.clear()
-                cb._fit()
+                cb.fit_effects()
                 res[reach,size] = error(learn)
             m._reach,m._size = own
             row(f'{name}{what}: session effects', f'{res.pop((1,1)):.4f}',

@@ -32,9 +32,9 @@ class SidePlan(NamedTuple):
     "The trained tables of one side, ready for the compiled loop"
     vec:nn.Parameter # Vectors, (n,k)
     bias:nn.Parameter|None # Biases, (n,1); None without
-    rows:Tensor # Row of each category of each id among the stacked feature tables, -1 for none, (n,F) int32; F=0 without features
+    rows:Tensor # Rows of the categories of each id among the stacked tables, -1 for none, (n,F) int32; F may be 0
     weights:Tensor # What each of them counts, (n,F) float32
-    tables:tuple=() # For each feature, its vectors (c,k) and biases (c,1) or None, in the order in which they are stacked
+    tables:tuple=() # Vectors (c,k), and biases (c,1) or None, of each feature, in the order of their stack
 
 class FusePlan(NamedTuple):
     "How to train and predict a model in the compiled loop"
@@ -52,11 +52,12 @@ def _why_not_tables(model, tables):
         return f'parameters are {" ".join(first(bad))}, not cpu torch.float32'
     return ''
 
-def _side_plan(vec, bias=None, rows=None, weights=None, tables=()):
-    "A `SidePlan` of embeddings"
+# %% ../../nbs/models/01_base.ipynb #ce55719c
+def _side_plan(vec, bias=None):
+    "A `SidePlan` of embeddings, without features"
     n = len(vec.weight)
-    rows = torch.zeros(n, 0, dtype=torch.int32) if rows is None else rows
-    return SidePlan(vec.weight, None if bias is None else bias.weight, rows, torch.zeros(n, 0) if weights is None else weights, tables)
+    none = torch.zeros(n, 0)
+    return SidePlan(vec.weight, None if bias is None else bias.weight, none.int(), none)
 
 def dot_plan(
     model:nn.Module, # Model whose score is a dot product plus biases
@@ -77,15 +78,15 @@ class TableCounts(NamedTuple):
     joint:float # How many rows of the table move one score together
 
 # %% ../../nbs/models/01_base.ipynb #a0dca23c
-_shortcuts = ('fuse_plan','scorer','factors')
-
 def _drop_shortcuts(cls, base):
-    "Give a class with a `forward` or `factors` of its own the defaults of what follows from these"
+    "Give a class with a `forward` or `factors` of its own the default `fuse_plan` and `scorer`"
     own = vars(cls)
     if not {'forward','factors'}&set(own): return
-    for name in _shortcuts:
-        if name not in own and (name!='factors' or 'forward' in own): setattr(cls, name, vars(base)[name])
+    cls.has_products = 'factors' in own
+    for name in ('fuse_plan','scorer'):
+        if name not in own: setattr(cls, name, vars(base)[name])
 
+# %% ../../nbs/models/01_base.ipynb #480e99b8
 def _pair_predictions(model, u, i, bs):
     "Ratings of items `i` (m,) by users `u` (n,), asked pair by pair, `bs` at a time: (n,m)"
     res,step = torch.empty(len(u), len(i), device=u.device),max(1, bs//max(1, len(i)))
@@ -96,13 +97,15 @@ def _pair_predictions(model, u, i, bs):
             part[:] = torch.cat([model(b) for b in x.split(bs)]).view(part.shape)
     return res
 
+# %% ../../nbs/models/01_base.ipynb #3c646454
 def _raw_rows(model, ids, side):
     "Row numbers of raw ids, (n,)"
-    if model.classes is None: raise ValueError(f'this model knows no ids; build it with {type(model).__name__}.from_dls(dls)')
+    if model.classes is None: raise ValueError(f'this model knows no ids; build it with {model.name}.from_dls(dls)')
     o2i,what = model.classes[(model.user,model.item)[side]].o2i,('users','items')[side]
     ids = list(ids) if is_iter(ids) and not isinstance(ids, str) else [ids]
     if bad := [o for o in ids if o not in o2i]:
-        raise KeyError(f'{len(bad)} of {len(ids)} {what} not seen in training, e.g. {bad[:3]}; check the column or the split')
+        raise KeyError(f'{len(bad)} of {len(ids)} {what} not seen in training, e.g. {bad[:3]}; '
+            'check the column or the split')
     return tensor([o2i[o] for o in ids])
 
 # %% ../../nbs/models/01_base.ipynb #738449ec
@@ -111,6 +114,7 @@ class CollabModel(Module):
     classes,user,item,y_range = None,None,None,None
     features,tables,timestamps,n_times = (),(None,None),(),0
     name = property(lambda self: type(self).__name__, doc='What messages call it')
+    has_products = True # Are scores the products of `factors`, where there are some?
     splitter = staticmethod(trainable_params) # Groups of parameters for an optimizer
 
     def __init_subclass__(cls, **kwargs):
@@ -183,20 +187,22 @@ class CollabModel(Module):
         return f'{self.name} has no plan for the compiled loop'
 
     def scorer(self)->Scorer:
-        "What a recommender gets its scores from: a product of `factors` if there are some, else the model itself, which should be in evaluation mode"
+        "What recommenders score with: products of `factors` if there are some, else the model in evaluation mode"
         users,items = self.factors(0),self.factors(1)
-        return model_scorer(self) if users is None or items is None else checked_scorer(self, DotScorer(users, items, self.link))
+        dot = DotScorer(users, items, self.link) if self.has_products and users is not None else None
+        return checked_scorer(self, dot)
 
     def fold_terms(self, side:int)->FoldTerms|None:
-        "What adds to the vector of a new user (0) or item (1) beside what its ratings say; None if nobody can be folded in, as there are no factors"
-        return None if self.factors(side) is None else FoldTerms()
+        "What adds to the vector of a new user (0) or item (1) besides its ratings; None if it can't be folded in"
+        return FoldTerms() if self.has_products and self.factors(side) is not None else None
 
     def table_counts(self,
         ds, # `RatingsDataset` to train on
     )->list|None: # `TableCounts`
         "How the ratings of `ds` use each table, for posterior sampling; None if the model doesn't know"
+
     def clear_session_effects(self):
-        "Forget what was learned of the times of ratings, as lists have no times"
+        "Forget what was learned from the times of ratings"
         if self.session_effects is not None: self.session_effects.clear()
 
     def predictions(self,
@@ -209,7 +215,7 @@ class CollabModel(Module):
         u,i = u.to(device),torch.arange(self.n_items, device=device) if i is None else i.to(device)
         with torch.no_grad():
             users,items = self.factors(0, u),self.factors(1, i)
-            if users is not None and items is not None: return self.link(all_scores(users, items))
+            if self.has_products and users is not None: return self.link(all_scores(users, items))
         return _pair_predictions(self, u, i, bs)
 
     def bias(self,
@@ -217,14 +223,16 @@ class CollabModel(Module):
         is_item:bool=True, # Items, or users?
     )->Tensor: # On the CPU, (n,)
         "Bias of items or users, as in fastai"
-        if (res := self.biases(int(is_item))) is None: raise TypeError(f'{self.name} has no biases; DotProductBias has')
+        if (res := self.biases(int(is_item))) is None:
+            raise TypeError(f'{self.name} has no biases; DotProductBias has')
         return res.cpu()[_raw_rows(self, arr, is_item)]
     def weight(self,
         arr, # Raw ids
         is_item:bool=True, # Items, or users?
     )->Tensor: # On the CPU, (n,n_factors)
         "Vectors of items or users, as in fastai"
-        if (res := self.vectors(int(is_item))) is None: raise TypeError(f'{self.name} has no vectors; DotProductBias has')
+        if (res := self.vectors(int(is_item))) is None:
+            raise TypeError(f'{self.name} has no vectors; DotProductBias has')
         return res.cpu()[_raw_rows(self, arr, is_item)]
 
     # bridge to the old names, to be deleted
@@ -259,28 +267,33 @@ def checked_scorer(
 )->Scorer:
     "`scorer` if it gives what the model gives, else the model itself"
     if scorer is None: return model_scorer(model)
-    with reading(model): return scorer if scorers_agree(scorer, model_scorer(model), model.n_users, model.n_items) else model_scorer(model)
+    with reading(model):
+        asked = model_scorer(model)
+        return scorer if scorers_agree(scorer, asked, model.n_users, model.n_items) else asked
 
 # %% ../../nbs/models/01_base.ipynb #208e6430
 class ForeignModel(CollabModel):
-    "A module that is no `CollabModel`, with the default answers of one"
+    "The default answers for a module without them"
     def __init__(self,
         model:nn.Module, # Maps x (bs,2+) to ratings (bs,) or (bs,1)
-        ds=None, # `RatingsDataset` that says how many users and items there are, and which columns stand behind their ids
+        ds=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
         self.model,self.y_range = model,getattr(model, 'y_range', None)
         self.n_users,self.n_items = (None,None) if ds is None else (ds.n_users,ds.n_items)
         if ds is None: return
+        self.classes,self.user,self.item = ds.classes,ds.user_name,ds.item_name
         self.tables = tuple(None if t is None else t[:n] for t,n in zip(ds.tables, (ds.n_users,ds.n_items)))
         self.n_times = len(TIMESTAMP_COLUMNS) if ds.enc.timestamps else 0
     @property
     def link(self): return Link()   # it gives ratings
-    def center(self, mean): raise TypeError(f'center=True needs a CollabModel, not {self.name}; add the mean in its forward instead')
+    def center(self, mean): 
+        raise TypeError(f'center=True needs a CollabModel, not {self.name}; add the mean in its forward instead')
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         return self.model(x).reshape(len(x))
     name = property(lambda self: type(self.model).__name__, doc='What messages call it')
     def scorer(self): return ModelScorer(self.model, self.n_items, self.tables, self.n_times)
 
+# %% ../../nbs/models/01_base.ipynb #e5cefb81
 def collab_model(
     model:nn.Module, # Any model that a learner may have
     ds=None, # `RatingsDataset` with the sizes and columns that a foreign model is asked with

@@ -124,7 +124,7 @@ def solve_factors(
     if other.bias is not None: offset = offset+other.bias
     bare = Link(link.y_range)                                     # the shift is in the offset
     if start.bias is None: return Factors(solve_rows(vec[rated], offset[rated], ratings, ends, start.vec, decay, bare))
-    vec = torch.cat([vec, torch.ones_like(vec[:,:1])], 1)         # (n_others,k+1)
+    vec = torch.cat([vec, vec.new_ones(len(vec), 1)], 1)          # (n_others,k+1)
     x = torch.cat([start.vec, start.bias[:,None]], 1)             # (rows,k+1)
     x = solve_rows(vec[rated], offset[rated], ratings, ends, x, decay, bare)
     return Factors(x[:,:-1], x[:,-1])

@@ -190,10 +190,10 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('y_range of three', lambda: learner(y_range=(0,3,5)), ValueError, ['y_range is (0, 3, 5)', 'lowest', 'highest']),
     ('y_range a number', lambda: learner(y_range=5.5), ValueError, ['y_range is 5.5', 'lowest', 'highest']),
     ('ratings outside y_range', lambda: learner(y_range=(0,4)),
-        UserWarning, [f'{(load().train_ds.y>4).sum()} of 240', 'y_range=(0, 4)', 'e.g.', 'widen']),
+        UserWarning, [f'{(load().train_ds.store.ratings()>4).sum()} of 240', 'y_range=(0, 4)', 'e.g.', 'widen']),
     ('two numbers per row', lambda: fit(learner(arch=Plain(2), y_range=None)), ValueError, ['(64, 2)', '(64, 1)', 'one number per row']),
     ('no bias to interpret', lambda: fit(learner(use_nn=True, cbs=BiasInterpretation())),
-        ValueError, ['CollabNN', 'item_bias', 'DotProductBias']),
+        ValueError, ['CollabNN', 'item biases', 'DotProductBias']),
     ('nothing interpreted yet', lambda: BiasInterpretation().table(), ValueError, ['fit', 'first']),
     ('baseline without validation', lambda: baseline_rmse(load(valid_pct=0.)), ValueError, ['no validation ratings']),
     # models, layers, losses, metrics
@@ -202,7 +202,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('vector of an unknown user', lambda: DotProductBias.from_dls(load()).weight(['x'], is_item=False),
         KeyError, ['1 of 1 users', "'x'", 'check']),
     ('model without ids', lambda: DotProductBias(5, 5).bias([1]), ValueError, ['knows no ids', 'DotProductBias.from_dls']),
-    ('model without a bias', lambda: DotProduct.from_dls(load()).bias([1]), AttributeError, ['DotProduct', 'item_bias']),
+    ('model without a bias', lambda: DotProduct.from_dls(load()).bias([1]), TypeError, ['DotProduct', 'has no biases']),
     ('CollabNN, ps too long', lambda: CollabNN(5, 5, layers=[3], ps=[.1,.2]), ValueError, ['2 dropout', 'ps', '1 layers']),
     ('agg misspelt', lambda: GenreEmbedding(5, 3, agg='avg'), ValueError, ["agg is 'avg'", "'sum'", "'mean'"]),
     ('RatingMSE of two shapes', lambda: RatingMSE()(torch.zeros(4,2), torch.zeros(4,1)), ValueError, ['(4, 2)', '(4, 1)', '(bs,1)']),
@@ -241,7 +241,7 @@ def test_bad_input(call, error, words, capsys):
     assert capsys.readouterr().out==''
 
 def test_table_is_large_enough():
-    "The table is the list of what has been thought of: no name twice"
+    "No name occurs twice"
     assert len({o[0] for o in CASES})==len(CASES)>=100
 
 # What is only warned of goes on
@@ -260,7 +260,7 @@ def test_newcomers_are_predicted():
     fit(learn)
     got = learn.predict([1,9999,2,1], [2,2,8888,2])
     row,col = (learn.dls.classes[o].o2i for o in ('userId','movieId'))
-    with torch.no_grad(): want = learn.model.eval()(torch.tensor([[row[1],col[2]], [0,col[2]], [row[2],0], [row[1],col[2]]]))[:,0]
+    with torch.no_grad(): want = learn.model.eval()(torch.tensor([[row[1],col[2]], [0,col[2]], [row[2],0], [row[1],col[2]]]))
     assert np.allclose(got, want, atol=1e-6)
 
 UNUSUAL = dict(UUID=lambda o: uuid.UUID(int=o), date=lambda o: date(2020, 1, o), time=lambda o: pd.Timestamp(2020, 1, o),

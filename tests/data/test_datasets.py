@@ -116,6 +116,7 @@ def official(request, tmp_path):
     (path/'ml-latest-small.zip').write_bytes(zip_bytes(small, 'ml-latest-small'))
     return path
 
+@pytest.mark.slow
 def test_download(site, official, monkeypatch):
     "The downloaded set equals the one that lies in FASTCOLLAB_DATA, and it is downloaded once"
     whole = (official/'ml-latest-small.zip').read_bytes()

@@ -5,6 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Callback, load_learner, set_seed, tensor
 from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, CollabNN, DotProductBias, FeatureSpec, GenreCategorify,
     HybridNN, HybridMF, GenreEmbedding, IdDropout, ParamEmbedding, collab_learner, emb_size, rmse, synthetic_ratings)
+from fastcollab.models.base import all_scores
 from hypothesis import given, settings, strategies as st
 
 # A table with three features of users and two of items, all of them made up
@@ -297,7 +298,7 @@ def test_export(use_nn, tmp_path):
     assert [len(t) for t in loaded.dls.valid_ds.tables] == [dls.n_users,dls.n_items] and len(dls.valid_ds.tables[1])>dls.n_items
     raw = (tmp_path/'m.pkl').read_bytes()
     torch.save(dls.train_ds, tmp_path/'with.pkl')
-    for o in (dls.train_ds.y,dls.train_ds.x): assert o[:20].numpy().tobytes() in (tmp_path/'with.pkl').read_bytes() and o[:20].numpy().tobytes() not in raw
+    for o in (dls.train_ds.store.ratings(),dls.train_ds.store.ids()): assert o[:20].numpy().tobytes() in (tmp_path/'with.pkl').read_bytes() and o[:20].numpy().tobytes() not in raw
 
 @pytest.mark.filterwarnings('ignore')
 def test_show_and_decode():
@@ -341,7 +342,7 @@ def test_user_weight(by_user):
     row,user = weights(df)
     share = df.groupby('userId').size()**.5
     assert np.allclose(user, len(df)*share/share.sum())
-    key = dls.train_ds.x[:,0]*1000 + dls.train_ds.x[:,1]
+    key = dls.train_ds.store.ids()[:,0]*1000 + dls.train_ds.store.ids()[:,1]
     assert len(key.unique()) == len(df)
     total = np.zeros(len(df))
     for _ in range(40):
@@ -364,7 +365,7 @@ def test_user_weight_order():
     assert torch.equal(epochs[0][0][:100], first)
     for xa,xb,xc in epochs: assert torch.equal(xa, xb) and not torch.equal(xa, xc)
     assert not torch.equal(*(o[0] for o in epochs))
-    place = torch.cat([(epochs[0][0][k]==a.train_ds.x.long()).all(1).nonzero()[0] for k in range(1000)])
+    place = torch.cat([(epochs[0][0][k]==a.train_ds.store.ids().long()).all(1).nonzero()[0] for k in range(1000)])
     assert abs(np.corrcoef(place, np.arange(1000))[0,1]) < .15
     free = loader(None)
     draws = [(set_seed(s), all_x(free.train))[1] for s in (5,5,6)]
@@ -445,15 +446,15 @@ def test_formula(how, agg, specs):
     model,x = tiny(specs=specs, how=how, agg=agg)
     hand = [by_hand(model, r, how, agg, specs) for r in x.tolist()]
     want = np.array([v[0]@v[1]+sum(b) for v,b in hand])
-    assert np.allclose(model(x).detach().numpy()[:,0], want, atol=1e-5)
-    for k,(vecs,bias) in enumerate(((model.user_vectors(),model.user_bias()), (model.item_vectors(),model.item_bias()))):
+    assert np.allclose(model(x).detach().numpy(), want, atol=1e-5)
+    for k,(vecs,bias) in enumerate((model.vectors(k),model.biases(k)) for k in (0,1)):
         for r,(v,b) in zip(x.tolist(), hand): assert np.allclose(vecs[r[k]], v[k], atol=1e-5) and math.isclose(bias[r[k]], b[k], abs_tol=1e-5)
-    U,M = model.factors()
-    assert np.allclose((U@M.T).detach().numpy().reshape(-1), want, atol=1e-5)
-    part = model.factors(tensor([3,1]), tensor([2,4,0]))
-    assert torch.allclose(part[0]@part[1].T, (U@M.T)[[3,1]][:,[2,4,0]], atol=1e-5)
+    table = all_scores(model.factors(0), model.factors(1))
+    assert np.allclose(table.detach().numpy().reshape(-1), want, atol=1e-5)
+    part = all_scores(model.factors(0, tensor([3,1])), model.factors(1, tensor([2,4,0])))
+    assert torch.allclose(part, table[[3,1]][:,[2,4,0]], atol=1e-5)
     model.y_range = (1,5)
-    assert np.allclose(model(x).detach().numpy()[:,0], 1+4/(1+np.exp(-want)), atol=1e-5)
+    assert np.allclose(model(x).detach().numpy(), 1+4/(1+np.exp(-want)), atol=1e-5)
 
 @pytest.mark.parametrize('agg', AGGS)
 def test_formula_of_the_net(agg):
@@ -475,8 +476,7 @@ def test_padding_leaks_nothing(which):
     cls,kwargs = MODELS[which]
     model,x = tiny(cls, **kwargs)
     def answers():
-        res = [model(x), model.scores(torch.arange(4))]
-        if hasattr(model, 'item_bias'): res += [model.item_vectors(), model.item_bias(), model.user_vectors(), model.user_bias()]
+        res = [model(x), model.predictions(torch.arange(4)), *(o for k in (0,1) for o in (model.vectors(k),model.biases(k)) if o is not None)]
         return [o.detach().clone() for o in res]
     before = answers()
     tables = [m for m in model.modules() if isinstance(m, GenreEmbedding)]
@@ -498,9 +498,9 @@ def test_scores_are_predictions_of_known_ids(kwargs):
     learn = quiet(collab_learner(dls, n_factors=5, y_range=(0,5.5), **kwargs), 2, 2e-2)
     model = learn.model.eval()
     assert model.u_table.tolist() == dls.train_ds.tables[0].tolist() and model.i_table.tolist() == dls.train_ds.tables[1].tolist()
-    scores = model.scores(torch.arange(dls.n_users))
+    scores = model.predictions(torch.arange(dls.n_users))
     for dl in dls.loaders:
-        for x,_ in dl: assert torch.allclose(model(x)[:,0], scores[x[:,0],x[:,1]], atol=1e-5)
+        for x,_ in dl: assert torch.allclose(model(x), scores[x[:,0],x[:,1]], atol=1e-5)
     df = FULL.iloc[:100]
     u,i = (tensor([dls.classes[c].o2i[o] for o in df[c]]) for c in ('userId','movieId'))
     assert np.allclose(learn.predict(df), scores[u,i], atol=1e-5)
@@ -523,7 +523,7 @@ def test_validation_ids_are_those_of_training():
             if i: assert features.setdefault((i,'i'), g[:dls.features[0].width+1])==g[:dls.features[0].width+1]
     learn = quiet(collab_learner(dls, n_factors=5, y_range=(0,5.5)), 3, 3e-2)
     want = [float(learn.predict(r.userId, r.movieId)) for r in df.iloc[perm[700:760]].itertuples()]
-    assert np.allclose(learn.get_preds()[0][:60,0], want, atol=1e-5)
+    assert np.allclose(learn.get_preds()[0][:60], want, atol=1e-5)
 
 def test_vectors_and_biases_of_features():
     "By the name of the column, in the order of its classes, as copies"
@@ -531,13 +531,12 @@ def test_vectors_and_biases_of_features():
     model = HybridMF.from_dls(dls, n_factors=4)
     for side,cols in ((1,ITEM_COLS), (0,USER_COLS)):
         for k,c in enumerate(cols):
-            v,b = model.feature_vectors(c),model.feature_bias(c)
+            v,b = model.feature_factors(c)
             assert torch.equal(v, model.f_weight[side].tables[k].weight) and torch.equal(b, model.f_bias[side].tables[k].weight[:,0])
             assert v.shape==(len(dls.classes[c]),4) and b.shape==(len(dls.classes[c]),) and not v.requires_grad and not b.requires_grad
             v.zero_(), b.zero_()
-            assert model.feature_vectors(c).abs().sum()>0 and model.feature_bias(c).abs().sum()>0
-    for ask in (model.feature_vectors, model.feature_bias):
-        with pytest.raises(KeyError, match=r"no feature 'genre'; the features are \['genres', 'decade', 'age', 'job', 'hobbies'\]"): ask('genre')
+            assert all(o.abs().sum()>0 for o in model.feature_factors(c))
+    with pytest.raises(KeyError, match=r"no feature 'genre'; the features are \['genres', 'decade', 'age', 'job', 'hobbies'\]"): model.feature_factors('genre')
 
 def test_answers_about_ids_include_the_features():
     "`bias` and `weight`, in raw ids, are what the model uses: own plus features"
@@ -546,7 +545,7 @@ def test_answers_about_ids_include_the_features():
     i = dls.classes['movieId'][3]
     cats = blocks(dls, dls.test_dl(dict(userId=1, movieId=i)).one_batch()[0])
     own = model.i_weight.weight[3],model.i_bias.weight[3]
-    for c in ITEM_COLS: own = [o+t(c)[cats[c][0][cats[c][0]>0]].sum(0) for o,t in zip(own, (model.feature_vectors,model.feature_bias))]
+    for c in ITEM_COLS: own = [o+t[cats[c][0][cats[c][0]>0]].sum(0) for o,t in zip(own, model.feature_factors(c))]
     assert torch.allclose(model.weight([i])[0], own[0]) and torch.allclose(model.bias([i]), own[1]) and (model.weight([i])[0]!=model.i_weight.weight[3]).all()
 
 def test_the_tables_of_a_model_are_its_own():
@@ -598,7 +597,7 @@ def test_the_model_follows_the_loaders():
     model = collab_learner(full, n_factors=6, config=dict(how='scale', agg='mean')).model
     assert (model.how,model.f_weight[1].tables[0].agg,model.f_bias[1].tables[0].agg,model.u_weight.weight.shape[1])==('scale','mean','mean',6)
     model = collab_learner(full, arch=DotProductBias).model                     # a model without features reads only the ids
-    assert model(full.one_batch()[0]).shape == (64,1)
+    assert model(full.one_batch()[0]).shape == (64,)
 
 # A task that only the feature can solve
 

@@ -21,7 +21,7 @@ def test_every_rating_once(n, bs, seed, pct):
     if df.userId.nunique()<2 or df.movieId.nunique()<2: return
     dls = CollabDataLoaders.from_df(df, valid_pct=pct, seed=seed, bs=bs)
     want = dls.train_ds
-    for _ in range(2): assert rows(dls.train) == sorted((*x.tolist(), y.item()) for x,y in zip(want.x, want.y))
+    for _ in range(2): assert rows(dls.train) == sorted((*x.tolist(), y.item()) for x,y in zip(want.store.ids(), want.store.ratings()))
     sizes = [len(b[1]) for b in dls.train]
     assert sizes[:-1] == [bs]*(len(sizes)-1) and len(sizes) == len(dls.train)
     assert len(dls.train_ds)+len(dls.valid_ds) == n
@@ -64,10 +64,10 @@ def test_looking_changes_nothing(ratings):
 def test_batches_are_copies(ratings):
     "A callback that writes into a batch must not change the ratings"
     dls = CollabDataLoaders.from_df(ratings, seed=3)
-    want = dls.train_ds.x.clone()
+    want = dls.train_ds.store.ids().clone()
     for b in dls.train:
         for o in b: o.zero_()
-    assert torch.equal(dls.train_ds.x, want) and dls.train_ds.y.min()>0
+    assert torch.equal(dls.train_ds.store.ids(), want) and dls.train_ds.store.ratings().min()>0
 
 def test_frame_is_not_written_to(ratings):
     df = ratings.copy()
@@ -80,7 +80,7 @@ def test_same_split_and_vocabulary_as_fastai(ratings):
     assert isinstance(ours, FastaiCollabDataLoaders)
     for part in (0,1):
         a,b = ours[part].dataset,theirs[part].items
-        assert (a.x.numpy() == b[['userId','movieId']].to_numpy()).all() and np.allclose(a.y.numpy()[:,0], b.rating)
+        assert (a.store.ids().numpy() == b[['userId','movieId']].to_numpy()).all() and np.allclose(a.store.ratings().numpy()[:,0], b.rating)
     assert list(ours.classes) == list(theirs.classes) and all(list(ours.classes[k]) == list(theirs.classes[k]) for k in ours.classes)
     assert [list(o) for o in RandomSplitter(.3, 5)(ratings)] == [list(o) for o in FastaiRandomSplitter(.3, 5)(ratings)]
 
@@ -93,7 +93,7 @@ def test_kinds_of_ids(ratings, kind):
     dls = CollabDataLoaders.from_df(df, splits=(train,valid))
     assert dls.classes['userId'][0]=='#na#' and list(dls.classes['userId'][1:]) == sorted(set(df.userId.iloc[train]))
     assert list(dls.train_ds.items.userId) == list(df.userId.iloc[train])
-    assert (dls.valid_ds.x[:,0]==0).all() and set(dls.valid_ds.items.userId)=={'#na#'}
+    assert (dls.valid_ds.store.ids()[:,0]==0).all() and set(dls.valid_ds.items.userId)=={'#na#'}
     assert dls.n_users == len(dls.classes['userId'])
 
 def test_decode_and_items(ratings):
@@ -211,7 +211,7 @@ def test_test_dl(ratings):
 def test_new_empty_holds_no_ratings(dls):
     empty = dls.new_empty()
     assert len(empty.train_ds)==0 and empty.classes is dls.classes
-    assert all(o.x.untyped_storage().nbytes()==0 for o in (empty.train_ds,empty.valid_ds))
+    assert all(o.store.ids().untyped_storage().nbytes()==0 for o in (empty.train_ds,empty.valid_ds))
 
 def test_files(ratings, tmp_path):
     "CSV with its own separator, compressed CSV, Parquet: the same loaders as from the frame"

@@ -82,6 +82,7 @@ def test_other_models_do_not_mind():
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-2)
             assert np.isfinite(learn.predict(FRAME)).all() and len(learn.recommend(1, k=3))==3
 
+@pytest.mark.slow
 def test_asked_with_and_without_times():
     "A time counts where it is told; tables without one are answered as lists are"
     learn = fitted(loaders())

@@ -48,7 +48,7 @@ def test_rows_of_a_learner(learn, interp, frame, held):
     "Ratings, predictions and counts are those of the loaders, the learner and the training part, in order"
     rows,df = interp.rows,frame.iloc[held].reset_index(drop=True)
     assert list(rows.columns)==['user','item','title','rating','prediction','error','user_ratings','item_ratings'] and len(rows)==len(df)
-    assert np.array_equal(rows.rating, df.rating) and np.allclose(rows.prediction, learn.get_preds()[0][:,0], atol=1e-5)
+    assert np.array_equal(rows.rating, df.rating) and np.allclose(rows.prediction, learn.get_preds()[0], atol=1e-5)
     assert np.allclose(rows.error, rows.prediction-rows.rating)
     train = frame.drop(index=frame.index[held])
     for col,name in (('user','userId'),('item','movieId')):

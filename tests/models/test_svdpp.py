@@ -44,7 +44,7 @@ def test_the_formula_by_hand(features, time):
     "Id, features, set and time, rating by rating; an unknown id has the features that come with its rating, and an unknown user no days of its own"
     dls = loaders(features, time)
     m = spread(SVDPlusPlus.from_dls(dls, n_factors=3, y_range=(0,5.5)))
-    seen,starts = dls.train_ds.x.long(),[m.feature_starts(k) for k in (0,1)]
+    seen,starts = dls.train_ds.store.ids().long(),[m.feature_starts(k) for k in (0,1)]
     def tower(k, row, cats):
         t,others = m.ids[k][row].clone(),seen[seen[:,k]==row,1-k]
         t += m.sets[k].weight[others].sum(0)/max(1, len(others))**.5
@@ -111,7 +111,7 @@ def test_only_training_ratings_are_seen():
     "Sets come from the training part: other validation rows leave the model as it is"
     dls = loaders()
     m = SVDPlusPlus.from_dls(dls, n_factors=3)
-    counts = torch.bincount(dls.train_ds.x[:,0].long(), minlength=dls.n_users)
+    counts = torch.bincount(dls.train_ds.store.ids()[:,0].long(), minlength=dls.n_users)
     assert torch.equal(m.sets[0].mat_ends.diff(), counts)
     assert counts[0]==0 and m.sets[0]()[0].abs().sum()==0
 
@@ -150,6 +150,7 @@ def test_recommender_export_and_checkpoint(tmp_path):
     learn.export('m.pkl')
     assert np.allclose(load_learner(tmp_path/'m.pkl').predict(rows), want, atol=1e-6)
 
+@pytest.mark.slow
 def test_no_notes_of_pytorch_reach_the_user():
     "Those on sparse matrices come once a process, so this needs one of its own"
     code = "import torch, warnings; from fastcollab.models.svdpp import ImplicitSum; warnings.simplefilter('error'); ImplicitSum(*torch.tensor([[1,2],[1,3]]), 3, 4, 2)().sum().backward()"

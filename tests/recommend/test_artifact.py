@@ -1,11 +1,12 @@
-"The folder of a recommender: what comes back, what a kill at any moment leaves, and what damage is called"
+"The folder of a recommender: round trips, kills at any moment, and messages about damage"
 import json, multiprocessing, os, pickle, random, shutil, signal, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, safetensors.torch, torch
 from fastcollab.recommend import artifact
 from fastcollab.recommend.artifact import FORMAT, VERSION, read_artifact, write_artifact
-from fastcollab.recommend.lists import UserHistory
+from fastcollab.recommend.base import Factors, FoldTerms, Link
+from fastcollab.recommend.history import UserHistory
 from fastcollab.recommend.recommender import Recommender
 from fastcollab.recommend.scorers import DotScorer, NetScorer
 from torch import nn
@@ -15,24 +16,23 @@ fork = multiprocessing.get_context('fork')   # a child that has everything impor
 def made(seed=0, n_users=40, n_items=30, net=False):
     "A small recommender with random vectors and random ratings"
     g = torch.Generator().manual_seed(seed)
-    U,M = torch.randn(n_users+1, 5, generator=g),torch.randn(n_items+1, 5, generator=g)
-    U[:,-1],M[:,-2] = 1,1
-    ops = [(torch.randn(3, 5, generator=g),torch.zeros(3)), 'ReLU', (torch.randn(1, 3, generator=g),torch.zeros(1))]
-    scores = NetScorer(U, M, ops) if net else DotScorer(U, M)
+    U,M,link = torch.randn(n_users+1, 5, generator=g),torch.randn(n_items+1, 5, generator=g),Link((0.,5.5), 3.)
+    layers = [(torch.randn(3, 5, generator=g),torch.zeros(3)), 'ReLU', (torch.randn(1, 3, generator=g),torch.zeros(1))]
+    if net: scorer = NetScorer(U, M, layers, link, (U,M))
+    else: scorer = DotScorer(Factors(U[:,:4], U[:,4]), Factors(M[:,:4], M[:,4]), link)
     u,i = torch.randint(1, n_users+1, (200,), generator=g),torch.randint(1, n_items+1, (200,), generator=g)
     films = pd.DataFrame(dict(item=[f'i{k}' for k in range(n_items)], title=[f'Übung {seed} {k}' for k in range(n_items)], year=range(1990, 1990+n_items)))
-    seen,ids = UserHistory.of(u, i, torch.randint(1, 6, (200,), generator=g), n_users+1),(pd.Index(range(7, 7+n_users)),pd.Index(films['item']))
-    rec = Recommender(scores, ids, ('user','item','rating'), films, seen, vectors=(U,M) if net else (None,None), y_range=(0.,5.5), shift=.25, rated=(1.,5.))
+    history,ids = UserHistory.from_ratings(u, i, torch.randint(1, 6, (200,), generator=g), n_users+1),(pd.Index(range(7, 7+n_users)),pd.Index(films['item']))
+    rec = Recommender(scorer, ids, ('user','item','rating'), films, history, (None,None) if net else (FoldTerms(),FoldTerms()), (1.,5.))
     rec.decays = [None,None] if net else [float(seed+1),.5]
     return rec
 
 def same(a, b):
     "Are two recommenders the same in all that they hold and answer?"
-    (info,t),(info2,t2) = a._kept(),b._kept()
-    return (info==info2 and t.keys()==t2.keys() and all(torch.equal(t[k], t2[k]) for k in t) and all(torch.equal(*o) for o in zip(a.seen, b.seen))
-        and all(x is y if x is None else torch.equal(x, y) for x,y in zip(a.vectors, b.vectors))
+    (info,t),(info2,t2) = a.scorer.state(),b.scorer.state()
+    return (info==info2 and t.keys()==t2.keys() and all(torch.equal(t[k], t2[k]) for k in t) and all(torch.equal(*o) for o in zip(a.history, b.history))
         and all(x.equals(y) for x,y in zip((*a.ids,a.items,a.recommend(k=5)), (*b.ids,b.items,b.recommend(k=5))))
-        and all(getattr(a, o)==getattr(b, o) for o in ('names','y_range','shift','rated','biased','decays')))
+        and all(getattr(a, o)==getattr(b, o) for o in ('names','link','rated','terms','separators','decays')))
 
 def files(path): return {str(o.relative_to(path)):o.read_bytes() for o in sorted(Path(path).rglob('*')) if o.is_file()}
 def clean(path): return sorted(o.name[:5] for o in Path(path).iterdir())==['data-','recom']
@@ -72,7 +72,7 @@ def test_saving_does_not_write_into_what_is_saved(tmp_path):
     rec,other = made(),made()
     rec.save(tmp_path/'m')
     assert same(rec, other)
-    Recommender.load(tmp_path/'m').scores.U.zero_()
+    Recommender.load(tmp_path/'m').scorer.factors(0).vec.zero_()
     assert same(rec, other) and same(Recommender.load(tmp_path/'m'), other)
 
 IDS = dict(int=range(5), negative=[-3,-1,0,7,10**15], float=[.5,1.5,2.5,3.5,9.], text=['a','ü','日本','#na#',''], time=pd.date_range('2020-01-01', periods=5),
@@ -109,10 +109,10 @@ def test_own_model_round_trip(tmp_path):
             self.u,self.i = nn.Embedding(n, 3),nn.Embedding(31, 3)
         def forward(self, x): return (self.u(x[:,0])*self.i(x[:,1])).sum(1)
     rec = made()
-    rec.scores = ModelScorer(Mine().eval(), 31)
+    rec.scorer = ModelScorer(Mine().eval(), 31)
     rec.save(tmp_path)
     other = Mine()
-    assert Recommender.load(tmp_path, model=other).recommend(k=5).equals(rec.recommend(k=5)) and torch.equal(other.u.weight, rec.scores.model.u.weight)
+    assert Recommender.load(tmp_path, model=other).recommend(k=5).equals(rec.recommend(k=5)) and torch.equal(other.u.weight, rec.scorer.model.u.weight)
     with pytest.raises(TypeError, match='Mine.*model='): Recommender.load(tmp_path)
     with pytest.raises(ValueError, match='(?s)Mine do not fit the model'): Recommender.load(tmp_path, model=Mine(50))
 
@@ -247,16 +247,21 @@ def manifest(path, signed=True, **changes):
     body = json.loads((path/'recommender.json').read_text())
     body.pop('sum')
     body = {k:v for k,v in {**body, **changes}.items() if v is not ...}
-    (path/'recommender.json').write_text(json.dumps({**body, 'sum':artifact._text_sum(body) if signed else '0'*64}))
+    (path/'recommender.json').write_text(json.dumps({**body, 'sum':artifact._json_checksum(body) if signed else '0'*64}))
 
 def resigned(path, name, change):
     "Change what is in a file, a dict of tensors or a table, with checksums that fit"
     file = data(path)/name
     if name.endswith('.parquet'): change(pd.read_parquet(file)).to_parquet(file, index=False)
     else: safetensors.torch.save_file({k:v.contiguous() for k,v in change(safetensors.torch.load_file(file)).items()}, file)
-    manifest(path, files={**json.loads((path/'recommender.json').read_text())['files'], name:artifact._sum(file.read_bytes())})
+    manifest(path, files={**json.loads((path/'recommender.json').read_text())['files'], name:artifact._checksum(file.read_bytes())})
 
-def informed(path, **changes): manifest(path, info={**json.loads((path/'recommender.json').read_text())['info'], **changes})
+def informed(path, **changes):
+    "Change what `info` says of the recommender, or with `scorer_` in front of the scorer"
+    info = json.loads((path/'recommender.json').read_text())['info']
+    own = {k:v for k,v in changes.items() if not k.startswith('scorer_')}
+    scorer = {k.removeprefix('scorer_'):v for k,v in changes.items() if k.startswith('scorer_')}
+    manifest(path, info={**info, 'scorer':{**info['scorer'], **scorer}, **own})
 def tensors(path, **changes): resigned(path, 'tensors.safetensors', lambda t: {**t, **{k:f(t[k]) for k,f in changes.items()}})
 def data(path): return next(path.glob('data-*'))
 def put(path, content): path.write_bytes(content)
@@ -266,7 +271,7 @@ def flip(path, at):
     old[at] ^= 255
     put(path, bytes(old))
 
-FILES = ['tensors.safetensors','users.parquet','ids.parquet','items.parquet','seen.parquet']
+FILES = ['tensors.safetensors','user_ids.parquet','item_ids.parquet','items.parquet','history.parquet']
 DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'damaged','bytes','checksum','again']) for f in FILES},
     **{f'{f} empty':(lambda p, f=f: cut(data(p)/f, 0), ValueError, [f,'damaged','0 bytes','again']) for f in FILES},
     **{f'{f} flipped':(lambda p, f=f: flip(data(p)/f, -9), ValueError, [f,'damaged','checksum','again']) for f in FILES},
@@ -279,8 +284,8 @@ DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'dama
     'manifest of bytes':(lambda p: put(p/'recommender.json', bytes(range(256))), ValueError, ['recommender.json','damaged','again']),
     'manifest edited':(lambda p: manifest(p, False, info={}), ValueError, ['recommender.json','damaged','checksum','again']),
     'manifest without a checksum':(lambda p: put(p/'recommender.json', json.dumps(dict(format=FORMAT, version=VERSION)).encode()), ValueError, ['damaged','checksum']),
-    'manifest of a list':(lambda p: put(p/'recommender.json', b'[1]'), ValueError, ['recommender.json','not of a','name the folder']),
-    'manifest of another program':(lambda p: put(p/'recommender.json', b'{"name":"x"}'), ValueError, ['recommender.json','not of a','name the folder']),
+    'manifest of a list':(lambda p: put(p/'recommender.json', b'[1]'), ValueError, ['recommender.json','not a','name the folder']),
+    'manifest of another program':(lambda p: put(p/'recommender.json', b'{"name":"x"}'), ValueError, ['recommender.json','not a','name the folder']),
     'manifest missing':(lambda p: (p/'recommender.json').unlink(), FileNotFoundError, ['no recommender','recommender.json','name the folder']),
     'data elsewhere':(lambda p: manifest(p, data='../../etc'), ValueError, ['damaged']),
     'newer':(lambda p: manifest(p, version=VERSION+1), ValueError, [f'version {VERSION+1}', f'up to {VERSION}', 'update fastcollab']),
@@ -291,22 +296,22 @@ DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'dama
     'no info':(lambda p: manifest(p, info=...), ValueError, ['damaged','again']),
     'info without a kind':(lambda p: manifest(p, info={}), ValueError, ['damaged','again']),
     **{f'version {v}':(lambda p, v=v: manifest(p, version=v), ValueError, ['version', repr(v), 'damaged','again']) for v in (0,-1,True,1.)},
-    'too few users':(lambda p: tensors(p, users=lambda o: o[:-1]), ValueError, ['users','(40, 5)','41 rows','damaged','again']),
-    'too few items':(lambda p: tensors(p, items=lambda o: o[:7]), ValueError, ['items','(7, 5)','31 rows','damaged','again']),
-    'users in a row':(lambda p: tensors(p, users=lambda o: o[0]), ValueError, ['users','(5,)','damaged','again']),
-    'vectors too short':(lambda p: tensors(p, users=lambda o: o[:,:3]), ValueError, ['3 columns','5','damaged','again']),
-    'no tensor of users':(lambda p: resigned(p, FILES[0], lambda t: dict(items=t['items'])), ValueError, ["'users'",'damaged','again']),
+    'too few users':(lambda p: tensors(p, **{'scorer.users':lambda o: o[:-1]}), ValueError, ['users','(40, 4)','41 rows','damaged','again']),
+    'too few items':(lambda p: tensors(p, **{'scorer.items':lambda o: o[:7]}), ValueError, ['items','(7, 4)','31 rows','damaged','again']),
+    'users in a row':(lambda p: tensors(p, **{'scorer.users':lambda o: o[0]}), ValueError, ['users','(4,)','damaged','again']),
+    'vectors too short':(lambda p: tensors(p, **{'scorer.users':lambda o: o[:,:3]}), ValueError, ['3 columns','4','damaged','again']),
+    'no tensor of users':(lambda p: resigned(p, FILES[0], lambda t: {k:v for k,v in t.items() if k!='scorer.users'}), ValueError, ["'users'",'damaged','again']),
     'table of items too short':(lambda p: resigned(p, 'items.parquet', lambda o: o[:9]), ValueError, ['table of items','9 rows','30 items','damaged','again']),
-    'ids too short':(lambda p: resigned(p, 'ids.parquet', lambda o: o[:9]), ValueError, ['31','10 rows','damaged','again']),
-    'an item that is not there':(lambda p: resigned(p, 'seen.parquet', lambda o: o.assign(item=o['item'].replace(3, 31))), ValueError, ['row of items','31','damaged','again']),
-    'a negative item':(lambda p: resigned(p, 'seen.parquet', lambda o: o.assign(item=-1)), ValueError, ['200 of 200','row of items','-1','damaged']),
-    'a user that is not there':(lambda p: resigned(p, 'seen.parquet', lambda o: o.assign(user=999)), ValueError, ['200 of 200','row of users','999','damaged']),
-    'seen without ratings':(lambda p: resigned(p, 'seen.parquet', lambda o: o.drop(columns='rating')), ValueError, ["'rating'",'damaged','again']),
+    'ids too short':(lambda p: resigned(p, 'item_ids.parquet', lambda o: o[:9]), ValueError, ['31','10 rows','damaged','again']),
+    'an item that is not there':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(item=o['item'].replace(3, 31))), ValueError, ['row of items','31','damaged','again']),
+    'a negative item':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(item=-1)), ValueError, ['200 of 200','row of items','-1','damaged']),
+    'a user that is not there':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(user=999)), ValueError, ['200 of 200','row of users','999','damaged']),
+    'seen without ratings':(lambda p: resigned(p, 'history.parquet', lambda o: o.drop(columns='rating')), ValueError, ["'rating'",'damaged','again']),
     'one number as a range':(lambda p: informed(p, rated=3), ValueError, ['rated is 3','two numbers','damaged','again']),
-    'text as a range':(lambda p: informed(p, y_range=['a','b']), ValueError, ['y_range is','two numbers','damaged','again']),
-    'a range of three':(lambda p: informed(p, y_range=[1,2,3]), ValueError, ['y_range is [1, 2, 3]','two numbers','damaged','again']),
-    'features that are a number':(lambda p: informed(p, features=3), ValueError, ['damaged','again']),
-    'a kind that there is not':(lambda p: informed(p, kind='tree'), ValueError, ["'tree'",'damaged','again']),
+    'text as a range':(lambda p: informed(p, scorer_y_range=['a','b']), ValueError, ['y_range is','two numbers','damaged','again']),
+    'a range of three':(lambda p: informed(p, scorer_y_range=[1,2,3]), ValueError, ['y_range is [1, 2, 3]','two numbers','damaged','again']),
+    'terms that are a number':(lambda p: informed(p, terms=3), ValueError, ['damaged','again']),
+    'an unknown kind':(lambda p: informed(p, scorer_kind='tree'), ValueError, ["'tree'",'damaged','again']),
     'empty folder':(lambda p: (shutil.rmtree(p), p.mkdir()), FileNotFoundError, ['no recommender','name the folder']),
     'no folder':(lambda p: shutil.rmtree(p), FileNotFoundError, ['no recommender','name the folder']),
     'a file':(lambda p: (shutil.rmtree(p), put(p, b'x')), (FileNotFoundError,ValueError), ['no recommender','name the folder']),
@@ -347,7 +352,7 @@ def test_no_pickle_is_read(f, saved, tmp_path):
         if not content: torch.save(Bomb(tmp_path/'hacked'), data(saved)/f)
         else: put(data(saved)/f, content)
         body = json.loads((saved/'recommender.json').read_text())
-        manifest(saved, files={**body['files'], f:artifact._sum((data(saved)/f).read_bytes())})
+        manifest(saved, files={**body['files'], f:artifact._checksum((data(saved)/f).read_bytes())})
         with pytest.raises(Exception): Recommender.load(saved)
         assert not (tmp_path/'hacked').exists()
     pickle.loads(pickle.dumps(Bomb(tmp_path/'hacked')))
@@ -379,10 +384,10 @@ def test_tables_that_parquet_cannot_hold(column, tmp_path):
     "A TypeError that names the table, and no folder"
     rec = made()
     rec.items = rec.items.assign(odd=column)
-    with pytest.raises(TypeError, match='table of items cannot be kept as Parquet.*convert its columns'): rec.save(tmp_path/'m')
+    with pytest.raises(TypeError, match='table of items cannot be saved as Parquet.*convert its columns'): rec.save(tmp_path/'m')
     assert not (tmp_path/'m').exists()
 
 def test_the_tensors_are_safetensors(saved):
     "Others can read them without this library"
     t = safetensors.torch.load_file(data(saved)/'tensors.safetensors')
-    assert torch.equal(t['users'], made().scores.U) and np.array_equal(pd.read_parquet(data(saved)/'users.parquet').id, range(7, 47))
+    assert torch.equal(t['scorer.users'], made().scorer.factors(0).vec) and np.array_equal(pd.read_parquet(data(saved)/'user_ids.parquet').id, range(7, 47))

@@ -1,11 +1,11 @@
-"Scores, the best of them, and rows that are folded in: against numpy in float64, for any shape, ties and seen sets"
+"Scores and the best of them: against numpy in float64, for any shape, ties and seen sets"
 import copy, math
 
 import numpy as np, pytest, torch
 from fastai.layers import LinBnDrop
-from fastcollab.recommend.solve import fold, link
+from fastcollab.recommend.base import Factors
 from fastcollab.recommend.scorers import ACTS, DotScorer, ModelScorer, NetScorer, net_scorer, top_items, topk
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 few = settings(max_examples=50, deadline=None)
@@ -106,11 +106,11 @@ def worlds(draw):
 def test_top_items_is_exact(world):
     "The order of the float64 products, ties by the number of the row, whatever was seen and may be chosen"
     U,M,cand,seen,size,k = world
-    check(DotScorer(U, M), pairwise(U, M), k, cand, seen, size)
+    check(DotScorer(Factors(U), Factors(M)), pairwise(U, M), k, cand, seen, size)
 
 def pairwise(U, M):
     "The float64 scores as `pairs` gives them, which are those of numpy but for the last bit"
-    full = DotScorer(U, M).pairs(torch.arange(len(U))[:,None], torch.arange(len(M))[None]).numpy()
+    full = DotScorer(Factors(U), Factors(M)).pairs(torch.arange(len(U))[:,None], torch.arange(len(M))[None]).numpy()
     assert np.allclose(full, U.double().numpy()@M.double().numpy().T, rtol=1e-12, atol=1e-12)
     return full
 
@@ -120,13 +120,13 @@ def test_all_chunk_sizes(size, m):
     "From one user at a time to all at once: the same lists"
     U,M = rand(200, 5).round(),rand(m, 5, seed=1).round()
     seen = [set(np.random.default_rng(u).integers(1, m, u%9).tolist()) for u in range(200)]
-    parts = check(DotScorer(U, M), pairwise(U, M), 7, None, seen, size)
+    parts = check(DotScorer(Factors(U), Factors(M)), pairwise(U, M), 7, None, seen, size)
     assert [len(o[0]) for o in parts]==[min(size, 200-o) for o in range(0, 200, size)]
 
 @pytest.mark.parametrize('n,k', [(2,1),(400,5),(3000,10)])
 def test_constant_scores(n, k):
     "Where nothing is better than anything else, the first items that were not seen"
-    dot = DotScorer(torch.ones(3, 2), torch.full((n,2), .1))
+    dot = DotScorer(Factors(torch.ones(3, 2)), Factors(torch.full((n,2), .1)))
     seen = torch.tensor([0,0,1,1]),torch.tensor([1])
     if n>2: assert next(top_items(dot, torch.arange(3), n, k, None, seen))[1].tolist()==[[*range(1, k+1)], [*range(2, k+2)], [*range(1, k+1)]]
     for parts in (dot, NetScorer(torch.zeros(3, 2), torch.zeros(n, 2), [(torch.ones(1, 2),torch.ones(1))])):
@@ -135,14 +135,14 @@ def test_constant_scores(n, k):
 def test_all_seen():
     "A user who has seen everything, or all but one, beside one who has seen nothing"
     U,M = rand(3, 4),rand(50, 4, seed=1)
-    check(DotScorer(U, M), pairwise(U, M), 10, None, [set(range(1, 50)), set(range(1, 49)), set()])
-    check(DotScorer(U, M), pairwise(U, M), 3, [4,7,9], [{4,7,9}, {4,9}, {1,2,3}])
+    check(DotScorer(Factors(U), Factors(M)), pairwise(U, M), 10, None, [set(range(1, 50)), set(range(1, 49)), set()])
+    check(DotScorer(Factors(U), Factors(M)), pairwise(U, M), 3, [4,7,9], [{4,7,9}, {4,9}, {1,2,3}])
 
 def test_repeated_users_and_seen_rows():
     "Users asked twice get the same list twice; an item that was rated twice is left out once"
     U,M = rand(4, 3),rand(40, 3, seed=1)
     seen = torch.tensor([0,0,3,3,3]),torch.tensor([5,5,7])
-    a = next(top_items(DotScorer(U, M), torch.tensor([1,3,1]), 40, 38, None, seen))
+    a = next(top_items(DotScorer(Factors(U), Factors(M)), torch.tensor([1,3,1]), 40, 38, None, seen))
     assert torch.equal(a[1][0], a[1][2]) and a[2][0].isinf().sum()==1 and not {5,7} & set(a[1][0][:37].tolist())
 
 def test_scores_closer_than_float32():
@@ -150,8 +150,8 @@ def test_scores_closer_than_float32():
     M = torch.ones(200, 2)
     M[:,1] = torch.tensor(np.random.default_rng(0).permutation(200)*2.**-20)   # float32 takes 1000 + these for the same
     U = torch.tensor([[1000.,2**-10]])
-    check(DotScorer(U, M), pairwise(U, M), 5)
-    check(DotScorer(U, M), pairwise(U, M), 150)
+    check(DotScorer(Factors(U), Factors(M)), pairwise(U, M), 5)
+    check(DotScorer(Factors(U), Factors(M)), pairwise(U, M), 150)
 
 @few
 @given(seeds, st.sampled_from([1e-3,1.,1e3,1e6]), st.sampled_from([1.,1e-5,1e-7]), st.integers(1, 20))
@@ -176,7 +176,7 @@ def test_scores_that_are_no_numbers(bad):
     "An error that names the row, and no list"
     U = rand(4, 2)
     U[2,0] = bad
-    with pytest.raises(ValueError, match='no numbers, e.g. for row 2'): list(top_items(DotScorer(U, rand(50, 2).abs()), torch.arange(4), 50, 3))
+    with pytest.raises(ValueError, match='no numbers, e.g. for row 2'): list(top_items(DotScorer(Factors(U), Factors(rand(50, 2).abs())), torch.arange(4), 50, 3))
 
 @few
 @given(worlds(), seeds)
@@ -184,7 +184,7 @@ def test_slack_covers_float32(world, seed):
     "No float32 score is further from the float64 one than `slack` says"
     U,M,cand,*_ = world
     i = None if cand is None else torch.tensor(cand)
-    for s in (DotScorer(U, M), DotScorer(U*1e4, M*1e3)):
+    for s in (DotScorer(Factors(U), Factors(M)), DotScorer(Factors(U*1e4), Factors(M*1e3))):
         u = torch.arange(len(U))
         far = (s.block(u, i).double()-s.pairs(u[:,None], (torch.arange(1, len(M)) if i is None else i)[None])).abs().max(1).values
         assert (far<=s.slack(u, i, s.block(u, i).amax(1))).all()
@@ -195,7 +195,7 @@ def test_reads_do_not_write():
     cand,seen = torch.arange(2, 29),(torch.tensor([0,1,2,2]),torch.tensor([3,4]))
     given_ = [U, M, cand, *seen, *net.state_dict().values()]
     before,state = [o.clone() for o in given_],torch.get_rng_state()
-    for s in (DotScorer(U, M), net_scorer(U, M, net)):
+    for s in (DotScorer(Factors(U), Factors(M)), net_scorer(U, M, net)):
         own = [o.clone() for o in (vars(s).values()) if torch.is_tensor(o)]
         list(top_items(s, torch.arange(3), 30, 4, cand, seen, 2))
         out = torch.empty(3, 29)
@@ -232,7 +232,7 @@ def test_net_scores_are_those_of_torch(which, cols):
     x[:,:,list(u)],x[:,:,list(i)] = U[:,None].expand(4, 30, 3),M[None].expand(4, 30, 5)
     with torch.no_grad(): want = copy.deepcopy(net).double()(x.double().view(-1, 8)).view(4, 30)
     got = net_scorer(U, M, net, cols)
-    assert isinstance(got, NetScorer) and all(isinstance(o, str) or all(torch.is_tensor(t) and not t.requires_grad for t in o) for o in got.ops)
+    assert isinstance(got, NetScorer) and all(isinstance(o, str) or all(torch.is_tensor(t) and not t.requires_grad for t in o) for o in got.layers)
     rows = torch.arange(4)
     assert torch.allclose(got.block(rows).double(), want[:,1:], atol=1e-4)
     assert torch.allclose(got.block(rows[[3,0]], torch.tensor([5,0,5])).double(), want[[3,0]][:,[5,0,5]], atol=1e-4)
@@ -266,7 +266,7 @@ def test_parts_agree(seed, n, m):
     class Whole(nn.Module):
         def forward(self, x): return net(torch.cat([U[x[:,0]], M[x[:,1]]], 1))
     u = torch.randint(n, (5,), generator=gen(seed))
-    for s in (DotScorer(U, M), net_scorer(U, M, net), ModelScorer(Whole(), m+1, bs=7)):
+    for s in (DotScorer(Factors(U), Factors(M)), net_scorer(U, M, net), ModelScorer(Whole(), m+1, bs=7)):
         full = s.block(u)
         assert full.shape==(5,m) and full.dtype==torch.float32
         assert torch.allclose(full, torch.cat([s.block(o[None]) for o in u]), atol=1e-5)
@@ -274,97 +274,3 @@ def test_parts_agree(seed, n, m):
         assert torch.allclose(full.double(), s.pairs(u[:,None], torch.arange(1, m+1)[None]), atol=1e-4) and s.pairs(u, u*0).shape==(5,)
         slack = s.slack(u, None, full.amax(1))
         assert (slack>=0).all() and slack.shape==(5,)
-
-# Folding
-
-def problem(seed, n=6, d=4, most=20, start=True, y_range=None):
-    "Rows with 0 to `most` ratings: vectors, offsets, ratings, ends, start"
-    rng = np.random.default_rng(seed)
-    count = rng.integers(0, most+1, n)
-    ends = torch.tensor([0,*np.cumsum(count)])
-    N = int(ends[-1])
-    V,o,x0 = rand(N, d, seed=seed),rand(N, seed=seed+1)*.3,rand(n, d, seed=seed+2)*(.3 if start else 0)
-    y = torch.rand(N, generator=gen(seed+3))*4.5+.5 if y_range else rand(N, seed=seed+3)
-    return V,o,y,ends,x0
-
-def loss_of(x, V, o, y, x0, decay, y_range):
-    "The stated loss of one row, in float64"
-    f = V.double()@x+o.double()
-    if y_range is not None: f = y_range[0]+(y_range[1]-y_range[0])*torch.sigmoid(f)
-    return ((f-y.double())**2).sum()+decay*((x-x0.double())**2).sum()
-
-def parts(V, o, y, ends, x0):
-    for r,(a,b) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist())): yield r,V[a:b],o[a:b],y[a:b],x0[r]
-
-@few
-@given(seeds, st.integers(1, 8), st.sampled_from([.01,.5,8.]))
-def test_fold_is_ridge(seed, d, decay):
-    "Without `y_range`, the solution of the normal equations by numpy; `x0` itself without ratings"
-    V,o,y,ends,x0 = problem(seed, d=d)
-    got = fold(V, o, y, ends, x0, decay)
-    for r,v,off,t,s in parts(V, o, y, ends, x0):
-        if not len(t): assert torch.equal(got[r], s)
-        else:
-            v,t,s = v.double().numpy(),(t-off).double().numpy(),s.double().numpy()
-            assert np.allclose(got[r], s+np.linalg.solve(v.T@v+decay*np.eye(d), v.T@(t-v@s)), atol=2e-3 if decay<.1 else 1e-4)
-
-@few
-@given(seeds, st.sampled_from([.05,.5,8.]), st.sampled_from([(0.,5.5),(.5,5.)]))
-@example(924657728, .05, (.5,5.))                                           # 30 steps with old curvature were not enough
-@example(2914205, .05, (.5,5.))                                             # a row that old curvature cannot help is not done
-def test_fold_finds_the_minimum(seed, decay, y_range):
-    "With `y_range`: the gradient of the stated loss is gone but for a small share of that at the start, and the loss is not above that of the start"
-    V,o,y,ends,x0 = problem(seed, y_range=y_range)
-    got = fold(V, o, y, ends, x0, decay, y_range)
-    for r,v,off,t,s in parts(V, o, y, ends, x0):
-        x,start = got[r].double().requires_grad_(),s.double().requires_grad_()
-        now,then = loss_of(x, v, off, t, s, decay, y_range),loss_of(start, v, off, t, s, decay, y_range)
-        assert now<=then+1e-9
-        if not len(t): continue
-        g,g0 = (torch.autograd.grad(a, b)[0].norm() for a,b in ((now,x),(then,start)))
-        assert g<=.02*g0+.02, (r, g, g0)
-
-@few
-@given(seeds, st.sampled_from([None,(0.,5.5)]))
-def test_order_of_ratings_is_irrelevant(seed, y_range):
-    "The ratings of a row in any order give the same row"
-    V,o,y,ends,x0 = problem(seed, y_range=y_range)
-    perm = torch.cat([a+torch.randperm(b-a, generator=gen(seed)) for a,b in zip(ends[:-1].tolist(), ends[1:].tolist())])
-    assert torch.allclose(fold(V, o, y, ends, x0, .5, y_range), fold(V[perm], o[perm], y[perm], ends, x0, .5, y_range), atol=2e-3 if y_range else 1e-4)
-
-@few
-@given(seeds, st.sampled_from([None,(0.,5.5)]), st.sampled_from([64,0]))
-def test_rows_do_not_know_each_other(seed, y_range, mb):
-    "Alone, with others of other lengths, or one at a time: the same row"
-    V,o,y,ends,x0 = problem(seed, y_range=y_range)
-    whole = fold(V, o, y, ends, x0, .5, y_range)
-    alone = torch.cat([fold(v, off, t, torch.tensor([0,len(t)]), s[None], .5, y_range) for _,v,off,t,s in parts(V, o, y, ends, x0)])
-    assert torch.allclose(whole, alone, atol=2e-3 if y_range else 1e-4)
-    assert torch.allclose(whole, fold(V, o, y, ends, x0, .5, y_range, mb=mb), atol=2e-3 if y_range else 1e-4)
-
-@pytest.mark.parametrize('y_range', [None,(0.,5.5)])
-def test_no_ratings(y_range):
-    "Exactly the start, for all rows or for some; no rows are no rows; nothing that came is written to"
-    V,o,y,ends,x0 = problem(5, n=3)
-    got = fold(V[:0], o[:0], y[:0], torch.zeros(4).long(), x0, 3., y_range)
-    assert torch.equal(got, x0) and got is not x0
-    got[:] = 7
-    assert (x0!=7).all() and fold(V[:0], o[:0], y[:0], torch.zeros(1).long(), x0[:0], 3., y_range).shape==(0,4)
-    before = [t.clone() for t in (V,o,y,ends,x0)]
-    fold(V, o, y, ends, x0, 3., y_range)
-    assert all(torch.equal(a, b) for a,b in zip(before, (V,o,y,ends,x0)))
-
-def test_far_off_ratings_stay_finite():
-    "Ratings at and beyond the ends of the range, huge vectors and a start in the flat part of the sigmoid: finite, and no worse than the start"
-    for scale,at in ((1.,0.),(100.,0.),(1.,40.),(1e4,-3.)):
-        V,y,x0 = rand(12, 3)*scale,torch.tensor([0.,5.5]*6),torch.full((1,3), at)
-        got = fold(V, torch.zeros(12), y, torch.tensor([0,12]), x0, .5, (0.,5.5))
-        a,b = (loss_of(o[0].double(), V, torch.zeros(12), y, x0[0], .5, (0.,5.5)) for o in (got,x0))
-        assert got.isfinite().all() and a<=b*(1+1e-6)
-
-@pytest.mark.parametrize('y_range', [None,(-1.,3.)])
-def test_link(y_range):
-    "The ratings and their derivatives, by torch's autograd"
-    s = rand(40).double().requires_grad_()
-    y,slope = link(s, y_range)
-    assert torch.allclose(slope, torch.autograd.grad(y.sum(), s)[0]) and (y_range is None or ((y>-1)&(y<3)).all())

@@ -60,6 +60,7 @@ def test_it_learns_cuts_and_their_distribution():
     assert np.abs(dist.mean().to_numpy()-share).max()<.05                                                   # calibrated as a whole
     assert np.isclose(learn.get_preds()[0].reshape(-1), pred, atol=1e-4).all()
 
+@pytest.mark.slow
 def test_ordinal_with_adam_and_the_towers():
     "Batch by batch, in the torch loop, and with SVDPlusPlus"
     a,b = ordinal(),ordinal(opt_func=Adam)
@@ -142,9 +143,9 @@ def test_best():
         with learn.no_bar(), learn.no_logging(): learn.fit_auto()
         res.append(learn.recorder.values[-1][2])
         dls = loaders(genre_name='genres')
-    assert isinstance(learn.model, SVDPlusPlus) and learn.dls.bs==learn.settings.bs and dls.bs==64
+    assert isinstance(learn.model, SVDPlusPlus) and learn.dls.bs==learn.auto_config.bs and dls.bs==64
     assert res[0]==res[1]<baseline_rmse(dls).iloc[1]
-    assert learn.opt.hypers.attrgot('wd')==list(learn.settings.wd) and len(learn.recorder.values)==12
+    assert learn.opt.hypers.attrgot('wd')==list(learn.auto_config.wd) and len(learn.recorder.values)==12
     own = collab_learner(dls, arch='auto', n_factors=3, y_range=(0,6))
     assert own.model.n_factors==3 and own.model.y_range==(0,6)
 
@@ -167,6 +168,7 @@ def test_errors(name, f, kind, words):
 
 # A floor on real data
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_good_model_on_u1(data_dir):
     "Two calls, ids and ratings only: far below what biased matrix factorisation reaches (0.917), and below the best published (0.9057)"

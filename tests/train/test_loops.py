@@ -512,7 +512,7 @@ def test_ratings_that_are_no_numbers(fused, bad):
     learn = diverging(fused)
     class Spoil(Callback):
         "A rating turns bad after an epoch"
-        def after_epoch(self): self.dls.train_ds.y[17] = bad
+        def after_epoch(self): self.dls.train_ds.store.ratings()[17] = bad
     dl = load().train
     _,order = dl.get_idxs(),dl.get_idxs().tolist()
     words = f'(1 of 640 ratings are not finite numbers, .*|the loss is (nan|inf) )in epoch 1, step {order.index(17)//64+1} of 10'
@@ -572,7 +572,7 @@ def reference(start, dls, lrs, moms, wd, p, y_range, n_epoch, eps):
     "Minibatches and dense `Adam` in numpy and float64"
     P = [o.detach().double().numpy().copy() for o in (start.u_weight.weight,start.i_weight.weight,start.u_bias.weight,start.i_bias.weight)]
     M,V,s,dl = [o*0 for o in P],[o*0 for o in P],0,dls.train
-    x,y = dls.train_ds.x.numpy(),dls.train_ds.y.double().numpy()[:,0]
+    x,y = dls.train_ds.store.ids().numpy(),dls.train_ds.store.ratings().double().numpy()[:,0]
     for _ in range(n_epoch):
         order = dl.get_idxs().numpy()
         drop = (torch.rand(len(order), 2, generator=torch.Generator().manual_seed(dl.epoch_seed))<p).numpy() if p else np.zeros((len(order),2), bool)
@@ -619,6 +619,7 @@ def test_against_a_second_implementation(n_users, n_items, n, bs, k, y_range, wd
 
 # On real data, on a GPU
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_quality_is_that_of_adam(data_dir, monkeypatch):
     "ml-latest-small with fastai's eps: means over 3 seeds"
@@ -654,7 +655,7 @@ def test_cuda_divergence():
 @pytest.mark.parametrize('col,row', [(0,-1), (0,10**6), (1,-5), (1,41)])
 def test_rows_out_of_range(fused, col, row):
     learn = diverging(fused)
-    learn.dls.train_ds.x[3,col] = row
+    learn.dls.train_ds.store.ids()[3,col] = row
     with pytest.raises(IndexError): quiet(learn, 1, 1e-2)
     assert finite(learn)
 
@@ -671,7 +672,7 @@ def test_feature_rows_out_of_range(side, row):
 @pytest.mark.parametrize('col,row', [(0,-1), (1,10**6)])
 def test_rows_out_of_range_in_validation(col, row):
     learn = build(True)
-    learn.dls.valid_ds.x[3,col] = row
+    learn.dls.valid_ds.store.ids()[3,col] = row
     with pytest.raises(IndexError): learn.validate()
 
 def test_a_model_without_the_features_of_its_loaders():

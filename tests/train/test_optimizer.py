@@ -74,6 +74,7 @@ def both(data, hypers=None, cls=Net, split=lambda m: list(m.parameters()), each=
         res.append(train(model, opt, data, hypers, each))
     return *res,make(cls, **kwargs)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('emb', [nn.Embedding, ParamEmbedding])
 def test_one_cycle_of_500_steps(emb, path): assert moved(*both(batches(500), cycle(500), emb=emb)) < 1e-6
 
@@ -85,6 +86,7 @@ def test_dtypes_and_schedules(path, dtype, tol, hypers, wd):
     opts = dict(wd=wd, eps=1e-10)
     assert moved(*both(batches(60, dtype=dtype), hypers, dtype=dtype, opts=opts)) < tol
 
+@pytest.mark.slow
 def test_beyond_the_tables(path):
     "More steps than the 512 that are prepared, and a schedule of which the optimizer is told nothing, or the wrong thing"
     assert moved(*both(batches(600, most=3))) < 1e-6

@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from fastcollab.all import (PosteriorAverage, CollabDataLoaders, DotProductBias, SGHMC, LazyAdam, OrdinalLoss,
     PosteriorSampling, SVDPlusPlus, baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
 from fastcollab.data.loaders import FullBatchDL
-from fastcollab.train.sghmc import _Curvature, sghmc_step
+from fastcollab.train.sghmc import Curvature, sghmc_step
 
 FRAME = synthetic_ratings(150, 100, 3000, seed=5).assign(timestamp=lambda d: 10**9+d.timestamp%5*86400)
 
@@ -18,6 +18,7 @@ def chain(dls=None, epochs=4, seed=0, steps=50, lr=.5, fit=True, **kwargs):
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, wd=2.)
     return learn
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n,scale', ((40,1.),(1000,4.)))
 def test_it_draws_from_the_posterior(n, scale):
     "A Gaussian mean with a Gaussian prior: mean and variance of the draws are those of the textbook"
@@ -37,6 +38,7 @@ def test_it_draws_from_the_posterior(n, scale):
     kept = torch.stack(kept)
     assert abs(kept.mean().item()-mean)<4*(var/300)**.5 and abs(kept.var().item()/var-1)<.1
 
+@pytest.mark.slow
 @pytest.mark.parametrize('time,features', ((False,False),(True,True)))
 def test_the_curvature_is_that_of_the_model(time, features):
     "Counts of the rows times mean squares of the columns, against the derivatives of all scores; the bound is above the largest eigenvalue"
@@ -44,12 +46,11 @@ def test_the_curvature_is_that_of_the_model(time, features):
     m = SVDPlusPlus.from_dls(dls, n_factors=3)
     torch.manual_seed(0)
     for p in m.parameters(): p.data.normal_(0, .3)
-    c,x = _Curvature(m, dls.train_ds),m.split_times(dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0])[0]
-    params = c.params()
+    c,x = Curvature(m, dls.train_ds),m.split_times(dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0])[0]
     def scores(): return m.torch_score(x).detach()
     J,before = [],scores()
-    for p,rows,b in zip(params, c.rows, c.bounds):
-        part = []
+    for o,rows,b in zip(c.tables, c.rows, c.bounds):
+        p,part = o.table,[]
         for r in range(len(p)):                                             # biases: scores are linear in them
             p.data[r,-1] += 1
             part.append(scores()-before)
@@ -60,10 +61,12 @@ def test_the_curvature_is_that_of_the_model(time, features):
         assert torch.allclose(got, rows[:,0], rtol=.05, atol=.6), (got, rows[:,0])
         J.append(part/(rows[:,0]*b)**.5)
     assert torch.linalg.svdvals(torch.cat(J, 1))[0]**2<1.1
-    u,i,_ = c.columns()
-    M = m.towers()[1].detach()
-    assert torch.allclose(u[:-1], (M[x[:,1]][:,:-1]**2).mean(0).clamp(min=.02), atol=1e-4) and u[-1]==1
+    items = m.vectors(1)[x[:,1]]
+    assert torch.allclose(c.columns[0][:-1], (items**2).mean(0).clamp(min=.02), atol=1e-4) and c.columns[0][-1]==1
+    for (table,curvature),rows,o in zip(c.of(2.), c.rows, c.tables):
+        assert curvature.shape==table.shape and torch.allclose(curvature, 2*rows*c.columns[o.side])
 
+@pytest.mark.slow
 def test_it_learns_and_the_seed_decides():
     a,b,c = (chain(epochs=8, seed=s).recorder.values[-1][2] for s in (0,0,1))
     assert a==b!=c and a<baseline_rmse(loaders()).iloc[0]
@@ -73,6 +76,7 @@ def test_unknown_ids_do_not_shake_it():
     learn = chain(epochs=6, unk_p=.1)
     assert learn.recorder.values[-1][0]<1.2
 
+@pytest.mark.slow
 def test_the_mean_is_better_than_a_state():
     learn = chain(epochs=8)
     mean = learn.validate()[1]
@@ -84,6 +88,7 @@ def test_the_mean_is_better_than_a_state():
     m.samples = kept
     assert mean<min(ones) and learn.validate()[1]==mean
 
+@pytest.mark.slow
 def test_asking_saving_and_loading(tmp_path):
     "predict, get_preds, export, save and a second fit"
     learn = chain(loaders(True, True, path=tmp_path))
@@ -114,7 +119,7 @@ def test_whole_batches():
 ERRORS = [('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['opt_func=SGHMC','LazyAdam']),
     ('another model', lambda: chain(arch=DotProductBias), TypeError, ['DotProductBias','SVDPlusPlus']),
     ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError, ['RatingMSE','OrdinalLoss']),
-    ('n', lambda: PosteriorSampling(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorSampling(burn=1.), ValueError, ['burn 1']),
+    ('n', lambda: PosteriorSampling(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorSampling(burn=1.), ValueError, ['burn is 1']),
     ('steps', lambda: loaders().full_batch(0), ValueError, ['steps is 0'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, f, kind, words):
