@@ -33,7 +33,7 @@ class Params(Flat):
         return sigmoid_range((self.drop(self.u[x[:,0]])*self.i[x[:,1]]).sum(1, keepdim=True), *(self.y_range or (-9,9)))
 
 class Features(Flat):
-    "The same, and the columns of the features"
+    "The same, plus the columns of the features"
     def __init__(self, n_users, n_items, y_range=None):
         super().__init__(n_users, n_items, y_range)
         self.g = nn.Embedding(40, 5)
@@ -164,7 +164,7 @@ def trained(name, y_range, n_epochs=None, lr=None, **kwargs):
 # Recommenders
 
 def again(rec, name, folder):
-    "Saved and loaded"
+    "The recommender after saving and loading it"
     rec.save(folder)
     return Recommender.load(folder, **(dict(model=build(name, loaders(name))) if rec.scorer.kind=='model' else {}))
 
@@ -180,7 +180,7 @@ def by_user(df):
     return {u:list(g.item) for u,g in df.groupby('user')}
 
 def state(rec):
-    "All that a recommender holds, copied"
+    "A copy of everything a recommender holds"
     t = [*rec.scorer.state()[1].values(), *rec.history, *terms_state(rec.terms)[1].values()]
     return [o.clone() for o in t],[o.copy() for o in rec.ids],rec.items.copy(deep=True)
 def unchanged(a, b):

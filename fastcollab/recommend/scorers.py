@@ -337,7 +337,7 @@ def no_numbers(
     u:torch.Tensor, # Rows of users whose scores these are, (n,) int64
 )->ValueError: # To be raised
     "The error for scores that cannot be ordered"
-    return ValueError(f'the model gives scores that are no numbers, e.g. for row {int(u[0])} of the users')
+    return ValueError(f"the model gives scores that aren't numbers, e.g. for row {int(u[0])} of the users")
 
 # %% ../../nbs/recommend/01_scorers.ipynb #dfc8b80c
 _SPARE = 6 # candidates beyond k

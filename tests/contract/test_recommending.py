@@ -11,7 +11,7 @@ FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')
 
 @every
 def test_checkerboard(name):
-    "The right answer is known: the liked half and nothing else, seen or not; and of what was not seen, the liked ones first"
+    "The right answer is known: with rated items the liked half and nothing else, without them the liked ones first"
     learn,likes = trained(name, (-1.,7.))
     df = world(name)[0]
     said = learn.predict(list(df.userId), list(df.movieId))
@@ -27,7 +27,7 @@ def test_checkerboard(name):
 @every
 @pytest.mark.parametrize('y_range', [(0.,5.5), None])
 def test_scores_are_those_of_the_learner(name, y_range):
-    "For all pairs: `predict`, `recommend`, `learn.predict` and `model.scores` say the same"
+    "`predict`, `recommend`, `learn.predict` and `model.predictions` agree for all pairs"
     learn,rec = learner(name, y_range),rec_of(name, y_range)
     u,i = pairs(rec)
     want = learn.predict(list(u), list(i))
@@ -43,7 +43,7 @@ def test_scores_are_those_of_the_learner(name, y_range):
 
 @every
 def test_batch_equals_single(name):
-    "The same lists whether users are asked alone, together, in another order or twice, in however much memory"
+    "The same lists whether you ask for users alone, together, in another order or twice, with any memory"
     rec = rec_of(name)
     whole = rec.recommend(k=6)
     for mb in (64, .5, .05, 1e-3, 1e-7):
@@ -61,7 +61,7 @@ def test_batch_equals_single(name):
 
 @every
 def test_reads_do_not_write(name, tmp_path):
-    "Asking and saving change neither the model and its modes, nor the recommender, nor random states, nor what the caller gave"
+    "Asking and saving leave the model, its modes, the recommender, random states and arguments alone"
     learn = learner(name)
     modes = [(m,m.training) for m in learn.model.modules()]
     learn.model.train()
@@ -89,14 +89,14 @@ def test_reads_do_not_write(name, tmp_path):
 
 @every
 def test_seen_items_are_left_out(name):
-    "Nobody gets what they rated in training, and everybody gets all the rest if they ask for it; what was held out counts as new"
+    "Lists leave out what a user rated in training and can have everything else, including held-out items"
     learn,rec = learner(name),rec_of(name)
     seen,got = train_of(learn),by_user(rec.recommend(k=30))
     for u in rec.ids[0]: assert set(got[u])==set(rec.ids[1])-seen.get(u, set()) and len(got[u])==len(set(got[u]))
 
 @every
 def test_order_of_training_rows_is_irrelevant(name):
-    "The same model with loaders of the same rows in another order gives the same recommender"
+    "Loaders with the same rows in another order give the same recommender"
     learn,perm = learner(name),np.random.default_rng(0).permutation(500)
     old = learn.dls
     key = set(map(tuple, old.train_ds.items[['userId','movieId']].to_numpy()))
@@ -108,7 +108,7 @@ def test_order_of_training_rows_is_irrelevant(name):
 
 @every
 def test_save_and_load(name, tmp_path):
-    "Identical lists, predictions, neighbours, newcomers and reasons"
+    "Identical lists, predictions, neighbors, fold-in and explanations"
     rec = rec_of(name)
     other = again(rec, name, tmp_path)
     asks = [lambda r: r.recommend(k=7), lambda r: r.recommend(3, 2, filters="'a' in title"), lambda r: pd.DataFrame(dict(x=r.predict(*pairs(r))))]
@@ -122,18 +122,18 @@ def test_save_and_load(name, tmp_path):
 
 @every
 def test_fold_in_is_for_dot_products(name):
-    "The others say what they are and what to train; nothing is half done"
+    "Other models say what they are and what to train instead"
     rec,new = rec_of(name),pd.DataFrame(dict(userId=[901,901], movieId=[1,2], rating=[5.,1.]))
     if name in DOTS:
         got = rec.fold_in(new)
         assert (name=='BiasBaseline' or got.predict(901, 1)>got.predict(901, 2)) and not {1,2} & set(got.recommend(901, 28).item)
         return
     for call in (partial(rec.fold_in, new), partial(rec.fold_in_items, new), partial(rec.explain, 1, 2), rec.to_ann, partial(rec.queries, [1]), rec.decay):
-        with pytest.raises(TypeError, match=f'dot products, and these are {type(rec.scorer).__name__}; train a DotProductBias'): call()
+        with pytest.raises(TypeError, match=f'dot products, but this model has a {type(rec.scorer).__name__}; train a DotProductBias'): call()
 
 @every
 def test_neighbours(name):
-    "By cosine and by product of the vectors, against numpy; without the one that was asked for; an error where there are no vectors"
+    "Similar items and users by cosine and dot product, against numpy; an error without vectors"
     learn,rec = learner(name),rec_of(name)
     if not ZOO[name].vectors:
         for call in (rec.similar_items, rec.similar_users):
@@ -151,5 +151,5 @@ def test_neighbours(name):
 
 @every
 def test_kinds(name):
-    "What is collapsed, and what goes along as it is"
+    "Which models are collapsed to which scorer, and which go along as they are"
     assert rec_of(name).scorer.kind==ZOO[name].kind
