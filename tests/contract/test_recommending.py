@@ -129,7 +129,7 @@ def test_fold_in_is_for_dot_products(name):
         assert (name=='BiasBaseline' or got.predict(901, 1)>got.predict(901, 2)) and not {1,2} & set(got.recommend(901, 28).item)
         return
     for call in (partial(rec.fold_in, new), partial(rec.fold_in_items, new), partial(rec.explain, 1, 2), rec.to_ann, partial(rec.queries, [1]), rec.decay):
-        with pytest.raises(TypeError, match=f'dot products, and these are {type(rec.scorer).__name__}; train a DotProductBias'): call()
+        with pytest.raises(TypeError, match=f'dot products, but this model has a {type(rec.scorer).__name__}; train a DotProductBias'): call()
 
 @every
 def test_neighbours(name):
