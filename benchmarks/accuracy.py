@@ -54,7 +54,7 @@ def error(learn):
     with learn.no_bar(): return learn.validate()[1]
 
 def fit_mf(df, splits, seed):
-    "Biased matrix factorisation"
+    "Biased matrix factorization"
     set_seed(seed)
     learn = collab_learner(loaders(df, splits), y_range=rating_range(torch.tensor(df.rating.to_numpy())), unk_p=0,
         metrics=rmse)
@@ -225,7 +225,7 @@ def session_effects():
             for reach,size in ((1,1),(.5,1),(2,1),(1,.5),(1,2)):
                 m._reach,m._size = own[0]*reach,own[1]*size
                 cb.session_effects.clear()
-                cb._fit()
+                cb.fit_effects()
                 res[reach,size] = error(learn)
             m._reach,m._size = own
             row(f'{name}{what}: session effects', f'{res.pop((1,1)):.4f}',

@@ -75,7 +75,7 @@ def synthetic():
     row('DotProductBias against the true model on the same rows', f'{rmse:.4f} / {floor:.4f} = {rmse/floor:.3f}',
         '<= 1.04', secs)
 
-def newcomers():
+def new_items():
     "Rows with an unseen item, with and without IdDropout"
     df = movielens('ml-latest-small')
     say('\nml-latest-small, bs=512, fit_one_cycle(6, 5e-3, wd=0.3), y_range=(0,5.5): RMSE of all rows and of those '
@@ -123,4 +123,4 @@ def memory():
 
 if __name__=='__main__':
     if sys.argv[1:]==['memory']: memory()
-    else: report(__file__, [small, u1, synthetic, newcomers, loading])
+    else: report(__file__, [small, u1, synthetic, new_items, loading])

@@ -7,7 +7,7 @@ that has implicit (extra `bench`), if this one doesn't.
 * lists: each contender has its own process and scores all users three times; the best time counts. Memory is the peak
   over what the process holds with the factors and the histories. The bare contender is the matrix product and
   `torch.topk`, in the chunk size that suits it best
-* newcomers: a fifth of the users of ml-100k is held out. Four fifths of their ratings are folded in, or trained on, and
+* new_users: a fifth of the users of ml-100k is held out. Four fifths of their ratings are folded in, or trained on, and
   the rest is predicted
 * many: ratings of new users, made from the factors with noise
 * folder: a process that keeps saving is killed, and what it left is loaded"""
@@ -46,16 +46,17 @@ def bare(file, threads):
 
 def fastcollab(file, threads):
     import pandas as pd, torch
+    from fastcollab.recommend.base import Factors
+    from fastcollab.recommend.history import UserHistory
     from fastcollab.recommend.recommender import Recommender
-    from fastcollab.recommend.lists import UserHistory
     from fastcollab.recommend.scorers import DotScorer
     torch.set_num_threads(threads)
     U,M,ends,items = map(torch.from_numpy, load(file))
     ids = tuple(pd.RangeIndex(1, len(o)+1) for o in (U,M))
     U,M = (torch.cat([o.new_zeros(1, o.shape[1]), o]) for o in (U,M))   # row 0 is the unknown one
-    seen = UserHistory(torch.cat([ends[:1],ends]), items+1, torch.ones(len(items)))
-    rec = Recommender(DotScorer(U, M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])), seen,
-        biased=False)
+    history = UserHistory(torch.cat([ends[:1],ends]), items+1, torch.ones(len(items)))
+    scorer = DotScorer(Factors(U), Factors(M))
+    rec = Recommender(scorer, ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])), history)
     return lambda: rec.recommend(k=10),{}
 
 def implicit(file, threads):
@@ -81,7 +82,7 @@ def run(who, file, threads):
 
 # in the process that prints
 def factors(folder):
-    "Factors with a long tail of items that are liked by many, and fifty items that each user has seen"
+    "Random factors, and fifty items that each user has rated"
     rng,file = np.random.default_rng(0),Path(folder)/'factors.npz'
     U,M = (rng.normal(0, .3, (SHAPE[o],SHAPE['k'])).astype(np.float32) for o in ('n_users','n_items'))
     items = np.sort(rng.integers(0, SHAPE['n_items'], (SHAPE['n_users'],SHAPE['n_seen']), dtype=np.int32), 1).ravel()
@@ -111,13 +112,13 @@ def lists():
             row(f'fastcollab against implicit, threads={threads}',
                 f'{res["implicit"]["secs"]/res["fastcollab"]["secs"]:.2f}x', '> 1x')
 
-def newcomers():
+def new_users():
     "Fold-in against training"
     say('\nml-100k, a fifth of the users held out; bs=512, fit_one_cycle(8, 5e-3, wd=0.1), k=50; RMSE on a fifth of '
         'their ratings, means over 3 seeds')
     df = movielens('ml-100k')
     for arch,y_range in ((DotProductBias,(.5,5.5)),(DotProductBias,None),(DotProduct,(.5,5.5))):
-        res = np.array([_newcomers(df, seed, arch, y_range) for seed in SEEDS])
+        res = np.array([_new_users(df, seed, arch, y_range) for seed in SEEDS])
         means,name = res.mean(0),f'{arch.__name__}, y_range={y_range}'
         row(f'{name}: folded in, trained in', f'{means[0]:.4f}, {means[1]:.4f}', 'within 0.01' if y_range
             and arch is DotProductBias else '')
@@ -125,7 +126,7 @@ def newcomers():
             f'{means[2]:.4f}')
 
 def many():
-    "Thousands of newcomers at once, on one thread"
+    "Thousands of new users at once, on one thread"
     say('\n10,000 new users with 50 ratings each, k=64, 50,000 items; medians of 3 runs, in seconds of the processor, '
         'which other work does not change much')
     for y_range in ((.5,5.5),None):
@@ -140,23 +141,24 @@ def many():
 
 def _liking(y_range, n=10_000, m=SHAPE['n_items'], old=999):
     "A recommender of `old` users, and ratings of `n` new ones: what their vectors predict, with noise of 0.9 stars"
-    from fastcollab.recommend.solve import link
-    from fastcollab.recommend.lists import UserHistory
+    from fastcollab.recommend.base import Factors, Link, pair_scores
+    from fastcollab.recommend.history import UserHistory
     from fastcollab.recommend.scorers import DotScorer
     rng = np.random.default_rng(0)
-    U,M = (torch.from_numpy(rng.normal(0, .3, (o+1,SHAPE['k']+2)).astype(np.float32)) for o in (old+n,m))
-    U[0],M[0] = 0.,0.
-    U[:,-1],M[:,-2] = 1.,1.                                                 # biases, and what they meet
-    u,i,shift = torch.arange(1, old+n+1).repeat_interleave(50),torch.from_numpy(rng.integers(1, m+1,
-        (old+n)*50)),0. if y_range else 3.
-    y = link((U[u]*M[i]).sum(1)+shift, y_range)[0]+torch.from_numpy(rng.normal(0, .9, len(u)).astype(np.float32))
+    def random(n): return torch.from_numpy(rng.normal(0, .3, (n+1,SHAPE['k']+1)).astype(np.float32))
+    users,items = (Factors(o[:,:-1], o[:,-1]) for o in (random(old+n),random(m)))
+    for o in (*users,*items): o[0] = 0.
+    u,i = torch.arange(1, old+n+1).repeat_interleave(50),torch.from_numpy(rng.integers(1, m+1, (old+n)*50))
+    link = Link(y_range, None if y_range else 3.)
+    y = link(pair_scores(users.take(u), items.take(i)))+torch.from_numpy(rng.normal(0, .9, len(u)).astype(np.float32))
     if y_range: y = y.clamp(1, 5)
     ids,known = (pd.RangeIndex(1, old+1),pd.RangeIndex(1, m+1)),u<=old
-    rec = Recommender(DotScorer(U[:old+1], M), ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])),
-        UserHistory.of(u[known], i[known], y[known], old+1), y_range=y_range, shift=shift)
+    scorer = DotScorer(users.take(slice(0, old+1)), items, link)
+    rec = Recommender(scorer, ids, ('user','item','rating'), pd.DataFrame(dict(title=ids[1])),
+        UserHistory.from_ratings(u[known], i[known], y[known], old+1))
     return rec,pd.DataFrame(dict(user=u[~known], item=i[~known], rating=y[~known])).drop_duplicates(['user','item'])
 
-def _newcomers(df, seed, arch, y_range):
+def _new_users(df, seed, arch, y_range):
     "RMSE of new users, folded in and trained in, and of averages; wd is the best of .05 to .4 for `DotProductBias`"
     rng,names = np.random.default_rng(seed),list(df.columns[:3])
     users = df[names[0]].unique()
@@ -245,4 +247,4 @@ if __name__=='__main__':
     else:
         from common import *
         from fastcollab.all import *
-        report(__file__, [lists, newcomers, many, folder, single], 'see the docstring of the command for what is timed')
+        report(__file__, [lists, new_users, many, folder, single], 'see the docstring of the command for what is timed')

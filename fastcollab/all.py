@@ -1,14 +1,14 @@
-"The one import door: `from fastcollab.all import *` brings fastai's tabular names and everything of fastcollab that you call"
+"`from fastcollab.all import *` brings the names of fastai's tabular and collab modules, and all that you call of ours"
 # chkstyle: skip (imports are what this module is for)
 from fastai.tabular.all import *
 from fastai.collab import *
 
-# Data: from files and frames to batches
+# Data: from files and tables to batches
 from fastcollab.data.datasets import movielens, movielens_fold
 from fastcollab.data.netflix import netflix_prize
 from fastcollab.data.synthetic import synthetic_ratings
-from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter, TemporalSplitter,
-    ColdUserSplitter, ColdItemSplitter, FoldSplitter)
+from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter,
+    TemporalSplitter, ColdUserSplitter, ColdItemSplitter, FoldSplitter)
 from fastcollab.data.features import GenreCategorify, FeatureSpec
 from fastcollab.data.timestamps import unix_seconds
 from fastcollab.data.ratings import describe_ratings, plot_ratings
@@ -26,13 +26,14 @@ from fastcollab.models.svdpp import SVDPlusPlus
 from fastcollab.models.ensemble import PosteriorAverage, WeightedEnsemble
 
 # Losses and metrics
-from fastcollab.losses import RatingMSE, OrdinalLoss, gravity
+from fastcollab.losses import RatingLoss, RatingMSE, OrdinalLoss, gravity
 from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
 
 # Training
 from fastcollab.train.optimizer import LazyAdam
 from fastcollab.train.loops import CollabCallback
-from fastcollab.train.callbacks import IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation, sched_step
+from fastcollab.train.callbacks import (IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation,
+    sched_step)
 from fastcollab.train.sghmc import SGHMC, PosteriorSampling
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
 from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
@@ -41,9 +42,9 @@ from fastcollab.train.ensemble import ensemble
 # Recommendations
 from fastcollab.recommend.recommender import Recommender
 
-# What was learned, and where it is wrong
-from fastcollab.interpret.core import CollabInterpretation
-from fastcollab.interpret import plots as _, error_analysis as _, report as _
+# What a model has learned, and where it is wrong
+from fastcollab.interpret.popularity_bias import PopularityBias
+from fastcollab.interpret.feedback_loop import simulate_feedback, plot_feedback
 from fastcollab.interpret.item_map import item_map
-from fastcollab.interpret.popularity_bias import PopularityBias, simulate_feedback, plot_feedback
+from fastcollab.interpret.core import CollabInterpretation
 from fastcollab.interpret.cold_start import MetadataEmbedding

@@ -22,7 +22,8 @@ def add_sums(table, ends, cols, scale, want, res):
         while o+8<=end:
             a,b,c,d,e,f,g,h = cols[o],cols[o+1],cols[o+2],cols[o+3],cols[o+4],cols[o+5],cols[o+6],cols[o+7]
             for j in range(res.shape[1]):
-                res[r,j] += w*(((table[a,j]+table[b,j])+(table[c,j]+table[d,j]))+((table[e,j]+table[f,j])+(table[g,j]+table[h,j])))
+                half = (table[a,j]+table[b,j])+(table[c,j]+table[d,j])
+                res[r,j] += w*(half+((table[e,j]+table[f,j])+(table[g,j]+table[h,j])))
             o += 8
         while o<end:
             a = cols[o]
@@ -94,7 +95,7 @@ def _time_vector(table, x, r, starts, vec):
 @njit(**CALLED)
 def scores(tables, batch, res):
     "The scores of a batch, into `res` (n,): the formula of `fastcollab.models.svdpp.svdpp_score`"
-    users,items,user_features,item_features,times = tables                  # fields looked up in the loop cost more than the loop
+    users,items,user_features,item_features,times = tables   # fields looked up in the loop cost more than the loop
     x,user_weights,item_weights,user_starts,item_starts,time_starts = batch
     W,first = users.shape[1],2+len(item_starts)
     k = W-1

@@ -52,9 +52,8 @@ class PosteriorAverage(CollabModel):
         return None if parts[0] is None else torch.cat(parts, 1)/len(self.samples)**.5
 
     def _load_from_state_dict(self, state, prefix, *args):
-        if prefix+'samples' in state: self.samples = self.samples.new_empty(state[prefix+'samples'].shape)   # as many as were saved
+        if (saved := state.get(prefix+'samples')) is not None: self.samples = self.samples.new_empty(saved.shape)
         super()._load_from_state_dict(state, prefix, *args)
-    keep = add_sample   # bridge
 
 # %% ../../nbs/models/07_ensemble.ipynb #0b2ce58b
 class WeightedEnsemble(CollabModel):
@@ -78,10 +77,13 @@ class WeightedEnsemble(CollabModel):
     def timestamps(self)->tuple:
         "Rows of the tables of times of all models"
         return tuple(o for m in self.models for o in collab_model(m).timestamps)
-    n_times = property(lambda self: max(collab_model(m).n_times for m in self.models), doc='Columns of times that a model has to have')
+    @property
+    def n_times(self)->int:
+        "Columns of times that one of the models has to have"
+        return max(collab_model(m).n_times for m in self.models)
     def vectors(self, side):
         vectors = [(collab_model(m).vectors(side),w) for m,w in zip(self.models, self.weights)]
-        parts = [v*w.abs()**.5 for v,w in vectors if v is not None]         # side by side, dot products are weighted sums
+        parts = [v*w.abs()**.5 for v,w in vectors if v is not None]         # side by side: products are weighted sums
         return torch.cat(parts, 1) if parts else None
     def clear_session_effects(self):
         for m in self.models: collab_model(m).clear_session_effects()

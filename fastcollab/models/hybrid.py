@@ -26,7 +26,8 @@ class HybridModel(CollabModel):
     ): # The model, with the vocabularies and features of `dls`
         "A model of the size of `dls`"
         if cls.needs_features and not dls.features:
-            raise ValueError(f'{cls.__name__} needs features; name them in from_df(..., genre_name=, item_cols=, user_cols=)')
+            raise ValueError(f'{cls.__name__} needs features; '
+                'name them in from_df(..., genre_name=, item_cols=, user_cols=)')
         res = super().from_dls(dls, features=[f.spec for f in dls.features], **kwargs)
         for name,t in zip(('u_table','i_table'), dls.train_ds.enc.tables):
             if t is not None: setattr(res, name, t.clone())
@@ -48,10 +49,11 @@ class HybridModel(CollabModel):
     def columns(self,
         x:Tensor, # Rows of users and items, and feature columns, (bs,2+G) int64
     )->tuple: # Feature columns of users (bs,Wu) and of items (bs,Wi)
-        "The feature columns of a batch, by side"
+        "The feature columns of a batch"
         wu,wi = self.u_table.shape[1],self.i_table.shape[1]
-        if x.shape[1] not in (2+wi+wu, 2+wi+wu+len(TIMESTAMP_COLUMNS)):     # times stand last; these models don't read them
-            raise ValueError(f'{x.shape[1]} columns came, 2 of ids and {wi+wu} of {[f.name for f in self.features]} are needed; '
+        if x.shape[1]-2-wi-wu not in (0,len(TIMESTAMP_COLUMNS)):            # times stand last and are not read
+            names = [f.name for f in self.features]
+            raise ValueError(f'{x.shape[1]} columns came, 2 of ids and {wi+wu} of {names} are needed; '
                 'use the loaders that the model was made for')
         return x[:,2+wi:2+wi+wu],x[:,2:2+wi]
     def split_features(self,
@@ -71,8 +73,8 @@ class HybridModel(CollabModel):
     def fold_terms(self, side):
         if (res := super().fold_terms(side)) is None: return None
         rows = self.split_features(side, self.categories(side).cpu())
-        return res._replace(features=tuple(FeatureTerms(f.name, side, self.how, self.agg, g, self.feature_factors(f.name).detach())
-            for f,g in zip(self.sides[side], rows)))
+        def terms(f, g): return FeatureTerms(f.name, side, self.how, self.agg, g, self.feature_factors(f.name).detach())
+        return res._replace(features=tuple(map(terms, self.sides[side], rows)))
 
 # %% ../../nbs/models/04_hybrid.ipynb #440e055a
 def find_feature(
@@ -85,6 +87,7 @@ def find_feature(
             if f.name==name: return f.side,k
     raise KeyError(f'no feature {name!r}; the features are {[f.name for f in model.features]}')
 
+# %% ../../nbs/models/04_hybrid.ipynb #d9cddb88
 def stacked_rows(
     specs:list, # `FeatureSpec` of each feature of one side
     table:Tensor, # Category rows of each id, padded with 0, (n,F) int32
@@ -132,7 +135,7 @@ class HybridMF(HybridModel, DotProductBias):
         features:list, # `FeatureSpec` of each feature, those of items first
         n_factors:int=50, # Length of the vectors
         y_range:tuple|None=None, # Lowest and highest rating; None for any number
-        how:str='add', # 'add' the vectors of the categories to that of the id, or 'scale' that vector by them and add the result
+        how:str='add', # 'add' the vectors of categories to that of the id, or 'scale' it by them and add the result
         agg:str='sqrtn', # 'sum', 'mean', or 'sqrtn' for the sum over the square root of the number of categories
         emb:Callable=Embedding, # `Embedding` or `ParamEmbedding`
     ):
@@ -140,7 +143,8 @@ class HybridMF(HybridModel, DotProductBias):
         DotProductBias.__init__(self, n_users, n_items, n_factors, y_range, emb)
         self.how,self.agg = how,agg
         self.init_features(features)
-        self.f_weight,self.f_bias = (nn.ModuleList(FeatureEmbedding(s, nf, agg) for s in self.sides) for nf in (n_factors,1))
+        self.f_weight = nn.ModuleList(FeatureEmbedding(s, n_factors, agg) for s in self.sides)
+        self.f_bias = nn.ModuleList(FeatureEmbedding(s, 1, agg) for s in self.sides)
 
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         users,items = (self.factors(k, x[:,k], g) for k,g in enumerate(self.columns(x)))
@@ -156,8 +160,7 @@ class HybridMF(HybridModel, DotProductBias):
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))
         return Factors(vec, bias.squeeze(1))
     def fuse_plan(self, ds): return hybrid_plan(self, ds)
-    def _known(self, k): return (lambda o: (o.vec,o.bias[:,None]))(self.factors(k))   # bridge
-    def _side(self, k, rows, g): return (lambda o: (o.vec,o.bias[:,None]))(self.factors(k, rows, g))   # bridge
+
 
 # %% ../../nbs/models/04_hybrid.ipynb #b9895c8f
 class HybridNN(HybridModel, CollabNN):
@@ -172,7 +175,8 @@ class HybridNN(HybridModel, CollabNN):
         agg:str='mean', # 'sum', 'mean', or 'sqrtn' for the sum over the square root of the number of categories
         **kwargs
     ):
-        CollabNN.__init__(self, n_users, n_items, n_factors, y_range, n_more=sum(emb_size(f.n) for f in features), **kwargs)
+        n_more = sum(emb_size(f.n) for f in features)
+        CollabNN.__init__(self, n_users, n_items, n_factors, y_range, n_more=n_more, **kwargs)
         self.init_features(features)
         self.f_weight = nn.ModuleList(FeatureEmbedding(s, [emb_size(f.n) for f in s], agg) for s in self.sides)
 

@@ -47,7 +47,7 @@ class DotProductBias(DotProduct):
     def factors(self, side, rows=None, categories=None):
         table = (self.u_bias,self.i_bias)[side]
         bias = table.weight if rows is None else table(rows)
-        return Factors(DotProduct.factors(self, side, rows).vec, bias.squeeze(-1))   # (n,k), (n,): a batch of one stays (1,)
+        return Factors(DotProduct.factors(self, side, rows).vec, bias.squeeze(-1))   # (n,k), (n,)
     def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
 
 # %% ../../nbs/models/02_mf.ipynb #ca707d96
@@ -74,7 +74,8 @@ class BiasBaseline(CollabModel):
         err = y[:,0] - (mean := y.mean())
         i_bias = damped(i, err, self.n_items)
         u_bias = damped(u, err-i_bias[i], self.n_users)
-        for p,v in zip((self.mean,self.i_bias,self.u_bias), (mean,i_bias,u_bias)): p.data = v.reshape(p.shape).to(p.device, torch.float32)
+        for p,v in zip((self.mean,self.i_bias,self.u_bias), (mean,i_bias,u_bias)):
+            p.data = v.reshape(p.shape).to(p.device, torch.float32)
         return self
 
     @classmethod

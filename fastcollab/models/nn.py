@@ -13,17 +13,19 @@ from ..recommend.base import *
 from ..recommend.scorers import *
 
 # %% ../../nbs/models/03_nn.ipynb #c514013f
-def _flat(m): return [x for o in m._modules.values() for x in _flat(o)] or [m]   # `modules()` names an activation that is used twice only once
+def _flat(m):
+    "The layers of a net, in order; `modules()` would name an activation that is used twice only once"
+    return [x for o in m._modules.values() for x in _flat(o)] or [m]
 
 def _collapsed(net):
     "Scores of a net without the net, its first layer done for all users and items; None if its layers are not plain"
     rows = torch.arange(max(net.n_users, net.n_items))
     x = torch.stack([rows.clamp(max=n-1) for n in (net.n_users,net.n_items)], 1)
     with reading(net): inputs = net.inputs(net.with_features(x))
-    users,items = (torch.cat([o for k,o in inputs if k==side], 1)[:n] for side,n in enumerate((net.n_users,net.n_items)))
+    def part(side): return torch.cat([o for k,o in inputs if k==side], 1)[:(net.n_users,net.n_items)[side]]
     sides = [k for k,o in inputs for _ in range(o.shape[1])]
     cols = [[c for c,k in enumerate(sides) if k==side] for side in (0,1)]
-    return net_scorer(users, items, _flat(net.layers), cols, link=net.link, vectors=[net.vectors(k) for k in (0,1)])
+    return net_scorer(part(0), part(1), _flat(net.layers), cols, link=net.link, vectors=[net.vectors(k) for k in (0,1)])
 
 # %% ../../nbs/models/03_nn.ipynb #0b73a18e
 class CollabNN(CollabModel):
@@ -48,9 +50,11 @@ class CollabNN(CollabModel):
         layers = [n_factors] if layers is None else list(layers)
         ps = [ifnone(ps, 0.)]*len(layers) if not is_listy(ps) else ps
         if len(ps)!=len(layers): raise ValueError(f'{len(ps)} dropout rates in ps for {len(layers)} layers')
-        self.u_weight,self.i_weight,self.emb_drop = Embedding(n_users, u_sz),Embedding(n_items, i_sz),nn.Dropout(embed_p)
+        self.u_weight,self.i_weight = Embedding(n_users, u_sz),Embedding(n_items, i_sz)
+        self.emb_drop = nn.Dropout(embed_p)
         sizes = [u_sz+i_sz+n_more, *layers]
-        hidden = [LinBnDrop(a, b, bn=use_bn, p=p, act=ifnone(act_cls, nn.ReLU(inplace=True)), lin_first=lin_first) for a,b,p in zip(sizes, layers, ps)]
+        act = ifnone(act_cls, nn.ReLU(inplace=True))
+        hidden = [LinBnDrop(a, b, bn=use_bn, p=p, act=act, lin_first=lin_first) for a,b,p in zip(sizes, layers, ps)]
         self.layers = nn.Sequential(*hidden, LinBnDrop(sizes[-1], 1, bn=bn_final))
 
     @staticmethod
@@ -58,7 +62,7 @@ class CollabNN(CollabModel):
         n_users:int, # Rows of users, the unknown one included
         n_items:int, # Rows of items, the unknown one included
     )->tuple: # Lengths of the vectors of users and of items
-        "Lengths by the rule that fastai has for tables of this many rows"
+        "Lengths by fastai's rule for tables of this many rows"
         return emb_size(n_users),emb_size(n_items)
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,)
         inputs = torch.cat([o for _,o in self.inputs(x)], 1)

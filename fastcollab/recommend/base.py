@@ -62,7 +62,8 @@ class Link(NamedTuple):
         if self.mean is None: return 0.
         if self.y_range is None: return self.mean
         low,high = self.y_range
-        return torch.logit((self.mean-low)/(high-low)) if isinstance(self.mean, Tensor) else math.log((self.mean-low)/(high-self.mean))
+        if isinstance(self.mean, Tensor): return torch.logit((self.mean-low)/(high-low))
+        return math.log((self.mean-low)/(high-self.mean))
 
     def __call__(self,
         scores:Tensor, # Any shape
@@ -107,7 +108,7 @@ class FeatureTerms(NamedTuple):
 
 class FoldTerms(NamedTuple):
     "What adds to the vector of a new id, beside what is solved from its ratings"
-    implicit:Factors|None=None # What each row of the other side adds when it was rated, over the root of their number; None if nothing
+    implicit:Factors|None=None # What each row of the other side adds once rated, over the root of their number; or None
     features:tuple=() # `FeatureTerms` of this side
 
 # %% ../../nbs/recommend/00_base.ipynb #0c268fc1

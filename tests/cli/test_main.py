@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.image, numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from fastcollab.all import RandomSplitter, Recommender
-from fastcollab.cli.main import main
+from fastcollab.cli.main import COMMANDS, command, main
 from fastcollab.cli.train import ARCHS
 
 def run(monkeypatch, capsys, *args):
@@ -98,12 +98,12 @@ def trained(csv, model):
 def test_lists_of_one_user(trained, ratings, monkeypatch, capsys):
     "Shown or written, restricted or not; ids and titles as in the table"
     rec = Recommender.load('model/recommender')
-    run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 5, '--where', "'Drama' in genres", '--csv', 'top.csv')
+    run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 5, '--filters', "'Drama' in genres", '--csv', 'top.csv')
     top = pd.read_csv('top.csv')
-    pd.testing.assert_frame_equal(top, rec.recommend(7, 5, where="'Drama' in genres"), check_dtype=False, atol=1e-5)
+    pd.testing.assert_frame_equal(top, rec.recommend(7, 5, filters="'Drama' in genres"), check_dtype=False, atol=1e-5)
     assert ratings.drop_duplicates('movieId').set_index('movieId').genres[top['item']].str.contains('Drama').all()
     said = run(monkeypatch, capsys, 'recommend', 'model/recommender', '--user', 7, '-k', 3)
-    assert [o in said for o in rec.recommend(7, 3).title] == [True]*3 and 'score' in said
+    assert [o in said for o in rec.recommend(7, 3).title] == [True]*3 and 'prediction' in said
     assert len(run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 50, '--seen').splitlines()) == 51
     assert run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k3')==run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '--k', 3)==said
 
@@ -136,7 +136,7 @@ def test_similar_info_and_newcomers(trained, ratings, monkeypatch, capsys):
 @pytest.mark.parametrize('args,words', [
     (['recommend','model'], ['--user','--all']), (['recommend','model','--all'], ['--out','parquet']), (['recommend','model','--user','no'], ["'no'",'fold-in']),
     (['recommend','nowhere','--user','7'], ['nowhere','holds no recommender']), (['recommend','model','--user','7','-k','0'], ['k is 0']),
-    (['recommend','model','--user','7','--where','year >'], ['no condition']), (['recommend','model','--all','--out','a.txt'], ['a.txt','csv']),
+    (['recommend','model','--user','7','--filters','year >'], ['not a filter']), (['recommend','model','--all','--out','a.txt'], ['a.txt','csv']),
     (['recommend','model','--user','7','--out','x.parquet'], ['--out','--all','--csv']), (['recommend','model','--all','--out','t.parquet','--csv','c.csv'], ['--csv','--out','--all']),
     (['recommend','model','--user','7','--mb','0'], ['mb is 0']), (['recommend','model','--all','--out','t.csv','-k','0'], ['k is 0']),
     (['fold-in','model','empty.csv','--out','x'], ['empty.csv','cannot be read']), (['fold-in','model','r.parquet.csv','--out','x'], ['r.parquet.csv','cannot be read']),
@@ -152,8 +152,11 @@ def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
 
 def test_asking_imports_no_fastai():
     "What answers starts without what trains"
-    code = "import sys, fastcollab.cli.main; sys.exit('fastai' in sys.modules)"
+    code = "import sys\nfrom fastcollab.cli.main import command\nfor o in ('recommend','similar','fold-in','info'): command(o)\nsys.exit('fastai' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_usage_is_what_the_commands_say(name): assert command(name).__doc__==COMMANDS[name]
 
 def test_version(): assert version('fastcollab') == __import__('fastcollab').__version__
 

@@ -21,6 +21,10 @@ def learner_state(learn):
         x=train.store.ids().tolist(), y=train.store.ratings().tolist(), n=learn.dls.train.n, classes={k:list(v) for k,v in learn.dls.classes.items()},
         cbs=[type(o) for o in learn.cbs], history=copy.deepcopy(learn.recorder.values), dls=id(learn.dls), model=id(model))
 
+def by_hand(a, b):
+    "Scores of pairs, one by one"
+    return torch.stack([sum(x*y for x,y in zip(u, i))+(0 if a.bias is None else a.bias[k]+b.bias[k]) for k,(u,i) in enumerate(zip(a.vec, b.vec))])
+
 def error(pred, df): return float(np.sqrt(np.mean((pred-df.rating)**2)))
 
 @pytest.fixture(scope='module')
@@ -59,15 +63,15 @@ def test_items_and_users_are_not_mixed_up(world):
     "`factors` of users deviate from the row of the unknown user, those of items from that of the unknown item"
     for side,meta in enumerate(world.metas):
         m = MetadataEmbedding(world.learn, meta, bool(side), seed=1)
-        row,got = world.learn.model.matrices()[side][0].detach(),m.fit(6, 1e-2).factors(meta)
-        bias,const = 5+side,6-side                                        # the column of ones stands for the bias of the other side
-        assert got.shape==(len(meta),7) and torch.allclose(got[:,const], torch.ones(len(meta)), atol=1e-4) and got[:,bias].std()>.05
-        assert (got.mean(0)-row).abs().max()<.3
+        row,got = world.learn.model.factors(side).detach(),m.fit(6, 1e-2).factors(meta)
+        assert got.vec.shape==(len(meta),5) and got.bias.shape==(len(meta),) and got.bias.std()>.05
+        assert (got.vec.mean(0)-row.vec[0]).abs().max()<.3 and abs(got.bias.mean()-row.bias[0])<.3
 
 def test_an_untrained_model_predicts_the_average_newcomer(world):
     for side,meta in enumerate(world.metas):
         got = MetadataEmbedding(world.learn, meta, bool(side), seed=1).factors(meta[:9])
-        assert torch.equal(got, world.learn.model.matrices()[side][0].detach().expand(9, -1))
+        row = world.learn.model.factors(side).detach()
+        assert torch.equal(got.vec, row.vec[:1].expand(9, -1)) and torch.equal(got.bias, row.bias[:1].expand(9))
 
 def _seeded(world, asked, seed, state):
     set_seed(state)
@@ -110,17 +114,17 @@ def test_mode_of_the_tabular_model_is_kept(fitted, asked):
     fitted.predict(asked)
     assert all(m.training for m in fitted.learn.model.modules())
     assert all(torch.equal(v, stats[k]) for k,v in fitted.learn.model.state_dict().items())   # batch norm has counted nothing
-    assert not fitted.factors(asked).requires_grad
+    assert not fitted.factors(asked).vec.requires_grad
 
 def test_factors_by_hand(world, fitted):
     "Categories numbered and numbers standardised here, over the users that training knows; a scaled deviation from the unknown row comes out"
     known = world.users[world.users.userId<=360]
     cats = torch.from_numpy((world.users.mood.map({'bright':1,'dark':2})).to_numpy())[:,None]
     cont = (world.users.generosity-known.generosity.mean())/known.generosity.std(ddof=0)
-    table = world.learn.model.matrices()[0].detach()
-    dev = table[1:]-table[0]                                                                # (360,7), in the order of the ids
+    table = torch.column_stack(world.learn.model.factors(0).detach())
+    dev = table[1:]-table[0]                                                                # (360,6), in the order of the ids
     with torch.no_grad(): out = fitted.learn.model.eval()(cats, torch.from_numpy(cont.to_numpy())[:,None].float())
-    assert torch.allclose(fitted.factors(world.users), table[0]+out*dev.std(), atol=1e-5)
+    assert torch.allclose(torch.column_stack(fitted.factors(world.users)), table[0]+out*dev.std(), atol=1e-5)
     assert len(fitted.learn.dls.train_ds)==360 and (fitted.cat_names,fitted.cont_names)==(['mood'],['generosity'])
 
 def test_the_answer_of_all_is_their_weighted_mean(world):
@@ -135,20 +139,20 @@ def test_the_answer_of_all_is_their_weighted_mean(world):
     w,v = np.sqrt(counts[who].to_numpy()),np.array([1]*3+[-1]*9)
     weighted,plain,squared = ((v*o).sum()/o.sum() for o in (w,w**0,w**2))
     m = MetadataEmbedding(learn, pd.DataFrame(dict(userId=who, answer='yes')), layers=[], seed=1).fit(40, .1, wd=0.)
-    assert m.factors(pd.DataFrame(dict(answer=['yes']))).item()==pytest.approx(weighted, abs=.05)
+    assert m.factors(pd.DataFrame(dict(answer=['yes']))).vec.item()==pytest.approx(weighted, abs=.05)
     assert plain < weighted-.3 and squared > weighted+.3                  # the test can tell them apart
 
 def test_an_epoch_sees_every_id_once(world):
     "All users are drawn exactly once where the batches have room for them"
     m = MetadataEmbedding(world.learn, world.users, bs=36, seed=1)
-    seen = torch.cat([y for *_,y in m.learn.dls.train])                   # (360,8): no two users have the same vector
+    seen = torch.cat([y for *_,y in m.learn.dls.train])                   # (360,7): no two users have the same vector
     assert len(seen)==len(seen.unique(dim=0))==360
 
 @pytest.mark.parametrize('center', [False,True])
 @pytest.mark.parametrize('y_range', [None,(0,5.5)])
 @pytest.mark.parametrize('arch', [DotProduct,DotProductBias,HybridMF])
 def test_predictions_are_the_product(world, asked, arch, y_range, center):
-    "Ratings of newcomers are `_out` of their vectors times those of the items, features and biases included"
+    "Ratings of new users are the link of their vectors times those of the items, plus both biases, features included"
     dls = world.learn.dls
     set_seed(0)
     learn = collab_learner(dls, n_factors=3, arch=arch, y_range=y_range, center=center)
@@ -158,11 +162,11 @@ def test_predictions_are_the_product(world, asked, arch, y_range, center):
     df = asked[:50]
     rows = [list(dls.classes['movieId']).index(o) for o in df.movieId]
     with torch.no_grad():
-        score = torch.stack([u@learn.model.matrices()[1][i] for u,i in zip(m.factors(df), rows)])
-        want = learn.model._out(score)
+        score = by_hand(m.factors(df), learn.model.factors(1).take(rows))
+        want = learn.model.link(score)
     got = m.predict(df)
     assert got.shape==(50,) and got.dtype==np.float32 and np.allclose(got, want, atol=1e-5)
-    if y_range is None: assert np.allclose(got-score.numpy(), dls.train_ds.store.ratings().mean().item() if center else 0, atol=1e-4)
+    if y_range is None: assert np.allclose(got-score.numpy(), dls.train_ds.store.mean() if center else 0, atol=1e-4)
     else: assert ((got>0) & (got<5.5)).all()
 
 def test_predictions_for_new_items(world):
@@ -170,7 +174,7 @@ def test_predictions_for_new_items(world):
     m = MetadataEmbedding(world.learn, world.items, True, seed=1).fit(2, 1e-2)
     df = world.new[1][:50].merge(world.items, on='movieId')
     rows = [list(world.learn.dls.classes['userId']).index(o) for o in df.userId]
-    with torch.no_grad(): want = world.learn.model._out((world.learn.model.matrices()[0][rows]*m.factors(df)).sum(1))
+    with torch.no_grad(): want = world.learn.model.link(by_hand(m.factors(df), world.learn.model.factors(0).take(rows)))
     assert np.allclose(m.predict(df), want, atol=1e-5)
     assert np.array_equal(m.predict(df.drop(columns='movieId')), m.predict(df))             # new items have no id yet
 
@@ -187,9 +191,10 @@ def test_unknown_categories_and_items(world, fitted, asked):
     "A category that training did not see counts as no answer, an item that it did not see is the unknown one"
     df = asked[:20]
     got = fitted.factors(df.assign(mood='sleepy'))
-    assert torch.isfinite(got).all() and torch.equal(got, fitted.factors(df.assign(mood=None)))
-    assert not torch.equal(got, fitted.factors(df.assign(mood='dark'))) and not torch.equal(got, fitted.factors(df.assign(mood='bright')))
-    with torch.no_grad(): want = world.learn.model._out(fitted.factors(df)@world.learn.model.matrices()[1][0])
+    def same(mood): return torch.equal(got.vec, fitted.factors(df.assign(mood=mood)).vec)
+    assert torch.isfinite(got.vec).all() and same(None) and not same('dark') and not same('bright')
+    item = world.learn.model.factors(1).take([0]*20)
+    with torch.no_grad(): want = world.learn.model.link(by_hand(fitted.factors(df), item))
     assert np.allclose(fitted.predict(df.assign(movieId=10**6)), want, atol=1e-5)
 
 def test_missing_categories_in_training(world):
@@ -197,7 +202,7 @@ def test_missing_categories_in_training(world):
     some = world.users.assign(mood=world.users.mood.where(world.users.userId%4>0))
     m = MetadataEmbedding(world.learn, some, cont_names=[], cat_names=['mood'], seed=1).fit(3, 1e-2)
     got = m.factors(pd.DataFrame(dict(mood=['bright','dark',None])))
-    assert torch.isfinite(got).all() and len(np.unique(got[:,0]))==3
+    assert torch.isfinite(got.vec).all() and len(np.unique(got.vec[:,0]))==3
 
 def test_ids_that_training_has_not_seen_are_left_out(world, asked):
     "Rows of newcomers in the metadata teach nothing: neither their answers nor their numbers are looked at"
@@ -236,19 +241,20 @@ def test_columns(world, asked, cols, kwargs, want):
 def test_layers_epochs_and_batches(world):
     "`layers` and `bs` are those of the tabular learner; `fit` returns what it fits, and goes on from where it was"
     m = MetadataEmbedding(world.learn, world.users, layers=[7,3], bs=100, seed=1)
-    assert [o.shape[0] for k,o in m.learn.model.named_parameters() if k.startswith('layers') and o.ndim==2]==[7,3,7]
+    assert [o.shape[0] for k,o in m.learn.model.named_parameters() if k.startswith('layers') and o.ndim==2]==[7,3,6]
     assert len(m.learn.dls.train)==3 and len(MetadataEmbedding(world.learn, world.users[:50], seed=1).learn.dls.train)==1
     assert m.fit(1) is m and len(m.learn.recorder.values)==1
-    first = m.factors(world.users)
-    assert not torch.equal(m.fit(2, 1e-2).factors(world.users), first) and len(m.learn.recorder.values)==2
+    first = m.factors(world.users).vec
+    assert not torch.equal(m.fit(2, 1e-2).factors(world.users).vec, first) and len(m.learn.recorder.values)==2
     small,large = (MetadataEmbedding(world.learn, world.users, seed=1).fit(3, lr) for lr in (1e-5,1e-2))
-    row,start = world.learn.model.matrices()[0][0].detach(),MetadataEmbedding(world.learn, world.users, seed=1).factors(world.users)
-    assert (small.factors(world.users)-start).abs().max() < .01 < .1 < (large.factors(world.users)-row).abs().max()
+    row,start = world.learn.model.factors(0).detach().vec[0],MetadataEmbedding(world.learn, world.users, seed=1).factors(world.users).vec
+    def vectors(m): return m.factors(world.users).vec
+    assert (vectors(small)-start).abs().max() < .01 < .1 < (vectors(large)-row).abs().max()
     decayed = MetadataEmbedding(world.learn, world.users, seed=1).fit(3, 1e-2, wd=50.)
-    assert (decayed.factors(world.users)-row).abs().mean() < (large.factors(world.users)-row).abs().mean()
+    assert (vectors(decayed)-row).abs().mean() < (vectors(large)-row).abs().mean()
 
 def test_empty_frames(fitted, asked):
-    assert fitted.factors(asked[:0]).shape==(0,7)
+    assert fitted.factors(asked[:0]).vec.shape==(0,5) and fitted.factors(asked[:0]).bias.shape==(0,)
     got = fitted.predict(asked[:0])
     assert got.shape==(0,) and got.dtype==np.float32
 
@@ -267,17 +273,17 @@ class _NoFactors(Module):
 BUILD = {
     'no id column': (lambda d: d.rename(columns=dict(userId='id')), {}, KeyError, "no column 'userId' in the metadata; the columns are .'id', 'mood', 'generosity'."),
     'id of the other side': (lambda d: d, dict(is_item=True), KeyError, "no column 'movieId'"),
-    'repeated ids': (lambda d: pd.concat([d, d[4:7]]), {}, ValueError, "3 of 403 rows of metadata repeat an earlier 'userId', e.g. .*5"),
-    'ids only': (lambda d: d[['userId']], {}, ValueError, "no metadata beside 'userId'"),
-    'nothing asked for': (lambda d: d, dict(cat_names=[], cont_names=[]), ValueError, 'no metadata beside'),
-    'NaN': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3)), {}, ValueError, "'generosity' is missing.* in 1 of 400 rows, e.g. row 2"),
-    'NaN in an unknown user': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=399)), {}, ValueError, "missing.* in 1 of 400 rows, e.g. row 398"),
-    'infinity': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3, np.inf)), {}, ValueError, "'generosity'.* 1 of 400 rows, e.g. row 2"),
+    'repeated ids': (lambda d: pd.concat([d, d[4:7]]), {}, ValueError, "3 of 403 rows of the metadata repeat an earlier 'userId', e.g. .*5"),
+    'ids only': (lambda d: d[['userId']], {}, ValueError, "the metadata has no column besides 'userId'"),
+    'nothing asked for': (lambda d: d, dict(cat_names=[], cont_names=[]), ValueError, 'the metadata has no column besides'),
+    'NaN': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3)), {}, ValueError, "'generosity' is missing.* in 1 of 400 rows, e.g. (nan|inf) in row 2"),
+    'NaN in an unknown user': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=399)), {}, ValueError, "missing.* in 1 of 400 rows, e.g. (nan|inf) in row 398"),
+    'infinity': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3, np.inf)), {}, ValueError, "'generosity'.* 1 of 400 rows, e.g. (nan|inf) in row 2"),
     'text as numbers': (lambda d: d, dict(cont_names=['mood']), TypeError, "'mood' holds .*, e.g. '(dark|bright)'; convert it, or name it in cat_names"),
     'no such category': (lambda d: d, dict(cat_names=['job']), KeyError, "no column 'job' in the metadata"),
     'no such number': (lambda d: d, dict(cont_names=['age']), KeyError, "no column 'age' in the metadata"),
-    'unknown ids': (lambda d: d.assign(userId=d.userId+1000), {}, KeyError, 'none of the 400 ids of the metadata was seen in training, e.g. .*1001'),
-    'ids of new users': (lambda d: d[360:], {}, KeyError, 'none of the 40 ids'),
+    'unknown ids': (lambda d: d.assign(userId=d.userId+1000), {}, KeyError, '400 of 400 ids of the metadata not seen in training, e.g. .*1001'),
+    'ids of new users': (lambda d: d[360:], {}, KeyError, '40 of 40 ids'),
     'ids of another type': (lambda d: d.assign(userId=d.userId.astype(str)), {}, TypeError, 'text here.*number in training')}
 
 @pytest.mark.parametrize('name', BUILD)
@@ -294,7 +300,7 @@ def test_models_without_factors(world, arch):
 ASK = {'no answer': (lambda d: d.drop(columns='mood'), KeyError, "no column 'mood' in the metadata; the columns are .*'generosity'"),
     'no number': (lambda d: d.drop(columns='generosity'), KeyError, "no column 'generosity'"),
     'no item': (lambda d: d.drop(columns='movieId'), KeyError, "no column 'movieId'; the columns are .'userId', 'mood', 'generosity'."),
-    'NaN': (lambda d: d.assign(generosity=[np.nan,*d.generosity[1:]]), ValueError, "'generosity' is missing.* in 1 of [0-9,]+ rows, e.g. row 0"),
+    'NaN': (lambda d: d.assign(generosity=[np.nan,*d.generosity[1:]]), ValueError, "'generosity' is missing.* in 1 of [0-9,]+ rows, e.g. nan in row 0"),
     'text': (lambda d: d.assign(generosity='much'), TypeError, "'generosity' holds .*, e.g. 'much'"),
     'items of another type': (lambda d: d.assign(movieId='5'), TypeError, 'text here.*number in training')}
 
@@ -302,10 +308,10 @@ ASK = {'no answer': (lambda d: d.drop(columns='mood'), KeyError, "no column 'moo
 def test_errors_of_asking(fitted, asked, name):
     change,kind,match = ASK[name]
     with pytest.raises(kind, match=match): fitted.predict(change(asked.copy()))
-    if name in ('no item','items of another type'): assert len(fitted.factors(change(asked.copy())))==len(asked)
+    if name in ('no item','items of another type'): assert len(fitted.factors(change(asked.copy())).vec)==len(asked)
     else:
         with pytest.raises(kind, match=match): fitted.factors(change(asked.copy()))
 
 @pytest.mark.parametrize('n,bs', [(1,64),(9,1),(9,0)])
 def test_batch_norm_needs_two(world, n, bs):
-    with pytest.raises(ValueError, match=f'{n} known ids in the metadata and bs={bs}'): MetadataEmbedding(world.learn, world.users[:n], bs=bs)
+    with pytest.raises(ValueError, match=f'the metadata has {n} known ids and bs is {bs}'): MetadataEmbedding(world.learn, world.users[:n], bs=bs)

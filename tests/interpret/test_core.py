@@ -1,9 +1,9 @@
 "Tables against the model's own numbers, pandas and scikit-learn; maps by what is drawn in them"
-import itertools, random
+import inspect, itertools, random
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
-from fastcollab.interpret import plots
+from fastcollab.interpret import error_analysis, plots, report, tables
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, HybridNN, collab_learner,
     create_params, synthetic_ratings)
 from sklearn.decomposition import PCA
@@ -37,8 +37,8 @@ COLUMN = dict(items='title', users='userId')
 def own(learn, what, value):
     "Names of all rows, and their biases or vectors from the model"
     m = learn.model
-    if what in COLUMN: t = getattr(m, f'{what[:-1]}_{value}')()
-    else: t = getattr(m, f'feature_{value}')(what)
+    if what in COLUMN: t = dict(bias=m.biases, vectors=m.vectors)[value](('users','items').index(what))
+    else: t = getattr(m.feature_factors(what), dict(bias='bias', vectors='vec')[value])
     return list(learn.dls.classes[COLUMN.get(what, what)])[1:],t[1:].numpy()
 
 def rated(learn, what):
@@ -122,7 +122,7 @@ def test_from_learner_and_new_weights(dls):
     "Tables are of the weights that the learner has now, not of those it had"
     learn = make(dls)
     interp = CollabInterpretation.from_learner(learn)
-    assert isinstance(interp, CollabInterpretation) and interp.source.learn is learn
+    assert isinstance(interp, CollabInterpretation) and interp.data.learn is learn
     first = interp.bias()
     learn.model.i_bias.weight.data.neg_()
     assert not interp.bias().equals(first)
@@ -157,7 +157,7 @@ def test_unknown_names(interp):
 def test_unknown_kinds(interp):
     for call in (interp.bias, lambda what: interp.similar('x', what=what), lambda what: interp.similarity(what=what)):
         for what in ('movies','title','Genres'):
-            with pytest.raises(KeyError, match=f"nothing is called '{what}'; choose from .'users', 'items', 'genres', 'decade', 'age'."): call(what)
+            with pytest.raises(KeyError, match=f"'{what}' is not the name of users, items or a feature; choose from .'users', 'items', 'genres', 'decade', 'age'."): call(what)
 
 class Own(Module):
     "A user's own model without any of our methods"
@@ -170,18 +170,18 @@ def test_models_that_lack_it(dls):
     for arch,nm in ((DotProduct,'DotProduct'),(CollabNN,'CollabNN'),(HybridNN,'HybridNN')):
         interp = tables(arch)
         for what in ('items','users'):
-            with pytest.raises(TypeError, match=f'{nm} has no {what[:-1]}_bias'): interp.bias(what)
-            names,v = own(interp.source.learn, what, 'vectors')
+            with pytest.raises(TypeError, match=f'{nm} has no biases of {what}; train a model that has them, such as HybridMF'): interp.bias(what)
+            names,v = own(interp.data.learn, what, 'vectors')
             assert np.allclose(interp.similarity(what=what), cosine_similarity(v), atol=1e-5)
         assert interp.plot_factors(top=0).collections
-        for value,call in (('bias',interp.bias),('vectors',lambda what: interp.similarity(what=what))):
-            with pytest.raises(TypeError, match=f'{nm} has no feature_{value}'): call('genres')
+        for value,call in (('biases',interp.bias),('vectors',lambda what: interp.similarity(what=what))):
+            with pytest.raises(TypeError, match=f'{nm} has no {value} of genres'): call('genres')
     base = tables(BiasBaseline.from_dls(dls))
-    assert np.allclose(base.bias(n=None).bias.sort_values(), base.source.learn.model.item_bias()[1:].sort().values)
+    assert np.allclose(base.bias(n=None).bias.sort_values(), base.data.learn.model.biases(1)[1:].sort().values)
     for call in (base.similarity, base.plot_factors, lambda: base.similar(base.bias()['items'][0])):
-        with pytest.raises(TypeError, match='BiasBaseline has no item_vectors'): call()
-    with pytest.raises(TypeError, match='Own has no item_bias'): tables(Own(dls.n_items)).bias()
-    with pytest.raises(TypeError, match='Own has no item_vectors'): tables(Own(dls.n_items)).plot_factors()
+        with pytest.raises(TypeError, match='BiasBaseline has no vectors of items'): call()
+    with pytest.raises(TypeError, match='Own has no biases of items'): tables(Own(dls.n_items)).bias()
+    with pytest.raises(TypeError, match='Own has no vectors of items'): tables(Own(dls.n_items)).plot_factors()
 
 # Maps
 
@@ -306,7 +306,7 @@ def test_few_items_and_short_vectors(dls, method, dims):
     xy = points(interp.plot_factors(method, dims, n=20, top=0))
     assert xy.shape==(20,dims) and np.isfinite(xy).all()
     if method=='pca':
-        v = vectors(interp.source.learn, most_rated(interp.source.learn)[:20])[:,0]
+        v = vectors(interp.data.learn, most_rated(interp.data.learn)[:20])[:,0]
         assert np.allclose(np.abs(xy[:,0]), np.abs(v-v.mean()), atol=1e-5) and (xy[:,1:]==0).all()
     assert np.isfinite(points(interp.plot_factors(method, dims, n=3))).all()
 
@@ -319,15 +319,15 @@ def test_seed_of_the_map(dls):
     first = run(0, 1)
     assert np.array_equal(first, run(0, 2)) and not np.allclose(first, run(1, 1))
 
-BAD = {'method': (dict(method='mds'), ValueError, "method is 'mds' and dims is 2; choose 'pca', 'tsne' or 'umap', and 2 or 3"),
-    'one dimension': (dict(dims=1), ValueError, 'dims is 1'), 'four dimensions': (dict(method='tsne', dims=4), ValueError, 'dims is 4'),
+BAD = {'method': (dict(method='mds'), ValueError, "method is 'mds'; choose 'pca', 'tsne' or 'umap'"),
+    'one dimension': (dict(dims=1), ValueError, 'dims is 1; choose 2 or 3'), 'four dimensions': (dict(method='tsne', dims=4), ValueError, 'dims is 4'),
     'mark without by': (dict(mark=['Comedy']), ValueError, 'mark names categories of a feature; name the feature in by'),
-    'feature of users': (dict(by='age'), ValueError, "'age' is no feature of the items"),
-    'items': (dict(by='items'), ValueError, "'items' is no feature of the items"), 'users': (dict(by='users'), ValueError, r"'users' is no feature of the items; choose from \['genres', 'decade'\]"),
-    'no feature': (dict(by='nothing'), KeyError, r"nothing is called 'nothing'; choose from \['genres', 'decade'\]"),
+    'feature of users': (dict(by='age'), ValueError, "'age' is not a feature of the items"),
+    'items': (dict(by='items'), ValueError, "'items' is not a feature of the items"), 'users': (dict(by='users'), ValueError, r"'users' is not a feature of the items; choose from \['genres', 'decade'\]"),
+    'no feature': (dict(by='nothing'), KeyError, r"'nothing' is not the name of users, items or a feature; choose from \['genres', 'decade'\]"),
     'no category': (dict(by='genres', mark=['Comedy','Polka']), KeyError, "1 of 2 genres not seen in training, e.g. .'Polka'."),
-    'seven marks': (dict(by='genres', mark=['Comedy']*7), ValueError, '7 categories in mark; at most 6 can be told apart'),
-    'two items': (dict(n=2), ValueError, 'n is 2; a whole number of at least 3 is needed, or None for all'), 'no item': (dict(n=0), ValueError, 'n is 0'),
+    'seven marks': (dict(by='genres', mark=['Comedy']*7), ValueError, 'mark has 7 categories; name at most 6'),
+    'two items': (dict(n=2), ValueError, 'n is 2; give a whole number of at least 3, or None for all'), 'no item': (dict(n=0), ValueError, 'n is 0'),
     'less than none': (dict(n=-1), ValueError, 'n is -1'), 'half an item': (dict(n=9.5), ValueError, 'n is 9.5'), 'titles': (dict(top=-1), ValueError, 'top is -1')}
 
 @pytest.mark.parametrize('name', BAD)
@@ -370,7 +370,7 @@ def test_one_name_and_axes_of_another_kind(interp):
     assert list(interp.similarity('Comedy', 'genres').columns)==['Comedy']
     assert interp.plot_factors(by='genres', mark='Comedy').get_legend().get_texts()[0].get_text().startswith('Comedy (')
     for dims,projection in ((3,None),(2,'3d')):
-        with pytest.raises(ValueError, match=f'dims is {dims}, but the axes are not'): interp.plot_factors(dims=dims, ax=plt.figure().add_subplot(projection=projection))
+        with pytest.raises(ValueError, match=f'dims is {dims}, but the axes are'): interp.plot_factors(dims=dims, ax=plt.figure().add_subplot(projection=projection))
 
 def test_marks_look_alike_in_three_dimensions(interp):
     "Marks are as dark at the back as in the legend, and on top of the dots"
@@ -380,14 +380,14 @@ def test_marks_look_alike_in_three_dimensions(interp):
         assert len(np.unique(c.get_facecolors(), axis=0))==1 and np.allclose(c.get_facecolors()[0], handle.get_facecolors()[0])
     assert len({o.get_zorder() for o in ax.collections})==1 and not ax.computed_zorder
 
-@pytest.mark.parametrize('call,match', [(lambda i: i.bias(n=0), 'n is 0; a whole number of at least 1 is needed, or None for all'), (lambda i: i.similar('x', n=-2), 'n is -2'),
-    (lambda i: i.representation(n_users=0), 'n_users is 0; a whole number of at least 1 is needed$'), (lambda i: i.representation(k=0), 'k is 0'), (lambda i: i.bias(n='5'), "n is '5'")])
+@pytest.mark.parametrize('call,match', [(lambda i: i.bias(n=0), 'n is 0; give a whole number of at least 1, or None for all'), (lambda i: i.similar('x', n=-2), 'n is -2'),
+    (lambda i: i.representation(n_users=0), 'n_users is 0; give a whole number of at least 1$'), (lambda i: i.representation(k=0), 'k is 0'), (lambda i: i.bias(n='5'), "n is '5'")])
 def test_counts(interp, call, match):
     with pytest.raises(ValueError, match=match): call(interp)
 
 def test_similar_takes_one_name(interp):
     for names in (['The'], ('The',), pd.Series(['The'])):
-        with pytest.raises(TypeError, match=f'a {type(names).__name__} came; similar takes one name, and similarity several'): interp.similar(names)
+        with pytest.raises(TypeError, match=f'name is a {type(names).__name__}; similar takes one name, and similarity takes several'): interp.similar(names)
 
 def test_parts_of_the_loaders(learn, interp):
     for bad in (2,-1,'valid',None):
@@ -395,4 +395,16 @@ def test_parts_of_the_loaders(learn, interp):
     n = len(learn.dls.train_ds)
     assert repr(CollabInterpretation.from_learner(learn, 0))==f'CollabInterpretation of a {type(learn.model).__name__} and part 0 of its loaders, {n:,} ratings'
     alone = CollabInterpretation.from_recommender(learn.recommender(), learn.dls.valid_ds.items)
-    assert repr(alone)==f'CollabInterpretation of a recommender and {len(learn.dls.valid_ds):,} test ratings' and '_seen' not in alone.__dict__ and alone._kept is None
+    assert repr(alone)==f'CollabInterpretation of a recommender and {len(learn.dls.valid_ds):,} test ratings' and not {'counts','rows'} & set(vars(alone.data))
+
+FUNCTIONS = {'bias':tables.bias_ranking, 'similar':tables.similar_table, 'similarity':tables.similarity_table, 'genre_similarity':tables.feature_similarity,
+    'representation':tables.representation_table, 'top_losses':error_analysis.top_losses, 'cold_report':error_analysis.cold_report, 'report':report.write_report,
+    **{o:getattr(error_analysis, o) for o in ('plot_error_by_popularity','plot_calibration','plot_residuals','plot_star_confusion')},
+    **{o:getattr(plots, o) for o in ('plot_factors','plot_genres','plot_bias','plot_similarity','plot_popularity','plot_training')}}
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_methods_have_the_arguments_of_their_functions(name):
+    "The same names in the same order with the same defaults, after the data"
+    def args(f): return [(o.name,o.default) for o in list(inspect.signature(f).parameters.values())[1:]]
+    more = 1 if name=='plot_factors' else 0                              # `interactive` chooses between two functions
+    assert args(getattr(CollabInterpretation, name))[:-more or None]==args(FUNCTIONS[name])

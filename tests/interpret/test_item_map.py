@@ -57,11 +57,11 @@ def test_titles_are_never_html():
     srcdoc = re.search('srcdoc="([^"]*)"', m._repr_html_())[1]
     assert html.unescape(srcdoc)==m.page and 'allow-same-origin' not in m._repr_html_()
 
-BAD = {'no title': (dict(df=frame().drop(columns='title')), KeyError, "no column 'title' in the frame; x, y and title are needed"), 'no rows': (dict(df=frame()[:0]), ValueError, 'the frame has no rows'),
-    'no number': (dict(df=frame().assign(y=[np.nan,'u']*30)), ValueError, "60 of 60 values in y are no finite numbers, e.g. nan"),
-    'endless': (dict(df=frame(dims=3).assign(z=[np.inf]+[0]*59)), ValueError, '1 of 60 values in z are no finite numbers, e.g. inf'),
+BAD = {'no title': (dict(df=frame().drop(columns='title')), KeyError, "no column 'title' in the frame; the columns are"), 'no rows': (dict(df=frame()[:0]), ValueError, 'the frame has no rows'),
+    'no number': (dict(df=frame().assign(y=[np.nan,'u']*30)), ValueError, "60 of 60 values in y are not finite numbers, e.g. nan"),
+    'endless': (dict(df=frame(dims=3).assign(z=[np.inf]+[0]*59)), ValueError, '1 of 60 values in z are not finite numbers, e.g. inf'),
     'no such mark': (dict(df=frame(), mark=['Comedy','Polka']), KeyError, "1 of 2 categories are not in 'genres', e.g. .'Polka'.; choose from .'Comedy', 'Drama'."),
-    'no such column': (dict(df=frame(), by='genre', mark=['Comedy']), KeyError, "mark names categories of 'genre', and there is no such column")}
+    'no such column': (dict(df=frame(), by='genre', mark=['Comedy']), KeyError, "mark names categories of 'genre', which is not a column")}
 
 @pytest.mark.parametrize('name', BAD)
 def test_errors(name):
@@ -86,7 +86,7 @@ def test_pages_are_whole_or_not_there(tmp_path, monkeypatch):
     assert path.read_text(encoding='utf-8')=='old 🎬' and [o.name for o in path.parent.iterdir()]==['page.html']
     with pytest.raises(IsADirectoryError, match='is a folder; name a file in it'): write_page(tmp_path, 'new')
     for o in (path/'p.html', path/'deep'/'p.html'):
-        with pytest.raises(NotADirectoryError, match='page.html is a file, and .*p.html needs a folder there'): write_page(o, 'new')
+        with pytest.raises(NotADirectoryError, match='page.html is a file, but .*p.html needs a folder there'): write_page(o, 'new')
 
 # From a learner
 

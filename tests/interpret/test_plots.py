@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
 from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, HybridNN, OrdinalLoss, ValidRMSE,
     collab_learner, create_params, ensemble, rmse, synthetic_ratings)
+from fastcollab.interpret.tables import counts_of
 
 @pytest.fixture(scope='module')
 def frame():
@@ -100,7 +101,7 @@ def test_every_plot_of_every_model(made, model, plot):
     "Legible, or one error of the kind that says why, which leaves no figure behind"
     interp,expected = made(model),FAILS.get(model, {}).get(plot)
     if expected:
-        with pytest.raises(expected, match='has no |nothing is called'): PLOTS[plot](interp)
+        with pytest.raises(expected, match='has no |is not the name of'): PLOTS[plot](interp)
         assert not plt.get_fignums()
     else:
         ax = PLOTS[plot](interp)
@@ -116,11 +117,11 @@ def test_axes_that_are_given(made, plot):
     assert PLOTS[plot](interp, ax=axs[1]) is axs[1] and plt.get_fignums()==[fig.number]
     assert not axs[0].has_data() and axs[1].has_data()
     other = plt.figure().add_subplot(projection=None if dims==3 else '3d')
-    with pytest.raises(ValueError, match='but the axes are not'): PLOTS[plot](interp, ax=other)
+    with pytest.raises(ValueError, match='but the axes are'): PLOTS[plot](interp, ax=other)
     polar = plt.figure().add_subplot(projection='polar')
-    with pytest.raises(ValueError, match="but the axes are not: they are 'polar'"): PLOTS[plot](interp, ax=polar)
+    with pytest.raises(ValueError, match="but the axes are 'polar'"): PLOTS[plot](interp, ax=polar)
     assert not other.has_data() and not polar.has_data()
-    with pytest.raises(TypeError, match='ax is a ndarray; it has to be one pair of axes'): PLOTS[plot](interp, ax=np.array(axs))
+    with pytest.raises(TypeError, match='ax is a ndarray; give one pair of matplotlib axes'): PLOTS[plot](interp, ax=np.array(axs))
 
 @pytest.mark.parametrize('plot', PLOTS)
 def test_size(made, plot): assert list(PLOTS[plot](made('features'), figsize=(5,4)).figure.get_size_inches())==[5,4]
@@ -153,16 +154,16 @@ def test_genres_by_vectors(made):
     from sklearn.decomposition import PCA
     for model in ('features','dot'):
         interp = made(model)
-        ax,learn = interp.plot_genres(n=100),interp.source.learn
-        v = learn.model.item_vectors()[1:].double().numpy()
+        ax,learn = interp.plot_genres(n=100),interp.data.learn
+        v = learn.model.vectors(1)[1:].double().numpy()
         pca,dls = PCA(2).fit(v),learn.dls
-        if model=='features': want = learn.model.feature_vectors('genres')[1:].double().numpy()
+        if model=='features': want = learn.model.feature_factors('genres').vec[1:].double().numpy()
         else:
             sets = dls.train_ds.items.drop_duplicates('movieId').set_index('movieId').genres.str.split('|')
             has = np.array([[g in sets[o] for o in list(dls.classes['movieId'])[1:]] for g in list(dls.classes['genres'])[1:]])
             want = has@(v-v.mean(0))/has.sum(1, keepdims=True)
         want = want@pca.components_.T
-        order = np.argsort(-interp._counts('genres'), kind='stable')
+        order = np.argsort(-counts_of(interp.data, 'genres'), kind='stable')
         tips = np.array([o.xy for o in ax.texts if not o.get_text()])
         scale = np.linalg.norm(tips)/np.linalg.norm(want)
         assert np.allclose(np.abs(tips), np.abs(scale*want[order]), atol=1e-4)
@@ -186,11 +187,11 @@ def test_similarity_of_names(made):
     assert np.allclose(ax.images[0].get_array(), table, atol=1e-6) and [o.get_text()[:25] for o in ax.get_xticklabels()]==[o[:25] for o in table.index]
     assert table.index[1].endswith(' [7]') and interp.similarity([table.index[0],7,3]).equals(table)
     twin = table.index[1].removesuffix(' [7]')
-    with pytest.raises(KeyError, match=r"2 items are called .*; name one by its id: \[7, 9\]"): interp.plot_similarity([twin])
+    with pytest.raises(KeyError, match=r"2 items have the title .*; name one by its id: \[7, 9\]"): interp.plot_similarity([twin])
     with pytest.raises(ValueError, match='61 items are too many'): interp.plot_similarity([1]*61)
-    with pytest.raises(ValueError, match='an empty list came; name some of the items'): interp.plot_similarity([])
-    assert ax.get_title()=='How alike 3 items are' and interp.plot_similarity().get_title()==f'How alike the 15 most rated of {len(interp.bias(n=None))} items are'
-    assert interp.plot_similarity(what='genres').get_title()==f'How alike {len(interp.bias("genres", None))} genres are'
+    with pytest.raises(ValueError, match='the list of items is empty; name some'): interp.plot_similarity([])
+    assert ax.get_title()=='Similarity of 3 items' and interp.plot_similarity().get_title()==f'Similarity of the 15 most rated of {len(interp.bias(n=None))} items'
+    assert interp.plot_similarity(what='genres').get_title()==f'Similarity of {len(interp.bias("genres", None))} genres'
 
 @pytest.mark.parametrize('what', ['items','users'])
 def test_error_by_popularity(made, what):
@@ -216,7 +217,7 @@ def test_calibration_against_pandas(made):
 
 def test_confusion_against_pandas(made):
     rows,ax = made('features').rows,made('features').plot_star_confusion()
-    levels = np.unique(made('features').source.seen()[2])
+    levels = np.unique(made('features').data.history()[2])
     near = levels[np.abs(rows.prediction.to_numpy()[:,None]-levels).argmin(1)]
     want = pd.crosstab(rows.rating, near, normalize='index').reindex(index=levels, columns=levels, fill_value=0)*100
     assert np.allclose(ax.images[0].get_array(), want) and ax.get_title().startswith(f'{(near==rows.rating).mean():.0%} of')
@@ -224,14 +225,14 @@ def test_confusion_against_pandas(made):
 def test_long_tail(made):
     "The lines are cumulative shares, of the ratings and of the lists of all users"
     interp = made('features')
-    ax,learn = interp.plot_popularity(k=5),interp.source.learn
+    ax,learn = interp.plot_popularity(k=5),interp.data.learn
     n = learn.dls.train_ds.items.movieId.value_counts().reindex(list(learn.dls.classes['movieId'])[1:])
     lists = learn.recommend(k=5).item.value_counts().reindex(n.index, fill_value=0)
     order = np.argsort(-n.to_numpy(), kind='stable')
     for line,c in zip(ax.lines, (n,lists)): assert np.allclose(line.get_ydata()[1:], 100*c.to_numpy()[order].cumsum()/c.sum())
     assert ax.get_title().startswith(f'{(lists>0).mean():.0%} of the items')
 
-@pytest.mark.parametrize('call,match', [(lambda i: i.plot_bias(n=0), 'n is 0; a whole number of at least 1 is needed$'), (lambda i: i.plot_genres(n=-1), 'n is -1'),
+@pytest.mark.parametrize('call,match', [(lambda i: i.plot_bias(n=0), 'n is 0; give a whole number of at least 1$'), (lambda i: i.plot_genres(n=-1), 'n is -1'),
     (lambda i: i.plot_popularity(n_users=0), 'n_users is 0'), (lambda i: i.plot_popularity(k=0), 'k is 0'), (lambda i: i.plot_residuals(bins=2.5), 'bins is 2.5')])
 def test_counts(made, call, match):
     with pytest.raises(ValueError, match=match): call(made('features'))
@@ -245,7 +246,7 @@ def test_training(frame, fused):
     dls = CollabDataLoaders.from_df(frame, seed=1, bs=256)
     learn = collab_learner(dls, n_factors=3, fused=fused, metrics=rmse)
     interp = CollabInterpretation(learn)
-    with pytest.raises(ValueError, match='there is no fit to draw yet'): interp.plot_training()
+    with pytest.raises(ValueError, match='the model has not been fitted yet; fit the learner first'): interp.plot_training()
     fit(learn, 3)
     axs = interp.plot_training()
     assert axs.shape==(4,) and len(plt.get_fignums())==1
@@ -256,9 +257,9 @@ def test_training(frame, fused):
     assert np.allclose(axs[2].lines[0].get_ydata(), rec.lrs) and np.allclose(axs[3].lines[0].get_ydata(), rec.hps['mom'])
     given = plt.subplots(2, 2)[1]
     assert (interp.plot_training(ax=given)==given.ravel()).all()
-    with pytest.raises(ValueError, match='2 axes; four are needed'): interp.plot_training(ax=given[0])
-    with pytest.raises(TypeError, match='ax is a int; it has to be one pair of axes'): interp.plot_training(ax=np.array([1,2,3,4], object))
-    with pytest.raises(ValueError, match='but the axes are not'): interp.plot_training(ax=[*given.ravel()[:3],plt.figure().add_subplot(projection='polar')])
+    with pytest.raises(ValueError, match='2 axes; give four'): interp.plot_training(ax=given[0])
+    with pytest.raises(TypeError, match='ax is a int; give one pair of matplotlib axes'): interp.plot_training(ax=np.array([1,2,3,4], object))
+    with pytest.raises(ValueError, match='but the axes are'): interp.plot_training(ax=[*given.ravel()[:3],plt.figure().add_subplot(projection='polar')])
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
     assert len(set(interp.plot_training()[3].lines[0].get_ydata()))==1                    # the momentum of an earlier fit is not drawn
 
@@ -266,8 +267,8 @@ def test_training_without_an_rmse(made):
     "The root of a mean square is one; without either, the axes say what to do"
     assert made('plain').plot_training()[1].get_legend().get_texts()[0].get_text()=='root of the validation loss'
     ax = made('ordinal').plot_training()[1]
-    assert 'no RMSE was kept' in ax.texts[0].get_text()
-    with pytest.raises(TypeError, match='a recommender knows nothing of its training'): made('recommender').plot_training()
+    assert 'no RMSE was recorded' in ax.texts[0].get_text()
+    with pytest.raises(TypeError, match='a recommender keeps no record of its training'): made('recommender').plot_training()
 
 # Edges
 
@@ -282,7 +283,7 @@ def test_one_row_and_none(frame):
     plt.close('all')
     learn = collab_learner(small(frame, []), n_factors=3, y_range=(0,5.5))
     for plot in ERRORS[1:]:
-        with pytest.raises(ValueError, match='there are no ratings to look at; split some off for validation'): PLOTS[plot](CollabInterpretation(learn))
+        with pytest.raises(ValueError, match='there are no ratings to examine; split some off for validation'): PLOTS[plot](CollabInterpretation(learn))
     assert not plt.get_fignums()
     assert PLOTS['popularity'](CollabInterpretation(learn)).has_data()
     assert CollabInterpretation.from_learner(learn, ds_idx=0).plot_residuals().has_data()

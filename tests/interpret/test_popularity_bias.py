@@ -1,16 +1,12 @@
-"Lists, the numbers that describe them against a second implementation, and the loop that feeds on them"
-import copy, random, warnings
+"Lists, and the numbers that describe them against a second implementation"
+import warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastai.tabular.all import Callback, Module, set_seed, tensor
-from fastcollab.interpret import popularity_bias as feedback
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, IdDropout, RatingMSE,
-    PopularityBias, ValidRMSE, collab_learner, create_params, plot_feedback, simulate_feedback, synthetic_ratings)
+from fastai.tabular.all import Module, set_seed, tensor
+from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, PopularityBias, collab_learner,
+    create_params, synthetic_ratings)
 from fastcollab.interpret.popularity_bias import top_rows
-
-def quiet(learn, *args, **kwargs):
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*args, **kwargs)
-    return learn
+from popularity import learner_state, quiet, rng_state, second_opinion
 
 def caught(f):
     "What `f` returns, and the texts of the warnings about one-sided recommendations"
@@ -18,16 +14,6 @@ def caught(f):
         warnings.simplefilter('always')
         out = f()
     return out,[str(o.message) for o in res if 'one-sided' in str(o.message)]
-
-def rng_state(): return torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()
-
-def learner_state(learn):
-    "Weights, modes, data, order and callbacks of a learner, to compare"
-    model,train = learn.model,learn.dls.train_ds
-    return dict(weights={k:v.tolist() for k,v in model.state_dict().items()}, grads=[p.grad is None for p in model.parameters()],
-        modes=[m.training for m in model.modules()], training=learn.training, x=train.store.ids().tolist(), y=train.store.ratings().tolist(), n=learn.dls.train.n,
-        valid=learn.dls.valid_ds.store.ids().tolist(), order=learn.dls.train.order.state(), weight=learn.dls.train.user_weight,
-        cbs=[id(o) for o in learn.cbs], opt=id(learn.opt), history=str(getattr(learn.recorder, 'values', None)), ids=(id(learn.dls),id(model),id(train)))
 
 @pytest.fixture(scope='module')
 def frame():
@@ -61,8 +47,8 @@ def brute(learn, u, k):
     with torch.no_grad():
         for o in u:
             items = [i for i in range(1, learn.dls.n_items) if (o,i) not in seen]
-            x = learn.model._with_features(tensor([[o,i] for i in items]).view(-1, 2))
-            best = sorted(zip(learn.model.eval()(x)[:,0].tolist(), items), reverse=True)[:k]
+            x = learn.model.with_features(tensor([[o,i] for i in items]).view(-1, 2))
+            best = sorted(zip(learn.model.eval()(x).tolist(), items), reverse=True)[:k]
             res.append([i for _,i in best]+[0]*(k-len(best)))
     return tensor(res)
 
@@ -72,7 +58,7 @@ def test_top_rows_against_a_loop(dls, arch):
     learn = make(dls, arch)
     users = [7,0,dls.n_users-1,*range(1, dls.n_users)]
     want = brute(learn, users, 5)
-    got = top_rows(learn, tensor(users), 5)
+    got = top_rows(learn.recommender(), tensor(users), 5)
     assert got.dtype==torch.int64 and torch.equal(got, want) and (got>0).all()
 
 def test_lists_end_with_zeros_where_nothing_is_left(frame):
@@ -83,22 +69,22 @@ def test_lists_end_with_zeros_where_nothing_is_left(frame):
     out = [one[5],one[9],*two[:3]]
     dls = CollabDataLoaders.from_df(full, splits=([o for o in range(len(full)) if o not in out], out), bs=128)
     learn = make(dls, DotProductBias)
-    got = top_rows(learn, tensor([1,2]), 4)
+    got = top_rows(learn.recommender(), tensor([1,2]), 4)
     assert torch.equal(got, brute(learn, [1,2], 4)) and (got[0]>0).sum()==2 and (got[0,2:]==0).all()
     assert set(got[0,:2].tolist())=={list(dls.classes['movieId']).index(full.movieId[o]) for o in out[:2]}
-    longest = top_rows(learn, tensor([1,2]), 1000)                       # more than there are items
+    longest = top_rows(learn.recommender(), tensor([1,2]), 1000)                       # more than there are items
     assert torch.equal(longest, brute(learn, [1,2], dls.n_items-1)) and (longest[1]>0).sum()==dls.n_items-1-len(dls.train_ds.items.query('userId==2'))
 
 def test_top_rows_of_nobody_and_of_one(learn):
-    assert top_rows(learn, tensor([], dtype=torch.int64), 3).shape==(0,3) and top_rows(learn, tensor([5]), 3).shape==(1,3)
-    assert torch.equal(top_rows(learn, tensor([5])), brute(learn, [5], 10))
+    assert top_rows(learn.recommender(), tensor([], dtype=torch.int64), 3).shape==(0,3) and top_rows(learn.recommender(), tensor([5]), 3).shape==(1,3)
+    assert torch.equal(top_rows(learn.recommender(), tensor([5])), brute(learn, [5], 10))
 
 def test_top_rows_reads_only(dls):
     learn = make(dls, CollabNN)
     learn.model.train()
     state,before = rng_state(),learner_state(learn)
     u = tensor([3,1])
-    top_rows(learn, u, 3)
+    top_rows(learn.recommender(), u, 3)
     assert rng_state()==state and learner_state(learn)==before and u.tolist()==[3,1]
 
 class Own(Module):
@@ -108,22 +94,9 @@ class Own(Module):
 
 def test_errors_of_top_rows(learn):
     for k in (0,-3):
-        with pytest.raises(ValueError, match=f'k is {k}; a list has at least one item'): top_rows(learn, tensor([1]), k)
+        with pytest.raises(ValueError, match=f'k is {k}; give a whole number of items, at least 1'): top_rows(learn.recommender(), tensor([1]), k)
 
 # The report
-
-def second_opinion(learn, k):
-    "All numbers of the report from raw ids, with pandas and numpy: lists from `learn.predict`"
-    train = learn.dls.train_ds.items
-    users,items = np.unique(train.userId),np.unique(train.movieId)
-    pred = pd.DataFrame(learn.predict(np.repeat(users, len(items)), np.tile(items, len(users))).reshape(len(users), -1), users, items)
-    pred = pred.mask(pd.crosstab(train.userId, train.movieId)>0)
-    listed = pd.concat([o.nlargest(k) for _,o in pred.iterrows()]).index.value_counts().reindex(items, fill_value=0)
-    rated,busy = train.movieId.value_counts().reindex(items),train.userId.value_counts().to_numpy()
-    def gini(c): return np.abs(np.subtract.outer(c.to_numpy(), c.to_numpy())).mean()/(2*c.mean())   # half the mean difference over the mean
-    lift = np.average(rated, weights=listed)/np.average(rated, weights=rated)
-    shares = {f'top {p} % of users':busy[:n].sum()/len(train) for p,n in ((1,1),(5,5),(10,10))}       # 100 users
-    return {**shares, 'gini of ratings':gini(rated), 'gini of lists':gini(listed), 'coverage':(listed>0).mean(), 'popularity lift':lift}, rated, listed
 
 def with_report(dls, arch=HybridMF, fit=(1,2e-2), **kwargs):
     "A learner fitted with `PopularityBias(**kwargs)`, and what it warned of"
@@ -221,7 +194,7 @@ def test_all_that_is_beyond_is_in_one_warning(dls):
     assert PopularityBias.limits==LIMITS and LIMITS['coverage']==.1 and PopularityBias().limits==LIMITS       # those of the class stay
 
 def test_errors_of_the_report(dls, frame):
-    with pytest.raises(KeyError, match="no limit is called 'gini'; choose from .*'top 1 % of users'.*'genre ratio'"): PopularityBias(limits={'coverage':.2, 'gini':1})
+    with pytest.raises(KeyError, match="'gini' is not a limit; choose from .*'top 1 % of users'.*'genre ratio'"): PopularityBias(limits={'coverage':.2, 'gini':1})
     for call in ('report','genres'):
         with pytest.raises(ValueError, match='fit the learner first'): getattr(PopularityBias(), call)()
     for by in ('age','nothing'):
@@ -255,206 +228,6 @@ def test_validating_is_no_fit(dls):
     learn,_ = with_report(dls)
     assert not caught(learn.validate)[1] and len(learn.popularity_bias.history)==1
 
-# The loop
-
-class Spy:
-    "What `simulate_feedback` asks of `top_rows`: the learner, the ratings, the users and the lists of each call"
-    def __init__(self, monkeypatch):
-        self.calls,self.top_rows = [],feedback.top_rows
-        monkeypatch.setattr(feedback, 'top_rows', self)
-    def __call__(self, learn, u, k=10, **kwargs):
-        res = self.top_rows(learn, u, k, **kwargs)
-        self.calls.append((learn, learn.dls.train_ds.items, u.tolist(), res.tolist()))
-        return res
-    def rounds(self):
-        "For each round: the ratings before it, its visitors with their lists, and the ratings that it added"
-        models,visits = self.calls[::2],self.calls[1::2]
-        return [(a[1],v[2],v[3],b[1][len(a[1]):]) for a,v,b in zip(models, visits, models[1:])]
-
-@pytest.fixture
-def spy(monkeypatch): return Spy(monkeypatch)
-
-@pytest.fixture(scope='module')
-def truth(frame): return frame.attrs['truth']
-
-def loop(learn, truth, rounds=2, k=5, **kwargs): return simulate_feedback(learn, rounds, k, truth=truth, **{'n_epoch':1, **kwargs})
-
-def test_the_learner_is_not_changed(frame, truth):
-    dls = CollabDataLoaders.from_df(frame, genre_name='genres', seed=42, bs=128)
-    learn = quiet(collab_learner(dls, n_factors=3, y_range=(0,5.5), cbs=ValidRMSE()), 1, 1e-2)
-    learn.model.train()
-    before = learner_state(learn)
-    set_seed(4)
-    state = rng_state()
-    loop(learn, truth, visits=.5)
-    assert rng_state()==state and learner_state(learn)==before
-
-def test_loop_is_reproducible(learn, truth):
-    "The seed decides all of it, and whatever else is random does not"
-    set_seed(1)
-    first = loop(learn, truth)
-    set_seed(2)
-    pd.testing.assert_frame_equal(loop(learn, truth), first)
-    assert not loop(learn, truth, seed=1).equals(first)
-
-def test_all_that_is_random_has_the_seed(learn, truth, spy):
-    "Who comes, what they rate and the training are drawn anew in each round, and differently with another seed"
-    states = []
-    class Look(RatingMSE):
-        def __call__(self, *args):
-            states.append(torch.initial_seed())
-            return super().__call__(*args)
-    small = collab_learner(learn.dls, n_factors=2, loss_func=Look())
-    seen = []
-    for seed in (0,7):
-        states.clear(), spy.calls.clear()
-        loop(small, truth, seed=seed, visits=.1, like=.5)
-        rounds = spy.rounds()
-        seen.append((set(states), *[tuple(u) for _,u,*_ in rounds]))
-        assert len(set(states))==3 and seen[-1][1]!=seen[-1][2]
-    assert not seen[0][0] & seen[1][0] and seen[0][1]!=seen[1][1]
-
-def test_rows_of_the_loop(learn, truth, spy):
-    "What is counted: ratings grow by what was liked, a list per visitor is shown, and the last row has been shown nothing"
-    res = loop(learn, truth, rounds=3, k=4, visits=.25)
-    assert list(res.index)==[0,1,2,3] and res.index.name=='round'
-    assert list(res.columns)==['ratings','shown','liked',*second_opinion(learn, 1)[0]]
-    assert res.ratings[0]==2000 and (res.ratings.diff()[1:].to_numpy()==res.liked[:3].to_numpy()).all()
-    assert list(res.shown)==[25*4]*3+[0] and res.liked[3]==0 and (res.liked[:3]>0).all() and (res.liked<=res.shown).all()
-    assert [len(c[1]) for c in spy.calls[::2]]==list(res.ratings)
-    for before,u,lists,new in spy.rounds(): assert len(set(u))==len(u)==25 and len(new)>0
-    assert len({tuple(u) for _,u,*_ in spy.rounds()})==3                      # others come in each round
-    for (_,items,u,lists),(_,row) in zip(spy.calls[::2], res.iterrows()):
-        assert u==list(range(1, 101)) and row['coverage']==len({i for o in lists for i in o})/60       # the numbers are those of all users
-        assert row['top 10 % of users']==pytest.approx(items.userId.value_counts()[:10].sum()/len(items))
-
-def test_last_numbers_are_those_of_the_last_model(learn, truth, spy):
-    "All numbers of the last round against pandas"
-    res = loop(learn, truth, rounds=1, k=3)
-    want = second_opinion(spy.calls[-1][0], 3)[0]
-    assert res.iloc[-1][list(want)].astype(float).to_numpy()==pytest.approx(list(want.values()), rel=1e-6)
-
-@pytest.mark.parametrize('like', [2.5,4.])
-def test_only_what_is_liked_is_rated(learn, truth, spy, like):
-    "Without noise, exactly the shown items with a true score of at least `like` are added, with that score in half stars"
-    exact = copy.copy(truth)
-    exact.__dict__.update(truth.__dict__, noise=0)
-    loop(learn, exact, like=like, visits=.4)
-    classes = {o:list(learn.dls.classes[o]) for o in ('userId','movieId')}
-    for before,u,lists,new in spy.rounds():
-        shown = pd.DataFrame([(classes['userId'][o],classes['movieId'][i]) for o,row in zip(u, lists) for i in row if i], columns=['userId','movieId'])
-        score = truth.scores(shown).clip(.5, 5)
-        want = shown.assign(rating=np.round(score*2)/2)[score>=like]
-        pd.testing.assert_frame_equal(new[['userId','movieId','rating']].reset_index(drop=True), want.reset_index(drop=True), check_dtype=False)
-        assert 0<len(want)<len(shown) and not len(shown.merge(before))            # nothing is shown twice to who has rated it
-
-def test_noise_and_the_scale(learn, truth, spy):
-    "Everything is rated where the lowest star is enough: half stars from .5 to 5, which differ from the truth by its noise"
-    res = loop(learn, truth, like=.5, visits=1., k=4)
-    assert list(res.liked[:2])==list(res.shown[:2])==[400,400]
-    new = pd.concat([o for *_,o in spy.rounds()])
-    stars = new.rating.to_numpy()
-    assert set(stars*2)<=set(range(1, 11)) and stars.max()==5
-    inner = (truth.scores(new)>2.5) & (truth.scores(new)<3.5)
-    error = (stars-truth.scores(new))[inner]
-    assert inner.sum()>100 and abs(error.mean())<.15 and error.std()==pytest.approx((truth.noise**2+.25/12)**.5, rel=.15)
-    wild = copy.copy(truth)
-    wild.__dict__.update(truth.__dict__, noise=30.)
-    spy.calls.clear()
-    loop(learn, wild, like=.5, visits=1., rounds=1)
-    assert set(spy.rounds()[0][3].rating)>={.5,5.} and spy.rounds()[0][3].rating.between(.5, 5).all()
-
-def test_nobody_likes_anything(learn, truth):
-    res = loop(learn, truth, like=5.5)
-    assert list(res.liked)==[0,0,0] and list(res.ratings)==[2000]*3 and (res.shown[:2]>0).all()
-
-def test_busy_users_come_more_often(learn, truth, spy):
-    "Visits are drawn by the number of ratings"
-    loop(learn, truth, rounds=5, visits=.2, like=5.5, k=1)
-    counts = learn.dls.train_ds.items.userId.value_counts().sort_index().to_numpy()
-    come = np.concatenate([u for _,u,*_ in spy.rounds()])
-    expected = (counts*counts).sum()/counts.sum()
-    assert len(come)==100 and counts[come-1].mean() > (counts.mean()+expected)/2
-    spy.calls.clear()
-    loop(learn, truth, rounds=1, visits=1.)
-    assert sorted(spy.rounds()[0][1])==list(range(1, 101))
-    spy.calls.clear()
-    loop(learn, truth, rounds=1, visits=1e-9)
-    assert len(spy.rounds()[0][1])==1                                         # somebody always comes
-
-def test_weights_and_callbacks_of_the_loop(frame, truth, spy):
-    "`user_weight` reaches the loader, of the callbacks only `IdDropout` does, and it trains all ratings, the new ones too"
-    seen = []
-    class Look(Callback):
-        def before_batch(self): seen.append(len(self.x))
-    dls = CollabDataLoaders.from_df(frame, seed=42, bs=100)
-    learn = quiet(collab_learner(dls, n_factors=3, unk_p=.3, cbs=[PopularityBias(limits=off), Look()]), 1, 1e-2)
-    seen.clear(), spy.calls.clear()
-    runs = {o:loop(learn, truth, user_weight=o) for o in (None,'sqrt')}
-    first,last = spy.calls[0][0],spy.calls[-1][0]
-    n = torch.cat([b[0] for b in first.dls.train]).shape[0]
-    assert (first.dls.train.user_weight,last.dls.train.user_weight)==(None,'sqrt') and not runs[None].equals(runs['sqrt'])
-    assert not seen and len(learn.popularity_bias.history)==1
-    drop = last._grab_cbs(IdDropout)
-    assert [o.p for o in drop]==[.3] and drop[0] is not learn._grab_cbs(IdDropout)[0] and not last._grab_cbs(PopularityBias)
-    assert last.model is not learn.model and last.dls.train_ds is not learn.dls.train_ds and last.dls.train.bs==100
-    assert n==len(first.dls.train_ds)==runs[None].ratings.iloc[-1]>2000
-
-def test_training_of_the_loop(learn, truth, spy):
-    "`n_epoch`, `lr` and `wd` are those of each round; training goes on from the model that it was given"
-    start = {k:v.clone() for k,v in learn.model.state_dict().items()}
-    def far(**kwargs):
-        spy.calls.clear()
-        loop(learn, truth, rounds=1, **kwargs)
-        now = spy.calls[-1][0].model.state_dict()
-        return sum((now[k]-v).float().norm().item() for k,v in start.items()),len(spy.calls[-1][0].recorder.values),now['u_weight.weight'].norm().item()
-    tiny,more,decay = far(lr=1e-6, wd=0.),far(n_epoch=3),far(n_epoch=3, wd=5.)
-    assert tiny[0]<1e-2<.5<more[0] and (tiny[1],more[1])==(1,3) and decay[2]<.9*more[2]
-
-def test_shown_counts_items_only(learn, truth, spy):
-    res = loop(learn, truth, rounds=1, k=59, visits=1.)
-    assert res.shown[0]==sum(i>0 for row in spy.rounds()[0][2] for i in row)
-
-ERRORS = {
-    'no round': (dict(rounds=0), ValueError, 'rounds is 0; at least one is needed'), 'less than none': (dict(rounds=-1), ValueError, 'rounds is -1'),
-    'no visits': (dict(visits=0), ValueError, 'visits is 0; it is a share of the users'), 'too many': (dict(visits=1.1), ValueError, 'visits is 1.1'),
-    'negative': (dict(visits=-.1), ValueError, 'visits is -0.1'), 'no list': (dict(k=0), ValueError, 'k is 0; a list has at least one item'),
-    'weight': (dict(user_weight='log'), ValueError, "user_weight is 'log'; choose None or 'sqrt'")}
-
-@pytest.mark.parametrize('name', ERRORS)
-def test_errors_of_the_loop(learn, truth, name):
-    kwargs,kind,match = ERRORS[name]
-    with pytest.raises(kind, match=match): loop(learn, truth, **kwargs)
-
-def test_the_truth_knows_its_own_columns_only(frame, truth):
-    with pytest.raises(ValueError, match="the truth knows userId and movieId, but the loaders have .'userId', 'title'.; leave user_name and item_name out"):
-        loop(collab_learner(CollabDataLoaders.from_df(frame, item_name='title', seed=1)), truth)
-    with pytest.raises(TypeError, match='truth'): simulate_feedback(collab_learner(CollabDataLoaders.from_df(frame, seed=1)), 1)
-
-# The plot
-
-@pytest.fixture
-def runs():
-    "Made-up results of two runs"
-    cols = ['gini of ratings','gini of lists','coverage','popularity lift','liked']
-    return {nm:pd.DataFrame(np.random.default_rng(k).random((3,5)), columns=cols).rename_axis('round') for k,nm in enumerate(['as it comes','tempered'])}
-
-def test_plot_has_a_line_per_run(runs):
-    axs = plot_feedback(runs)
-    assert axs.shape==(4,) and [o.get_title() for o in axs]==['gini of ratings','gini of lists','coverage','popularity lift']
-    for ax in axs:
-        assert len(ax.lines)==2 and ax.get_xlabel()=='round'
-        for line,df in zip(ax.lines, runs.values()): assert list(line.get_xdata())==[0,1,2] and list(line.get_ydata())==list(df[ax.get_title()])
-        assert len({o.get_linestyle() for o in ax.lines})==2
-    assert [o.get_text() for o in axs[0].get_legend().get_texts()]==list(runs)
-
-def test_plot_of_other_columns(runs):
-    axs = plot_feedback({None:runs['tempered']}, cols=('liked',), figsize=(4,2))
-    assert axs.shape==(1,) and len(axs[0].lines)==1 and axs[0].get_legend().get_texts()[0].get_text()=='None'
-    assert list(axs[0].figure.get_size_inches())==[4,2]
-
-def test_plot_of_many_runs(runs): assert len(plot_feedback({k:runs['tempered'] for k in range(6)})[0].lines)==6
-
 def test_what_cannot_be_reported_is_said_before_the_fit(dls):
     "A wrong `by` and an empty list are errors at once, not after the last epoch"
     with pytest.raises(ValueError, match='k is 0'): PopularityBias(0)
@@ -465,6 +238,6 @@ def test_what_cannot_be_reported_is_said_before_the_fit(dls):
 def test_a_model_of_ones_own_has_a_report(dls):
     "The items that it likes best are the same for everybody, but for what each has rated"
     learn = collab_learner(dls, arch=Own(dls.n_items), cbs=PopularityBias(k=3))
-    assert torch.equal(top_rows(learn, tensor([0]), 3)[0], learn.model.w[1:,0].topk(3).indices+1)
+    assert torch.equal(top_rows(learn.recommender(), tensor([0]), 3)[0], learn.model.w[1:,0].topk(3).indices+1)
     quiet(learn, 1)
     assert 0<learn.popularity_bias.report().coverage<=1

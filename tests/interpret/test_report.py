@@ -9,7 +9,7 @@ from fastcollab.interpret import report
 from fastcollab.all import BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF
 from fastcollab.all import Recommender, ValidRMSE, baseline_rmse, collab_learner, create_params, movielens, set_seed, synthetic_ratings
 
-HEADINGS = ['Training','Errors','Calibration','Newcomers','Popularity','Biases','Likeness','Genres','Map']
+HEADINGS = ['Training','Errors','Calibration','Cold start','Popularity','Biases','Similarity','Genres','Map']
 EVIL = '<script>window.hacked=1</script> & "Ünï 🎬"'
 RATINGS = synthetic_ratings(150, 60, 4000).astype(dict(title=object))
 RATINGS.loc[RATINGS.title==RATINGS.title.value_counts().index[0],'title'] = EVIL      # the most rated, so that it is everywhere
@@ -34,7 +34,8 @@ def whole(learn, tmp_path_factory):
 @pytest.fixture(scope='module')
 def page(whole): return whole.read_text(encoding='utf-8')
 
-def section(page, name): return re.search(f'<section id="{name.lower()}">(.*?)</section>', page, re.S)[1]
+def slug(name): return name.lower().replace(' ', '-')
+def section(page, name): return re.search(f'<section id="{slug(name)}">(.*?)</section>', page, re.S)[1]
 def text(part): return html.unescape(re.sub('<[^>]*>', '', part))
 def left_out(page): return {o:found for o in HEADINGS if (found := [text(p) for p in re.findall('<p class=none>(.*?)</p>', section(page, o))])}
 def tables(part):
@@ -49,7 +50,7 @@ def numbers(col): return col.str.replace(',', '').astype(float)
 @pytest.fixture
 def quick(monkeypatch):
     "Plots are made, but not written as PNG, which takes most of the time"
-    monkeypatch.setattr(report, '_figure', lambda ax, alt: f'<div class=wide><img width={len(np.ravel(ax))} height=1 alt="{html.escape(alt)}" src="data:image/png;base64,"></div>')
+    monkeypatch.setattr(report, '_figure_html', lambda ax, alt: f'<div class=wide><img width={len(np.ravel(ax))} height=1 alt="{html.escape(alt)}" src="data:image/png;base64,"></div>')
 
 class Balanced(HTMLParser):
     "Fails where a tag is closed that was not open"
@@ -64,7 +65,7 @@ def check(page):
     "What holds for every report"
     parser = Balanced()
     parser.feed(page)
-    assert parser.open==[] and re.findall('<h2>(.*?)</h2>', page)==HEADINGS and re.findall(r'<li><a href="#(.*?)">', page)==[o.lower() for o in HEADINGS]
+    assert parser.open==[] and re.findall('<h2>(.*?)</h2>', page)==HEADINGS and re.findall(r'<li><a href="#(.*?)">', page)==[slug(o) for o in HEADINGS]
     assert 'http:' not in page and 'https:' not in page and '<link' not in page and set(re.findall('src="(.{22})', page))<={'data:image/png;base64,'}
     assert page.count('<figure>')==page.count('<figcaption>') and all(len(o)>30 for o in re.findall('<figcaption>(.*?)</figcaption>', page))
     assert EVIL not in page and 'nan' not in text(page)
@@ -72,9 +73,9 @@ def check(page):
 
 def test_everything_is_there(page):
     check(page)
-    assert 'All components, not only two' in section(page, 'Genres') and text(section(page, 'Errors')).count('line falls to the right if')==2 and 'dl {display:grid; grid-template-columns:11rem 1fr' in page
+    assert 'in all components instead of two' in section(page, 'Genres') and text(section(page, 'Errors')).count('line falls to the right if')==2 and 'dl {display:grid; grid-template-columns:11rem 1fr' in page
     assert page.count('<img')==14 and page.count('<table>')==6 and left_out(page)=={} and len(page)<5e6 and '<script' not in page
-    assert html.escape(EVIL) in section(page, 'Errors')+section(page, 'Likeness')
+    assert html.escape(EVIL) in section(page, 'Errors')+section(page, 'Similarity')
     for o in re.findall('<img width=(.*?) height=(.*?) alt="(.*?)"', page): assert 400<=int(o[0])<=900 and len(o[2])>30
 
 def test_numbers_at_the_top(page, learn):
@@ -82,14 +83,14 @@ def test_numbers_at_the_top(page, learn):
     head = text(re.search('<main>(.*?)<section', page, re.S)[1])
     rmse,base = learn.recorder.values[-1][2],baseline_rmse(learn.dls)
     tiles = dict((b,float(a)) for a,b in re.findall('<div><b>(.*?)</b>(.*?)</div>', page))
-    assert list(tiles)==['RMSE, in stars','RMSE of the global mean','RMSE of user + item bias','mean absolute error']
+    assert list(tiles)==['RMSE, in stars','RMSE of global mean','RMSE of user + item bias','mean absolute error']
     assert np.allclose(list(tiles.values())[:3], [rmse,base['global mean'],base['user + item bias']], atol=6e-4)
     dls = learn.dls
     facts = dict(zip(*(re.findall(f'<{o}>(.*?)</{o}>', page) for o in ('dt','dd'))))
     assert facts['users']==str(dls.n_users-1) and facts['items']==str(dls.n_items-1) and facts['model']=='HybridMF' and facts['loss']=='RatingMSE'
     assert facts['ratings in training'].startswith(f'{len(dls.train_ds):,}, ') and facts['density'].startswith(f'{len(dls.train_ds)/(dls.n_users-1)/(dls.n_items-1):.2%} ')
-    assert facts['ratings looked at here']==f'{len(dls.valid_ds):,}, which training did not see' and facts['predictions']=='0 to 5.5' and 'genres (' in facts['features']
-    assert facts['fit']==f'3 epochs of {len(dls.train)} steps, 256 ratings a step, learning rate up to 0.02, weight decay 0.1'
+    assert facts['ratings examined here']==f'{len(dls.valid_ds):,}, not seen in training' and facts['predictions']=='0 to 5.5' and 'genres (' in facts['features']
+    assert facts['fit']==f'3 epochs of {len(dls.train)} steps, 256 ratings per step, learning rate up to 0.02, weight decay 0.1'
     assert facts['parameters']==f'{sum(p.numel() for p in learn.model.parameters()):,}' and head
 
 def test_tables_are_those_of_the_interpretation(page, learn):
@@ -98,12 +99,12 @@ def test_tables_are_those_of_the_interpretation(page, learn):
     assert users.user.tolist()==interp.worst_users().user.astype(str).tolist() and np.allclose(numbers(users.rmse), interp.worst_users().rmse, atol=6e-4)
     assert items.item.tolist()==interp.worst_items().item.tolist() and losses.item.tolist()==interp.top_losses().item.tolist()
     assert np.allclose(numbers(losses.error), interp.top_losses().error, atol=6e-3)
-    cold, = tables(section(page, 'Newcomers'))
+    cold, = tables(section(page, 'Cold start'))
     assert numbers(cold.rows).tolist()==interp.cold_report().rows.tolist() and cold.share.iloc[-1]=='100.0%' and cold.rmse.iloc[3]=='–'
     rep, = tables(section(page, 'Popularity'))
     assert len(rep)==len(interp.representation()) and list(rep)==['part','group','rated','recommended','ratio']
-    like, = tables(section(page, 'Likeness'))
-    assert like.columns[0]==f'like {EVIL}' and like.iloc[:,0].tolist()==interp.similar(EVIL, 8, min_ratings=10)['items'].tolist()
+    like, = tables(section(page, 'Similarity'))
+    assert like.columns[0]==f'similar to {EVIL}' and like.iloc[:,0].tolist()==interp.similar(EVIL, 8, min_ratings=10)['items'].tolist()
 
 class Own(Module):
     "A user's own model without any of our methods"
@@ -123,17 +124,17 @@ def test_models(arch, quick, tmp_path):
     page = check(CollabInterpretation.from_learner(_of(arch)).report(tmp_path/'r.html').read_text(encoding='utf-8'))
     assert {k:len(v) for k,v in left_out(page).items()}==NO[arch]
     for o in sum(left_out(page).values(), []): assert re.match(f'(This|Some of this) is left out: {arch.__name__} has no biases of (users|items|genres)[.]', o)
-    assert page.count('<img')==14-NO[arch].get('Biases', 0) and f'What {arch.__name__} learned' in page
+    assert page.count('<img')==14-NO[arch].get('Biases', 0) and f'What {arch.__name__} has learned' in page
 
 def test_models_without_vectors(quick, tmp_path):
     "A model of somebody's own and the averages have no map; without genres there is nothing to say of them"
     page = check(CollabInterpretation.from_learner(_of(lambda dls: Own(dls.n_items), False)).report(tmp_path/'r.html').read_text(encoding='utf-8'))
     no = left_out(page)
-    assert set(no)=={'Biases','Likeness','Genres','Map'} and no['Map']==['This is left out: Own has no vectors of items to draw.'] and no['Genres']==['This is left out: the items have no features.']
+    assert set(no)=={'Biases','Similarity','Genres','Map'} and no['Map']==['This is left out: Own has no vectors of items.'] and no['Genres']==['This is left out: the items have no features.']
     assert page.count('<img')==7 and page.count('<table>')==5
     base = collab_learner(loaders(), arch=BiasBaseline.from_dls(loaders()))
     page = check(CollabInterpretation.from_learner(base).report(tmp_path/'b.html').read_text(encoding='utf-8'))
-    assert set(left_out(page))=={'Training','Biases','Likeness','Genres','Map'} and left_out(page)['Training']==['This is left out: the model has not been fitted here.']
+    assert set(left_out(page))=={'Training','Biases','Similarity','Genres','Map'} and left_out(page)['Training']==['This is left out: the model has not been fitted yet.']
     assert len(left_out(page)['Biases'])==1 and 'Some of this' in left_out(page)['Biases'][0]
 
 @pytest.mark.parametrize('how', ['made','loaded'])
@@ -145,8 +146,8 @@ def test_from_a_recommender(learn, page, quick, tmp_path, how):
         rec = Recommender.load(tmp_path/'rec')
     test = CollabInterpretation.from_learner(learn).rows[['user','item','rating']].set_axis(['userId','title','rating'], axis=1)
     got = check(CollabInterpretation.from_recommender(rec, test).report(tmp_path/'r.html').read_text(encoding='utf-8'))
-    assert left_out(got)['Training']==['This is left out: a recommender knows nothing of its training.'] and 'What a recommender learned' in got and got.count('<img')>=12
-    for name in ('Newcomers','Errors'):
+    assert left_out(got)['Training']==['This is left out: a recommender keeps no record of its training.'] and 'What this recommender has learned' in got and got.count('<img')>=12
+    for name in ('Cold start','Errors'):
         for a,b in zip(tables(section(got, name)), tables(section(page, name))): assert a.iloc[:,0].tolist()==b.iloc[:,0].tolist()
     a,b = (re.findall('<div><b>(.*?)</b>RMSE', o) for o in (got,page))
     assert np.allclose([float(o) for o in a], [float(o) for o in b[:len(a)]], atol=2e-3) and len(a)==2
@@ -155,7 +156,7 @@ def test_without_a_validation_part(quick, tmp_path):
     learn = collab_learner(loaders(valid_pct=0), n_factors=4, y_range=(0,5.5))
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     page = check(CollabInterpretation.from_learner(learn).report(tmp_path/'r.html').read_text(encoding='utf-8'))
-    for o in ('Errors','Calibration','Newcomers'): assert left_out(page)[o]==['This is left out: there are no ratings that training did not see.']
+    for o in ('Errors','Calibration','Cold start'): assert left_out(page)[o]==['This is left out: there are no ratings to examine.']
     assert 'class=tiles' not in page and page.count('<img')>=5
     page = check(CollabInterpretation.from_learner(learn, ds_idx=0).report(tmp_path/'t.html').read_text(encoding='utf-8'))
     assert 'those of training' in page and 'Errors' not in left_out(page)
@@ -169,13 +170,13 @@ def test_an_error_leaves_what_was_there(learn, quick, tmp_path, monkeypatch):
     interp,path,figs = CollabInterpretation.from_learner(learn),tmp_path/'r.html',plt.get_fignums()
     path.write_text('old')
     with monkeypatch.context() as m:
-        m.setattr(CollabInterpretation, 'plot_calibration', lambda self, **kwargs: 1/0)
+        m.setattr(report, 'plot_calibration', lambda *args, **kwargs: 1/0)
         with pytest.raises(ZeroDivisionError): interp.report(path)
     with monkeypatch.context() as m:
         m.setattr(os, 'replace', lambda *args: 1/0)
         with pytest.raises(ZeroDivisionError): interp.report(path)
     assert path.read_text()=='old' and [o.name for o in tmp_path.iterdir()]==['r.html'] and plt.get_fignums()==figs
-    monkeypatch.setattr(CollabInterpretation, 'plot_training', lambda self, **kwargs: 1/0)
+    monkeypatch.setattr(report, 'plot_training', lambda *args, **kwargs: 1/0)
     with pytest.raises(IsADirectoryError, match='is a folder; name a file in it'): interp.report(tmp_path)
     with pytest.raises(NotADirectoryError, match='r.html is a file'): interp.report(path/'r.html')
 

@@ -1,6 +1,7 @@
 "The repository itself: floors, mirrors, what is generated, and what must not be in it"
 import ast, configparser, importlib, inspect, json, re, shutil, subprocess, sys
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,13 @@ def test_serving_imports_no_fastai(name):
 def test_kernels_import_neither_torch_nor_fastai(name):
     assert {o.split('.')[0] for o in imports(MODULES[name])} & {'torch','fastai'} == set()
 
+def test_the_path_of_a_rating_is_the_one_in_the_code():
+    "Functions that CONTRIBUTING.md names together with their module are there"
+    text = (ROOT/'CONTRIBUTING.md').read_text()
+    named = re.findall(r'`([\w.]+)`\s\(`([a-z_]+\.[a-z_]+)`\)', text[text.index('## The path of a rating'):])
+    assert len(named)>=10
+    for name,module in named: assert attrgetter(name)(importlib.import_module(f'fastcollab.{module}')), (name, module)
+
 # ---- What is packed
 EVERYWHERE = """
 import importlib, sys
@@ -113,7 +121,8 @@ def test_wheel(tmp_path):
 
 # ---- The import door
 # the only names of fastai that mean something else after `from fastcollab.all import *`
-REPLACED = {'CollabDataLoaders', 'collab_learner', 'RandomSplitter', 'rmse', 'mae', 'Link'}   # fastcore's Link is <link>
+# fastcore's Link is <link>
+REPLACED = {'CollabDataLoaders', 'collab_learner', 'RandomSplitter', 'rmse', 'mae', 'Link'}
 
 @pytest.fixture(scope='module')
 def door():
@@ -260,6 +269,12 @@ def test_no_data_in_the_repository():
     files = [o.relative_to(ROOT) for o in ROOT.rglob('*') if o.suffix in kinds and o.is_file()]
     assert [o for o in files if not apart & set(o.parts)] == []
 
+CODE = sorted(o for k in ('fastcollab','tests','tools','benchmarks') for o in (ROOT/k).rglob('*.py')
+    if o.stem!='_modidx')
+@pytest.mark.parametrize('path', CODE, ids=lambda o: o.relative_to(ROOT).as_posix())
+def test_lines_have_120_characters_at_most(path):
+    assert [(k,line) for k,line in enumerate(path.read_text().splitlines(), 1) if len(line)>120] == []
+
 @pytest.mark.parametrize('name', EXPORTED)
 def test_public_things_are_documented(name):
     "Every public class has a docstring, every public function one of one line"
@@ -278,7 +293,8 @@ def test_public_methods_are_documented(name):
     module = importlib.import_module(f'fastcollab.{name}')
     own = lambda o: o.__module__==module.__name__
     classes = [o for o in vars(module).values() if isinstance(o, type) and own(o) and o.__name__[0]!='_']
-    def documents(base): return {o for o,f in vars(base).items() if not base.__module__.startswith('fastcollab') or f.__doc__}
+    def documents(base):
+        return {o for o,f in vars(base).items() if not base.__module__.startswith('fastcollab') or f.__doc__}
     missing = []
     for cls in classes:
         known = set().union(*map(documents, cls.__mro__[1:]), _events if issubclass(cls, Callback) else ())

@@ -143,9 +143,9 @@ def test_best():
         with learn.no_bar(), learn.no_logging(): learn.fit_auto()
         res.append(learn.recorder.values[-1][2])
         dls = loaders(genre_name='genres')
-    assert isinstance(learn.model, SVDPlusPlus) and learn.dls.bs==learn.settings.bs and dls.bs==64
+    assert isinstance(learn.model, SVDPlusPlus) and learn.dls.bs==learn.auto_config.bs and dls.bs==64
     assert res[0]==res[1]<baseline_rmse(dls).iloc[1]
-    assert learn.opt.hypers.attrgot('wd')==list(learn.settings.wd) and len(learn.recorder.values)==12
+    assert learn.opt.hypers.attrgot('wd')==list(learn.auto_config.wd) and len(learn.recorder.values)==12
     own = collab_learner(dls, arch='auto', n_factors=3, y_range=(0,6))
     assert own.model.n_factors==3 and own.model.y_range==(0,6)
 

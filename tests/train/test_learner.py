@@ -1,12 +1,12 @@
 "Learner, callbacks and metrics: exact numbers against a second way to get them"
-import math, warnings
+import copy, math, warnings
 
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
 from fastai.tabular.all import AvgMetric, Callback, DataLoader, Module, nn, set_seed
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, IdDropout, RatingMSE, ValidRMSE, baseline_rmse,
-    collab_learner, create_params, mae, movielens_fold, movielens, rmse, synthetic_ratings)
+from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, DotProductBias, IdDropout, RatingMSE,
+    ValidRMSE, baseline_rmse, collab_learner, create_params, load_learner, mae, movielens_fold, movielens, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 def quiet(learn, *args, **kwargs):
@@ -86,7 +86,7 @@ def test_unk_p_0_turns_it_off(dls):
 
 def test_bias_interpretation(dls):
     learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5), cbs=BiasInterpretation(3)), 2, 1e-2)
-    table,bias = learn.bias_interpretation.table(),learn.model.item_bias()[1:]
+    table,bias = learn.bias_interpretation.table(),learn.model.biases(1)[1:]
     titles = np.array(dls.classes['title'])[1:]
     order = bias.argsort(descending=True)
     assert list(table.item) == [*titles[order[:3]], *titles[order[-3:]]] and list(table.liked) == ['most']*3+['least']*3
@@ -135,7 +135,7 @@ def test_squeezing_models_and_batches_of_one(dls):
     small = CollabDataLoaders.from_df(dls.train_ds.items, splits=(range(65), range(65, 98)), bs=32)      # a last batch of one row in both parts
     learn = quiet(collab_learner(small, arch=Squeeze(), loss_func=nn.MSELoss(), metrics=rmse, unk_p=0), 1)
     pred,targ = learn.get_preds()
-    assert pred.shape==targ.shape==(33,1) and math.isclose(learn.validate()[0], float(((pred-targ)**2).mean()), rel_tol=1e-5)
+    assert pred.shape==targ.shape==(33,) and math.isclose(learn.validate()[0], float(((pred-targ)**2).mean()), rel_tol=1e-5)
 
 def test_wrong_number_of_outputs_is_an_error(dls):
     class Two(Module):
@@ -226,3 +226,62 @@ def test_id_dropout_draws_anew_with_other_loaders():
         cb.before_batch()
         draws.append(cb.x)
     assert not torch.equal(*draws)
+
+# One recommender for many questions
+
+@pytest.fixture
+def copies(monkeypatch):
+    "How often a recommender is built"
+    import fastcollab.train.learner as module
+    n,build = [],module.export_recommender
+    monkeypatch.setattr(module, 'export_recommender', lambda *args: n.append(1) or build(*args))
+    return n
+
+def test_the_recommender_is_built_once(dls, ratings, copies):
+    learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5)), 1, 1e-2)
+    first = learn.recommend(1, k=3)
+    learn.similar_items(first.item[0], k=3)
+    learn.explain(1, first.item[0])
+    learn.fold_in(ratings[:3].assign(userId=-1))
+    assert learn.recommend(1, k=3).equals(first) and len(copies)==1
+    learn.predict(ratings[:5]), learn.validate(), learn.get_preds()          # reading changes nothing
+    assert learn.recommend(1, k=3).equals(first) and len(copies)==1
+
+def test_a_change_makes_a_new_recommender(dls, tmp_path, copies):
+    learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5)), 1, 1e-2)
+    learn.path = tmp_path
+    learn.save('m')
+    def fresh(f):
+        "Does `f` change the learner, so that lists are those of a new recommender?"
+        before = len(copies)
+        f()
+        res = learn.recommend([1,2], k=5)
+        return len(copies)==before+1 and res.equals(learn.recommender().recommend([1,2], k=5))
+    def add():
+        with torch.no_grad(): learn.model.i_bias.weight.add_(torch.randn(dls.n_items, 1))
+    def replace(): learn.model = DotProductBias.from_dls(dls, n_factors=4)
+    def interrupted():
+        class Stop(Callback):
+            def after_batch(self): raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-1, cbs=Stop())
+    for f in (lambda: None, lambda: quiet(learn, 1, 1e-2), add, lambda: learn.load('m'), interrupted, replace): assert fresh(f), f
+
+def test_the_recommender_is_not_exported(dls, tmp_path):
+    learn = collab_learner(dls, n_factors=4)
+    learn.path = tmp_path
+    learn.export('a.pkl')
+    learn.recommend(1)
+    learn.export('b.pkl')
+    assert (tmp_path/'b.pkl').stat().st_size<=(tmp_path/'a.pkl').stat().st_size+100
+    assert load_learner(tmp_path/'b.pkl')._recommender is None and copy.deepcopy(learn)._recommender is None
+
+def test_one_number_per_row(dls):
+    "Predictions, targets and losses of a learner are (n,), for each shape that a model may return"
+    class Column(Module):
+        def __init__(self): self.w = create_params(dls.n_items, 1)
+        def forward(self, x): return self.w[x[:,1]]
+    for model in (Column(),None):
+        learn = collab_learner(dls, arch=model)
+        outputs = learn.get_preds(with_loss=True)
+        assert [o.shape for o in outputs] == [(len(dls.valid_ds),)]*3
+        assert torch.allclose((outputs[0]-outputs[1])**2, outputs[2], atol=1e-5)

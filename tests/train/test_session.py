@@ -3,7 +3,7 @@ import subprocess, sys
 
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastcollab.all import (PosteriorAverage, Callback, CollabDataLoaders, DotProductBias, FitSessionEffects, SGHMC, SessionEffects, MSELossFlat, OrdinalLoss, PosteriorSampling,
+from fastcollab.all import (PosteriorAverage, Callback, CollabDataLoaders, DotProductBias, FitSessionEffects, SGHMC, SessionEffects, L1LossFlat, OrdinalLoss, PosteriorSampling,
     SVDPlusPlus, collab_learner, ensemble, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -117,7 +117,7 @@ def test_chains_and_ensembles():
     learn = best(loaders())
     both = ensemble([learn,chain], weights=[.5,.5])
     assert np.allclose(both.predict(DF), (learn.predict(DF)+chain.predict(DF))/2, atol=1e-5)
-    assert not len(both.recommender().scores.model.models[0].session_effects) and len(both.model.models[0].session_effects)
+    assert not len(both.recommender().scorer.model.models[0].session_effects) and len(both.model.models[0].session_effects)
 
 def test_interrupted_fits():
     "session effects are those of a fit that was let finish, whatever was broken off before it, and `validate` learns none"
@@ -141,7 +141,7 @@ def test_twice_is_once():
     assert torch.allclose(a.model.session_effects.before, b.model.session_effects.before, atol=1e-5)
 
 def test_another_loss_keeps_tables_of_days():
-    learn = best(loaders(), 1, loss_func=MSELossFlat())
+    learn = best(loaders(), 1, loss_func=L1LossFlat())
     assert len(learn.model.timestamps)==3 and not any(isinstance(o, FitSessionEffects) for o in learn.cbs)
 
 def test_without_numba():
