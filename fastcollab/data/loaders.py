@@ -112,7 +112,7 @@ class RatingsDataset:
         return pd.DataFrame(res)
 
 # %% ../../nbs/data/08_loaders.ipynb #094c037c
-def _own_batches(self): return f'a {type(self).__name__} makes its own batches'
+def _own_batches(dl): return f'a {type(dl).__name__} makes its own batches'
 
 class RatingsDL(TfmdDL):
     "Batches of a `RatingsDataset`: each rating exactly once an epoch, in an order set by `seed`"
@@ -197,11 +197,12 @@ class RatingsDL(TfmdDL):
         "Show the first ratings of a batch beside their predictions"
         display_df(self.decode(b).assign(prediction=to_np(out).reshape(-1))[:max_n])
 
+# %% ../../nbs/data/08_loaders.ipynb #bcb85cce
 def why_batches(
     dl, # Any `DataLoader`
 )->str: # Empty if there is no reason
     "Why you can't run an epoch of `dl` by row numbers, see `RatingsDL.why_batches`"
-    return dl.why_batches() if isinstance(dl, RatingsDL) else f'a {type(dl).__name__} makes its own batches'
+    return dl.why_batches() if isinstance(dl, RatingsDL) else _own_batches(dl)
 
 def epoch_seed(
     dl, # Any `DataLoader`
