@@ -1,4 +1,4 @@
-"`from fastcollab.all import *` brings what fastai's tabular and collab modules bring, and all that you call of fastcollab"
+"`from fastcollab.all import *` brings the names of fastai's tabular and collab modules, and all that you call of ours"
 # chkstyle: skip (imports are what this module is for)
 from fastai.tabular.all import *
 from fastai.collab import *

@@ -5,7 +5,8 @@ from typing import Callable, NamedTuple
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN, LinearCollab, ParamEmbedding,
-    PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, synthetic_ratings)
+    PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, synthetic_ratings, Recommender)
+from fastcollab.recommend.recommender import terms_state
 from torch import nn
 
 BASE = synthetic_ratings(40, 30, 500)
@@ -32,7 +33,7 @@ class Params(Flat):
         return sigmoid_range((self.drop(self.u[x[:,0]])*self.i[x[:,1]]).sum(1, keepdim=True), *(self.y_range or (-9,9)))
 
 class Features(Flat):
-    "The same, and the columns of the features"
+    "The same, plus the columns of the features"
     def __init__(self, n_users, n_items, y_range=None):
         super().__init__(n_users, n_items, y_range)
         self.g = nn.Embedding(40, 5)
@@ -109,11 +110,11 @@ def loaders(name, df=BASE, **kwargs):
     if ZOO[name].times: cols['time_name'] = 'timestamp'
     return CollabDataLoaders.from_df(df, **{**dict(bs=64, seed=1), **cols, **kwargs})
 
-def build(name, dls, **kwargs):
+def build(name, dls, y_range=(0.,5.5), **kwargs):
     "A model of `name` for `dls`; one in closed form is fitted"
     entry = ZOO[name]
     make = entry.make.from_dls if isinstance(entry.make, type) else entry.make
-    return make(dls, **{**entry.args, **kwargs})
+    return make(dls, **{**entry.args, 'y_range':y_range, **kwargs})
 
 def randomize(model):
     "Large random weights, so that every part of a model counts"
@@ -159,3 +160,30 @@ def trained(name, y_range, n_epochs=None, lr=None, **kwargs):
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epochs or entry.fit[0], lr or entry.fit[1])
     if isinstance(learn.model, PosteriorAverage): learn.model.add_sample()
     return learn,likes
+
+# Recommenders
+
+def again(rec, name, folder):
+    "The recommender after saving and loading it"
+    rec.save(folder)
+    return Recommender.load(folder, **(dict(model=build(name, loaders(name))) if rec.scorer.kind=='model' else {}))
+
+def pairs(rec):
+    "Ids of all pairs"
+    return [np.array(o) for o in zip(*((u,i) for u in rec.ids[0] for i in rec.ids[1]))]
+def train_of(learn):
+    "The items that each user rated in training"
+    x = learn.dls.train_ds.items
+    return x.groupby('userId').movieId.agg(set).to_dict()
+def by_user(df):
+    "The list of each user"
+    return {u:list(g.item) for u,g in df.groupby('user')}
+
+def state(rec):
+    "A copy of everything a recommender holds"
+    t = [*rec.scorer.state()[1].values(), *rec.history, *terms_state(rec.terms)[1].values()]
+    return [o.clone() for o in t],[o.copy() for o in rec.ids],rec.items.copy(deep=True)
+def unchanged(a, b):
+    "Are two states the same?"
+    tensors = len(a[0])==len(b[0]) and all(torch.equal(x, y) for x,y in zip(a[0], b[0]))
+    return tensors and all(x.equals(y) for x,y in zip(a[1], b[1])) and a[2].equals(b[2])

@@ -27,7 +27,7 @@ def answer_columns(
     cont_names = list(ifnone(cont_names, numbers))
     cat_names = list(ifnone(cat_names, [o for o in cols if o not in cont_names]))
     if not cat_names+cont_names:
-        raise ValueError(f'the metadata has no column beside {name!r}; add columns with answers')
+        raise ValueError(f'the metadata has no column besides {name!r}; add columns with answers')
     return cat_names,cont_names
 
 # %% ../../nbs/interpret/09_cold_start.ipynb #dc3c06cc

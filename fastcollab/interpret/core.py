@@ -51,7 +51,7 @@ class CollabInterpretation:
         min_ratings:int=0, # Leave out what has fewer ratings in training
     )->pd.DataFrame: # `what`, `title` of items if they have one, `bias`, `ratings` in training
         "The largest or the smallest biases"
-        return tables.bias_table(self.data, what, n, largest, min_ratings)
+        return tables.bias_ranking(self.data, what, n, largest, min_ratings)
     def similar(self,
         name, # An item, or what `what` says
         n:int|None=5, # Rows to show, all if None

@@ -242,7 +242,7 @@ def plot_genres(data, by='genres', n=20, ax=None, figsize=(8,7)):
 
 # %% ../../nbs/interpret/04_plots.ipynb #fe87eca6
 def _draw_biases(ax, df, names):
-    "A line with a dot for each row of a `bias_table`, the first on top"
+    "A line with a dot for each row of a `bias_ranking`, the first on top"
     y = np.arange(len(df))[::-1]
     ax.hlines(y, 0, df.bias, color='0.6', lw=1)
     ax.plot(df.bias, y, 'o', color='k', ms=4)
@@ -258,7 +258,7 @@ def _liked(data, what):
 def plot_bias(data, what='items', n=10, min_ratings=0, ax=None, figsize=None):
     "The largest and the smallest biases"
     check_int('n', n)
-    df,liked = bias_table(data, what, None, min_ratings=min_ratings),_liked(data, what)
+    df,liked = bias_ranking(data, what, None, min_ratings=min_ratings),_liked(data, what)
     if not len(df): raise ValueError(f'none of the {what} has {min_ratings:,} ratings; lower min_ratings')
     total,both = len(df),len(df)>2*n
     if both: df = pd.concat([df[:n], df[-n:]])

@@ -26,11 +26,11 @@ class Missed(NamedTuple):
 def missed(t, s, steps):
     "Steps t+1 to s-1, for a row that is at step t"
     if t==s-1: return Missed(1., 0., 1., 1.)
-    now,then = steps.tab[s-1],steps.tab[t]
-    ratio = math.exp(now[LOG_RATIO]-then[LOG_RATIO])
-    root = steps.half[min(s-1-t, len(steps.half)-1)]
-    move = now[KEPT]*(then[AHEAD]-ratio*now[AHEAD])
-    return Missed(now[KEPT]/then[KEPT], move, ratio*root, root)
+    tab,half,now = steps.tab,steps.half,s-1
+    ratio = math.exp(tab[now,LOG_RATIO]-tab[t,LOG_RATIO])
+    root = half[min(now-t, len(half)-1)]
+    move = tab[now,KEPT]*(tab[t,AHEAD]-ratio*tab[now,AHEAD])
+    return Missed(tab[now,KEPT]/tab[t,KEPT], move, ratio*root, root)
 
 # %% ../../nbs/kernels/03_adam.ipynb #04f43791
 @njit(**CALLED)

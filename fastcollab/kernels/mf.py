@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BIG', 'STEP', 'SLOT', 'A_DECAY', 'A_MOVE', 'A_MOM', 'A_SQR', 'A_EPS', 'LINE', 'RATINGS_AHEAD', 'ROWS_AHEAD',
-           'loss_pair', 'BLOCK', 'Moments', 'pack', 'unpack', 'Categories', 'Side', 'new_side', 'owner', 'divide',
-           'fill_slots', 'prefetch_row', 'add_categories', 'note_missed', 'gather', 'sigmoid', 'LinkNumbers',
-           'link_numbers', 'rating_of', 'Vectors', 'predict', 'squared_error', 'errors', 'AdamStep', 'adam_row',
-           'step_at', 'update', 'collect', 'collect_all', 'update_shared', 'Chunk', 'Team', 'new_team', 'give_up',
-           'slots_of', 'places_of', 'sum_parts', 'train', 'train_with', 'Source', 'key_of', 'take']
+           'loss_pair', 'BLOCK', 'Moments', 'pack', 'unpack', 'Categories', 'Side', 'new_categories', 'new_side',
+           'owner', 'divide', 'fill_slots', 'prefetch_row', 'add_categories', 'note_missed', 'gather', 'sigmoid',
+           'LinkNumbers', 'link_numbers', 'rating_of', 'Vectors', 'predict', 'squared_error', 'errors', 'AdamStep',
+           'adam_row', 'step_at', 'update', 'collect', 'collect_all', 'update_shared', 'Chunk', 'Team', 'new_team',
+           'give_up', 'slots_of', 'places_of', 'sum_parts', 'train', 'train_with', 'Source', 'key_of', 'take']
 
 # %% ../../nbs/kernels/04_mf.ipynb #a48a5f0c
 import math, types
@@ -87,7 +87,6 @@ class Side(NamedTuple):
     slot:np.ndarray # (places,) int32 slot of the rating at each place
     rating:np.ndarray # (places,) int32 which rating of the chunk is at each place
     one:int # column of `now` that meets the bias of the other side, -1 without biases
-    categories:Categories
 
 STEP,SLOT = 0,1 # columns of `seen`
 A_DECAY,A_MOVE,A_MOM,A_SQR,A_EPS = range(5) # columns of `away`: see `Missed`; the factor of the second moment, and eps at the last step
@@ -95,27 +94,39 @@ A_DECAY,A_MOVE,A_MOM,A_SQR,A_EPS = range(5) # columns of `away`: see `Missed`; t
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0005
 LINE = 16 # float32 or int32 numbers
 
+def _ints(*shape): return aligned(*shape, dtype=np.int32)
+
+def new_categories(
+    n:int, # Rows of the side
+    width:int, # W, a multiple of 8
+    bs:int, # Ratings of a minibatch
+    n_threads:int=1, # A power of two
+    idx:np.ndarray|None=None, # (n,F) int32 categories of each id; None without features
+    weights:np.ndarray|None=None, # (n,F) float32
+    n_categories:int=0, # Rows of all features together
+)->Categories:
+    "The arrays of the categories of one side, with all rows 0"
+    some = n_categories>0
+    if not some: idx,weights = _ints(n, 0),aligned(n, 0)
+    return Categories(idx, weights, rows=aligned(n_categories, 3*width), last=_ints(n_categories), met=_ints(n_categories+1),
+        keys=_ints(n_threads, n_categories+1), grad=aligned(n_categories+1, width),
+        slot_grad=aligned(some*min(bs, 2*n)*n_threads, width), place=_ints(some*bs))
+
+# %% ../../nbs/kernels/04_mf.ipynb #0a0f0021
 def new_side(
     n:int, # Rows
     width:int, # W, a multiple of 8
     bs:int, # Ratings of a minibatch
     n_threads:int=1, # A power of two
     one:int=-1, # Column of `now` that is 1
-    idx:np.ndarray|None=None, # (n,F) int32 categories of each row; None without features
-    weights:np.ndarray|None=None, # (n,F) float32
-    n_categories:int=0, # Rows of all features together
+    features:bool=False, # Does the side have categories?
 )->Side:
     "The arrays of one side, with all rows 0"
-    def ints(*shape): return aligned(*shape, dtype=np.int32)
-    n_keys = 2*n if n_categories else n
+    n_keys = 2*n if features else n
     n_slots,places = min(bs, n_keys)*n_threads,bs+LINE*n_threads
-    if idx is None: idx,weights = ints(n, 0),aligned(n, 0)
-    categories = Categories(idx, weights, rows=aligned(n_categories, 3*width), last=ints(n_categories), met=ints(n_categories+1),
-        keys=ints(n_threads, n_categories+1), grad=aligned(n_categories+1, width),
-        slot_grad=aligned(n_slots if n_categories else 0, width), place=ints(bs if n_categories else 0))
-    return Side(rows=aligned(n, 3*width), last=ints(n), seen=ints(n_keys, 2), keys=ints(n_slots), head=ints(n_slots),
-        now=aligned(n_slots, width), away=aligned(n_slots, 5), slot_ends=ints(n_threads), place_ends=ints(n_threads),
-        prev=ints(places), slot=ints(places), rating=ints(places), one=one, categories=categories)
+    return Side(rows=aligned(n, 3*width), last=_ints(n), seen=_ints(n_keys, 2), keys=_ints(n_slots), head=_ints(n_slots),
+        now=aligned(n_slots, width), away=aligned(n_slots, 5), slot_ends=_ints(n_threads), place_ends=_ints(n_threads),
+        prev=_ints(places), slot=_ints(places), rating=_ints(places), one=one)
 
 # %% ../../nbs/kernels/04_mf.ipynb #c53544e0
 RATINGS_AHEAD = 16 # to prefetch
@@ -140,10 +151,10 @@ def divide(side, u_keys, lo, n, n_threads):
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0008
 @njit(**INNER)
-def fill_slots(side, keys, u_keys, lo, n, s, n_threads):
+def fill_slots(side, cats, keys, u_keys, lo, n, s, n_threads):
     "Number the keys of the `n` ratings from `lo`, and chain the ratings of each"
     divide(side, u_keys, lo, n, n_threads)
-    seen,has_features = side.seen,side.categories.idx.shape[1]>0
+    seen,has_features = side.seen,cats.idx.shape[1]>0
     for r in range(n):
         key,place = keys[lo+r],r
         if r+RATINGS_AHEAD<n: prefetch(seen, keys[lo+r+RATINGS_AHEAD], 0)
@@ -164,7 +175,7 @@ def fill_slots(side, keys, u_keys, lo, n, s, n_threads):
         side.prev[place] = side.head[slot]
         side.head[slot] = place
         side.rating[place] = lo+r
-        if has_features: side.categories.place[r] = place
+        if has_features: cats.place[r] = place
     if n_threads==1: side.place_ends[0] = n
 
 # %% ../../nbs/kernels/04_mf.ipynb #f25da1ec
@@ -179,9 +190,9 @@ def prefetch_row(side, c, n, width):
         for j in range(0, width, LINE): prefetch(side.rows, key, j)
 
 @njit(**INLINE)
-def add_categories(side, c, x, s, steps):
+def add_categories(now, c, cats, x, s, steps):
     "Add the rows of the categories of id `x` to the vector of slot `c`"
-    cats,now,W = side.categories,side.now,side.now.shape[1]
+    W = now.shape[1]
     for f in range(cats.idx.shape[1]):
         o = cats.idx[x,f]
         if o<0: continue
@@ -202,16 +213,16 @@ def note_missed(table, c, last, s, steps):
     return np.float32(away.decay),np.float32(away.move)
 
 @njit(**INNER)
-def gather(side, start, stop, s, steps):
+def gather(side, cats, start, stop, s, steps):
     "Current vectors of the slots from `start` to `stop`"
-    rows,now,W = side.rows,side.now,side.now.shape[1]
+    rows,now,away,W = side.rows,side.now,side.away,side.now.shape[1]
     for c in range(start, stop):
         prefetch_row(side, c, stop, 2*W)
         key = side.keys[c]
         i = key if key<len(rows) else 0
-        decay,move = note_missed(side.away, c, side.last[i], s, steps)
+        decay,move = note_missed(away, c, side.last[i], s, steps)
         for j in range(W): now[c,j] = decay*rows[i,j]-move*rows[i,W+j]
-        add_categories(side, c, key if key<len(rows) else key-len(rows), s, steps)
+        add_categories(now, c, cats, key if key<len(rows) else key-len(rows), s, steps)
         if side.one>=0: now[c,side.one] = 1
 
 # %% ../../nbs/kernels/04_mf.ipynb #c91f739e
@@ -330,13 +341,13 @@ def adam_row(rows, i, grad, k, away, c, step):
 @njit(**INLINE)
 def step_at(s, steps):
     "The numbers of step s"
-    row,f = steps.tab[s],np.float32
-    return AdamStep(f(row[MOM]), f(row[RATE]), f(row[EPS]), f(row[DECAY]), f(row[SQR_MOM]))
+    f,tab = np.float32,steps.tab
+    return AdamStep(f(tab[s,MOM]), f(tab[s,RATE]), f(tab[s,EPS]), f(tab[s,DECAY]), f(tab[s,SQR_MOM]))
 
 @njit(**INNER)
-def update(side, start, stop, s, other, slot, err, grad, step, thread):
+def update(side, cats, start, stop, s, other, slot, err, grad, step, thread):
     "Gradients of the slots from `start` to `stop`, whose ratings meet the vectors `other` at their `slot`, and Adam on their rows"
-    W,has_features = side.now.shape[1],side.categories.idx.shape[1]>0
+    rows,away,W,has_features = side.rows,side.away,side.now.shape[1],cats.idx.shape[1]>0
     for c in range(start, stop):
         prefetch_row(side, c, stop, 3*W)
         for j in range(W): grad[thread,j] = 0
@@ -347,9 +358,9 @@ def update(side, start, stop, s, other, slot, err, grad, step, thread):
             r = side.prev[r]
         key = side.keys[c]
         if has_features:
-            for j in range(W): side.categories.slot_grad[c,j] = grad[thread,j]
-            if key==0 or key>=side.rows.shape[0]: continue   # row 0 belongs to several slots
-        adam_row(side.rows, key, grad, thread, side.away, c, step)
+            for j in range(W): cats.slot_grad[c,j] = grad[thread,j]
+            if key==0 or key>=rows.shape[0]: continue   # row 0 belongs to several slots
+        adam_row(rows, key, grad, thread, away, c, step)
         side.last[key] = s
 
 # %% ../../nbs/kernels/04_mf.ipynb #3b487d5d
@@ -365,9 +376,9 @@ def collect(cats, o, c, weight, s, n, thread):
     return n
 
 @njit(**INNER)
-def collect_all(side, n, s, thread, n_threads):
+def collect_all(side, cats, n, s, thread, n_threads):
     "Gradients of the categories of this thread, and of row 0; returns how many of them the minibatch met"
-    cats,n_rows,n_cats,k = side.categories,side.rows.shape[0],side.categories.rows.shape[0],0
+    n_rows,n_cats,k = side.rows.shape[0],cats.rows.shape[0],0
     for r in range(n):
         place = cats.place[r]
         if side.prev[place]>=0: continue   # each slot at its first rating: an order that doesn't depend on the threads
@@ -382,10 +393,10 @@ def collect_all(side, n, s, thread, n_threads):
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0015
 @njit(**INNER)
-def update_shared(side, n, s, steps, step, thread, n_threads):
+def update_shared(side, cats, n, s, steps, step, thread, n_threads):
     "Adam on what several slots share; each thread has the categories whose number modulo `n_threads` is its own"
-    cats,away = side.categories,np.empty((1,5), np.float32)
-    for k in range(collect_all(side, n, s, thread, n_threads)):
+    away = np.empty((1,5), np.float32)
+    for k in range(collect_all(side, cats, n, s, thread, n_threads)):
         o = cats.keys[thread,k]
         is_category = o<cats.rows.shape[0]
         rows,last,i = (cats.rows,cats.last,o) if is_category else (side.rows,side.last,0)
@@ -447,35 +458,36 @@ def sum_parts(part, n_threads):
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0019
 @njit(**CALLED)
-def train(users, items, chunk, steps, link, team, thread, n_threads):
-    "One thread's part of all minibatches of a chunk; returns how many were done before a loss wasn't finite, or the team gave up"
-    features = users.categories.idx.shape[1]+items.categories.idx.shape[1]>0
-    for b in range(len(chunk.losses)):
-        s,lo = chunk.start+b+1,b*chunk.bs
-        n = min(chunk.bs, len(chunk.y)-lo)
-        if thread==0: fill_slots(users, chunk.u_keys, chunk.u_keys, lo, n, s, n_threads)
-        if thread==n_threads-1: fill_slots(items, chunk.i_keys, chunk.u_keys, lo, n, s, n_threads)
-        if not wait(team.sync, n_threads): return b
+def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_threads):
+    "One thread's part of the minibatches of a chunk; returns how many were done before a loss wasn't finite, or the team gave up"
+    u_keys,i_keys,y,bs,start,losses = chunk   # taken apart once: in the loop, each access would count references
+    sync,err,part,grad = team
+    u_shared,i_shared = u_cats.idx.shape[1]>0,i_cats.idx.shape[1]>0
+    for b in range(len(losses)):
+        s,lo = start+b+1,b*bs
+        n = min(bs, len(y)-lo)
+        if thread==0: fill_slots(users, u_cats, u_keys, u_keys, lo, n, s, n_threads)
+        if thread==n_threads-1: fill_slots(items, i_cats, i_keys, u_keys, lo, n, s, n_threads)
+        if not wait(sync, n_threads): return b
         u0,u1 = slots_of(users, thread, n_threads)
         i0,i1 = slots_of(items, thread, n_threads)
         r0,r1 = places_of(users, thread)
-        gather(users, u0, u1, s, steps)
-        gather(items, i0, i1, s, steps)
-        if not wait(team.sync, n_threads): return b
-        team.part[thread*LINE] = errors(users, items, chunk.y, r0, r1, n, link, team.err)
-        if not wait(team.sync, n_threads): return b
-        total = sum_parts(team.part, n_threads)
-        if thread==0: chunk.losses[b] = total/n
+        gather(users, u_cats, u0, u1, s, steps)
+        gather(items, i_cats, i0, i1, s, steps)
+        if not wait(sync, n_threads): return b
+        part[thread*LINE] = errors(users, items, y, r0, r1, n, link, err)
+        if not wait(sync, n_threads): return b
+        total = sum_parts(part, n_threads)
+        if thread==0: losses[b] = total/n
         if not np.isfinite(total): return b
         step = step_at(s, steps)
-        update(users, u0, u1, s, items.now, items.slot, team.err, team.grad, step, thread)
-        update(items, i0, i1, s, users.now, users.slot, team.err, team.grad, step, thread)
-        if not wait(team.sync, n_threads): return b
-        if not features: continue
-        if users.categories.idx.shape[1]>0: update_shared(users, n, s, steps, step, thread, n_threads)
-        if items.categories.idx.shape[1]>0: update_shared(items, n, s, steps, step, thread, n_threads)
-        if not wait(team.sync, n_threads): return b
-    return len(chunk.losses)
+        update(users, u_cats, u0, u1, s, items.now, items.slot, err, grad, step, thread)
+        update(items, i_cats, i0, i1, s, users.now, users.slot, err, grad, step, thread)
+        if not wait(sync, n_threads): return b
+        if u_shared: update_shared(users, u_cats, n, s, steps, step, thread, n_threads)
+        if i_shared: update_shared(items, i_cats, n, s, steps, step, thread, n_threads)
+        if (u_shared or i_shared) and not wait(sync, n_threads): return b
+    return len(losses)
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f001d
 _trains = {}
@@ -506,28 +518,29 @@ class Source(NamedTuple):
     dropped:np.ndarray # (m,2) bool, which ids are replaced by the unknown one; (0,2) for none
 
 @njit(**INLINE)
-def key_of(side, row, dropped):
-    "The key of an id"
+def key_of(row, dropped, shift):
+    "The key of an id; `shift` is the number of rows where ids have features, else 0"
     if not dropped: return row
-    return row+side.rows.shape[0] if side.categories.idx.shape[1]>0 else 0
+    return row+shift if shift else 0
 
 # %% ../../nbs/kernels/04_mf.ipynb #31f15065
 @njit(**CALLED)
-def take(users, items, source, chunk, start, stop):
-    "Write the ratings of a chunk from `start` to `stop`; returns whether all rows and ratings are in range"
+def take(source, sizes, shifts, chunk, start, stop):
+    "Write the ratings of a chunk from `start` to `stop`; returns whether all rows are below `sizes` and all ratings finite"
     ids,ratings,order,dropped = source
+    u_keys,i_keys,y,_,_,_ = chunk
     good = True
     for k in range(start, stop):
         if k+RATINGS_AHEAD<stop:
             prefetch(ids, order[k+RATINGS_AHEAD], 0)
             prefetch(ratings, order[k+RATINGS_AHEAD], 0)
         o = order[k]
-        u,i,y = ids[o,0],ids[o,1],ratings[o,0]
-        good &= (0<=u) & (u<users.rows.shape[0]) & (0<=i) & (i<items.rows.shape[0]) & (abs(y)<np.inf)
+        u,i,rating = ids[o,0],ids[o,1],ratings[o,0]
+        good &= (0<=u) & (u<sizes[0]) & (0<=i) & (i<sizes[1]) & (abs(rating)<np.inf)
         if len(dropped):
-            u = key_of(users, u, dropped[k,0])
-            i = key_of(items, i, dropped[k,1])
-        chunk.u_keys[k] = u
-        chunk.i_keys[k] = i
-        chunk.y[k] = y
+            u = key_of(u, dropped[k,0], shifts[0])
+            i = key_of(i, dropped[k,1], shifts[1])
+        u_keys[k] = u
+        i_keys[k] = i
+        y[k] = rating
     return good

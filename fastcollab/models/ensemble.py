@@ -54,7 +54,6 @@ class PosteriorAverage(CollabModel):
     def _load_from_state_dict(self, state, prefix, *args):
         if (saved := state.get(prefix+'samples')) is not None: self.samples = self.samples.new_empty(saved.shape)
         super()._load_from_state_dict(state, prefix, *args)
-    keep = add_sample   # bridge
 
 # %% ../../nbs/models/07_ensemble.ipynb #0b2ce58b
 class WeightedEnsemble(CollabModel):

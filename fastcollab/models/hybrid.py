@@ -160,8 +160,7 @@ class HybridMF(HybridModel, DotProductBias):
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))
         return Factors(vec, bias.squeeze(1))
     def fuse_plan(self, ds): return hybrid_plan(self, ds)
-    def _known(self, k): return (lambda o: (o.vec,o.bias[:,None]))(self.factors(k))   # bridge
-    def _side(self, k, rows, g): return (lambda o: (o.vec,o.bias[:,None]))(self.factors(k, rows, g))   # bridge
+
 
 # %% ../../nbs/models/04_hybrid.ipynb #b9895c8f
 class HybridNN(HybridModel, CollabNN):

@@ -330,5 +330,3 @@ class SVDPlusPlus(HybridModel):
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
     def table_counts(self, ds): return svdpp_counts(self, ds)
-    def towers(self): return tuple(torch.cat([o.vec, o.bias[:,None]], 1) for o in (self.factors(0),self.factors(1)))   # bridge
-    _starts,_split,_scores = feature_starts,split_times,torch_score   # bridge

@@ -86,7 +86,6 @@ class DotScorer(Scorer):
         link:Link=Link(), # From scores to ratings
     ):
         super().__init__(link)
-        if isinstance(users, torch.Tensor): users,items = Factors(users),Factors(items)   # bridge
         users,items = users.detach(),items.detach()
         self.k,self.biased = users.vec.shape[1],not (users.bias is None and items.bias is None)
         self.U,self.M = (_with_ones(o, self.biased, k).float().contiguous() for k,o in enumerate((users,items)))
@@ -173,7 +172,6 @@ class NetScorer(Scorer):
         layers = [layer(k, o) for k,o in enumerate(info['layers'])]
         return cls(tensors['users'], tensors['items'], layers, _link(info), _vectors(tensors))
     def module(self): return _NetModule(self.users, self.items, self.layers, self.link)
-    A,B,ops = (property(lambda self, o=o: getattr(self, o)) for o in ('users','items','layers'))   # bridge
 
 # %% ../../nbs/recommend/01_scorers.ipynb #9d290d49
 def _affine(o):
@@ -339,7 +337,7 @@ def no_numbers(
     u:torch.Tensor, # Rows of users whose scores these are, (n,) int64
 )->ValueError: # To be raised
     "The error for scores that cannot be ordered"
-    return ValueError(f'the model gives scores that are no numbers, e.g. for row {int(u[0])} of the users')
+    return ValueError(f"the model gives scores that aren't numbers, e.g. for row {int(u[0])} of the users")
 
 # %% ../../nbs/recommend/01_scorers.ipynb #dfc8b80c
 _SPARE = 6 # candidates beyond k

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'why_not_loop', 'why_not_predict', 'plan_parameters', 'why_not_parameters', 'why_not_fused', 'diverged',
-           'check_weights', 'record', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_sides',
+           'check_weights', 'record', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays',
            'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
@@ -305,25 +305,25 @@ class Part(NamedTuple):
     last:np.ndarray
     col:int
 
-def plan_sides(
+def plan_arrays(
     kernel, # Module `fastcollab.kernels.mf`
     plan, # `FusePlan`
     bs:int, # Ratings of a minibatch
     threads:int,
-)->list: # Of `Side`, without the memory of the rows
+)->tuple: # `Side` of users and of items, without the memory of the rows; `Categories` of users and of items
     "The arrays of both sides of a model"
-    k,plans = plan.users.vec.shape[1],(plan.users,plan.items)
+    k,plans,sides,categories = plan.users.vec.shape[1],(plan.users,plan.items),[],[]
     width = -(-(k+2*any(o.bias is not None for o in plans))//8)*8
-    res = []
-    for side,(own,other) in enumerate((plans,plans[::-1])):
-        one = -1 if other.bias is None else k+1-side
-        features = dict(idx=own.rows.numpy(), weights=own.weights.numpy(), n_categories=sum(len(v) for v,_ in own.tables)) if own.tables else {}
-        new = kernel.new_side(len(own.vec), width, bs, threads, one, **features)
-        res.append(new._replace(rows=new.rows[:0].copy()))
-    return res
+    for number,own in enumerate(plans):
+        n,size = len(own.vec),sum(len(v) for v,_ in own.tables)
+        one = -1 if plans[1-number].bias is None else k+1-number
+        side = kernel.new_side(n, width, bs, threads, one, features=size>0)
+        sides.append(side._replace(rows=side.rows[:0].copy()))
+        categories.append(kernel.new_categories(n, width, bs, threads, own.rows.numpy(), own.weights.numpy(), size))
+    return sides,categories
 
 def side_parts(
-    side, # `Side` of the kernel
+    side, categories, # `Side` and `Categories` of the kernel
     plan, # `SidePlan`
     number:int, # 0 for users, 1 for items
 )->list: # Of `Part`
@@ -331,7 +331,7 @@ def side_parts(
     bias_col,at = plan.vec.shape[1]+number,0
     tables = [(plan.vec,plan.bias,side.rows,side.last)]
     for vec,bias in plan.tables:
-        tables.append((vec,bias,side.categories.rows[at:at+len(vec)],side.categories.last[at:at+len(vec)]))
+        tables.append((vec,bias,categories.rows[at:at+len(vec)],categories.last[at:at+len(vec)]))
         at += len(vec)
     return [Part(p, rows, last, col) for vec,bias,rows,last in tables for p,col in ((vec,0),(bias,bias_col)) if p is not None]
 
@@ -347,7 +347,7 @@ class FusedLoop(TorchLoop):
         self.kernel,self.plan = load_kernels('mf'),collab_model(learn.model).fuse_plan(learn.dls.train_ds)
         self.pair = rating_loss(learn.loss_func).fused_pair()
         self.train_chunk,self.link = self.kernel.train_with(self.pair),kernel_link(self.kernel, self.plan.link)
-        self.sides = plan_sides(self.kernel, self.plan, self.bs, self.threads)
+        self.sides,self.categories = plan_arrays(self.kernel, self.plan, self.bs, self.threads)
         self.width = self.sides[0].now.shape[1]
         self.team = self.kernel.new_team(self.width, self.bs, self.threads)
         size = 12*self.width*sum(len(o.last) for o in self.sides)
@@ -367,11 +367,11 @@ class FusedLoop(TorchLoop):
         "Begin new tables of the steps ahead, and write the parameters into rows"
         h,state = self.learn.opt.hypers[0],self.learn.opt.state
         self.sides = [o if len(o.rows) else o._replace(rows=aligned(len(o.last), 3*self.width)) for o in self.sides]
-        self.parts = [side_parts(side, plan, k) for k,(side,plan) in enumerate(zip(self.sides, self.plan))]
+        self.parts = [side_parts(*o, k) for k,o in enumerate(zip(self.sides, self.categories, self.plan))]
         self.start,self.at = state[self.plan.users.vec].get('step', 0),0   # steps before these tables, and of these tables
         self.tables = StepTables(*(self.ahead[k][self.done:] for k in ('lr','mom','wd')), h['sqr_mom'], h['eps'], self.start)
-        for side in self.sides:
-            for o in (side.last,side.seen,side.categories.last,side.categories.met): o[:] = 0
+        for side,categories in zip(self.sides, self.categories):
+            for o in (side.last,side.seen,categories.last,categories.met): o[:] = 0
         for part in sum(self.parts, []):
             with compiling('pack'): self.kernel.pack(self.moments(part.param), self.tables.steps.tab[0,EPS], part.rows, part.col)
             if self.big:
@@ -418,19 +418,22 @@ class FusedLoop(TorchLoop):
         n,store = len(idx),self.ds.store
         chunk = self.kernel.Chunk(np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32), self.bs, 0, np.zeros(0))
         source = self.kernel.Source(*store.arrays(), idx, dropped)
+        sizes = tuple(len(o.rows) for o in self.sides)
+        shifts = tuple(len(s.rows) if len(c.rows) else 0 for s,c in zip(self.sides, self.categories))
         cuts = np.linspace(0, n, self.threads+1).astype(int).tolist()
-        def part(start, stop): return self.kernel.take(*self.sides, source, chunk, start, stop)
+        def part(start, stop): return self.kernel.take(source, sizes, shifts, chunk, start, stop)
         others = [self.pool.submit(part, *o) for o in zip(cuts[1:-1], cuts[2:])]
         with compiling('take'): good = [part(*cuts[:2]), *(o.result() for o in others)]
         if all(good): return chunk
-        check_rows(source.ids, [len(o.rows) for o in self.sides])
+        check_rows(source.ids, sizes)
         bad = ~np.isfinite(source.ratings[:,0])
         step = s+int(bad[idx].argmax())//self.bs+1
         raise ValueError(f'{int(bad.sum())} of {len(bad):,} ratings are not finite numbers, the first in epoch {self.learn.epoch}, '
             f'step {step} of {self.learn.n_iter}; drop them')
     def run(self, chunk):
         "The steps of `chunk` in all threads, this one included; returns how many were done"
-        def part(thread): return self.train_chunk(*self.sides, chunk, self.tables.steps, self.link, self.team, thread, self.threads)
+        args = *self.sides,*self.categories,chunk,self.tables.steps,self.link,self.team
+        def part(thread): return self.train_chunk(*args, thread, self.threads)
         others = []
         try:
             others += [self.pool.submit(part, t) for t in range(1, self.threads)]

@@ -241,7 +241,7 @@ def test_bad_input(call, error, words, capsys):
     assert capsys.readouterr().out==''
 
 def test_table_is_large_enough():
-    "The table is the list of what has been thought of: no name twice"
+    "No name occurs twice"
     assert len({o[0] for o in CASES})==len(CASES)>=100
 
 # What is only warned of goes on

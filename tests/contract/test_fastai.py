@@ -565,7 +565,7 @@ FORECASTS = ['learn.predict(1, int(df.movieId[0]))', 'learn.predict(10**6, int(d
     'learn.get_preds(dl=learn.dls.test_dl(df))']
 LOOKS = ['learn.summary()', 'learn.dls.show_batch()', 'learn.dls.one_batch()', 'learn.show_results()',
     'learn.dls.train_ds.items', "learn.export('m.pkl')"]
-TABLES = ['learn.model.bias(df.movieId[:5])', 'learn.model.weight([1], is_item=False)', 'learn.model.scores(torch.arange(4))',
+TABLES = ['learn.model.bias(df.movieId[:5])', 'learn.model.weight([1], is_item=False)', 'learn.model.predictions(torch.arange(4))',
     'learn.bias_interpretation.table()', 'baseline_rmse(learn.dls)']
 MAKERS = ["CollabDataLoaders.from_df(df, seed=3, item_name='title', genre_name='genres')", 'collab_learner(learn.dls, arch=learn.model)']
 

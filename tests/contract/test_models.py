@@ -1,13 +1,13 @@
 "One contract for every model and wrapper: what it maps, what it answers, and that asking changes nothing"
-import copy, inspect, pickle
+import copy, pickle
 
-import fastcollab.all, numpy as np, pandas as pd, pytest, torch
+import fastcollab.all, pytest, torch
 from fastai.tabular.all import set_seed, tensor
-from fastcollab.all import BiasBaseline, CollabModel, FusePlan, collab_learner, collab_model, rmse
+from fastcollab.all import CollabModel, FusePlan, collab_learner, collab_model, rmse
 from fastcollab.models.base import ForeignModel, all_scores, pair_scores
 from fastcollab.recommend.base import Factors, FoldTerms, Link
 from fastcollab.recommend.scorers import load_scorer
-from zoo import ZOO, build, learner, loaders, names, randomize, trained, with_samples
+from zoo import ZOO, build, loaders, names, randomize, trained, with_samples
 
 every = pytest.mark.parametrize('name', ZOO)
 OURS = [k for k,o in ZOO.items() if not o.foreign]
@@ -34,6 +34,7 @@ def test_all_models_are_here():
 
 # What it maps
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y_range', [(0.,6.), None])
 @pytest.mark.parametrize('name', [k for k in names(additive=False) if k not in ('CollabNN_bn','CollabNN_bn_first','CollabNN_tanh','Twice','TwiceNN')])
 def test_learns_a_checkerboard(name, y_range):

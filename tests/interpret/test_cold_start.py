@@ -48,6 +48,7 @@ def fitted(world): return MetadataEmbedding(world.learn, world.users, seed=1).fi
 @pytest.fixture(scope='module')
 def asked(world): return world.new[0].merge(world.users, on='userId')[['userId','movieId','mood','generosity']]
 
+@pytest.mark.slow
 @pytest.mark.parametrize('side', [0,1], ids=['users','items'])
 def test_answers_help_and_nonsense_does_little_harm(world, side):
     "Newcomers with telling metadata are predicted clearly better than by the unknown row, and hardly worse with metadata that says nothing"
@@ -274,8 +275,8 @@ BUILD = {
     'no id column': (lambda d: d.rename(columns=dict(userId='id')), {}, KeyError, "no column 'userId' in the metadata; the columns are .'id', 'mood', 'generosity'."),
     'id of the other side': (lambda d: d, dict(is_item=True), KeyError, "no column 'movieId'"),
     'repeated ids': (lambda d: pd.concat([d, d[4:7]]), {}, ValueError, "3 of 403 rows of the metadata repeat an earlier 'userId', e.g. .*5"),
-    'ids only': (lambda d: d[['userId']], {}, ValueError, "the metadata has no column beside 'userId'"),
-    'nothing asked for': (lambda d: d, dict(cat_names=[], cont_names=[]), ValueError, 'the metadata has no column beside'),
+    'ids only': (lambda d: d[['userId']], {}, ValueError, "the metadata has no column besides 'userId'"),
+    'nothing asked for': (lambda d: d, dict(cat_names=[], cont_names=[]), ValueError, 'the metadata has no column besides'),
     'NaN': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3)), {}, ValueError, "'generosity' is missing.* in 1 of 400 rows, e.g. (nan|inf) in row 2"),
     'NaN in an unknown user': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=399)), {}, ValueError, "missing.* in 1 of 400 rows, e.g. (nan|inf) in row 398"),
     'infinity': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3, np.inf)), {}, ValueError, "'generosity'.* 1 of 400 rows, e.g. (nan|inf) in row 2"),

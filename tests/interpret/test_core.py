@@ -1,9 +1,9 @@
 "Tables against the model's own numbers, pandas and scikit-learn; maps by what is drawn in them"
-import itertools, random
+import inspect, itertools, random
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
-from fastcollab.interpret import plots
+from fastcollab.interpret import error_analysis, plots, report, tables
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, HybridNN, collab_learner,
     create_params, synthetic_ratings)
 from sklearn.decomposition import PCA
@@ -396,3 +396,15 @@ def test_parts_of_the_loaders(learn, interp):
     assert repr(CollabInterpretation.from_learner(learn, 0))==f'CollabInterpretation of a {type(learn.model).__name__} and part 0 of its loaders, {n:,} ratings'
     alone = CollabInterpretation.from_recommender(learn.recommender(), learn.dls.valid_ds.items)
     assert repr(alone)==f'CollabInterpretation of a recommender and {len(learn.dls.valid_ds):,} test ratings' and not {'counts','rows'} & set(vars(alone.data))
+
+FUNCTIONS = {'bias':tables.bias_ranking, 'similar':tables.similar_table, 'similarity':tables.similarity_table, 'genre_similarity':tables.feature_similarity,
+    'representation':tables.representation_table, 'top_losses':error_analysis.top_losses, 'cold_report':error_analysis.cold_report, 'report':report.write_report,
+    **{o:getattr(error_analysis, o) for o in ('plot_error_by_popularity','plot_calibration','plot_residuals','plot_star_confusion')},
+    **{o:getattr(plots, o) for o in ('plot_factors','plot_genres','plot_bias','plot_similarity','plot_popularity','plot_training')}}
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_methods_have_the_arguments_of_their_functions(name):
+    "The same names in the same order with the same defaults, after the data"
+    def args(f): return [(o.name,o.default) for o in list(inspect.signature(f).parameters.values())[1:]]
+    more = 1 if name=='plot_factors' else 0                              # `interactive` chooses between two functions
+    assert args(getattr(CollabInterpretation, name))[:-more or None]==args(FUNCTIONS[name])

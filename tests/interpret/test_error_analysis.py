@@ -5,7 +5,8 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Learner, set_seed
 from fastcollab.all import (CollabDataLoaders, CollabInterpretation, DotProduct, HybridNN, OrdinalLoss, Recommender,
     PopularityBias, collab_learner, synthetic_ratings)
-from fastcollab.interpret.popularity_bias import top_rows
+from fastcollab.interpret import tables
+from fastcollab.interpret.popularity_bias import list_counts
 
 @pytest.fixture(scope='module')
 def frame():
@@ -48,7 +49,7 @@ def test_rows_of_a_learner(learn, interp, frame, held):
     "Ratings, predictions and counts are those of the loaders, the learner and the training part, in order"
     rows,df = interp.rows,frame.iloc[held].reset_index(drop=True)
     assert list(rows.columns)==['user','item','title','rating','prediction','error','user_ratings','item_ratings'] and len(rows)==len(df)
-    assert np.array_equal(rows.rating, df.rating) and np.allclose(rows.prediction, learn.get_preds()[0], atol=1e-5)
+    assert np.array_equal(rows.rating, df.rating) and np.allclose(rows.prediction, learn.get_preds()[0].reshape(-1), atol=1e-5)
     assert np.allclose(rows.error, rows.prediction-rows.rating)
     train = frame.drop(index=frame.index[held])
     for col,name in (('user','userId'),('item','movieId')):
@@ -68,7 +69,7 @@ def test_rows_of_a_recommender(interp, alone, frame, held):
 
 def test_training_rows(learn):
     rows = CollabInterpretation.from_learner(learn, ds_idx=0).rows
-    assert np.array_equal(rows.rating, learn.dls.train_ds.y[:,0]) and (rows[['user_ratings','item_ratings']]>0).all(axis=None)
+    assert np.array_equal(rows.rating, learn.dls.train_ds.store.ratings()[:,0]) and (rows[['user_ratings','item_ratings']]>0).all(axis=None)
 
 @pytest.mark.parametrize('kwargs', [dict(arch=DotProduct), dict(arch=HybridNN), dict(arch='auto', cols=dict(genre_name='genres')),
     dict(loss=OrdinalLoss), dict(center=True)], ids=str)
@@ -124,12 +125,12 @@ def test_representation(interp, alone, learn, frame):
     assert list(got.index.names)==['part','group'] and list(got.columns)==['rated','recommended','ratio']
     assert list(dict.fromkeys(got.index.get_level_values(0)))==['popularity','genres','decade']
     pd.testing.assert_frame_equal(alone.representation(k=5), got)
-    listed = torch.bincount(top_rows(learn, torch.arange(1, learn.dls.n_users), 5).flatten(), minlength=learn.dls.n_items)[1:]
+    listed = list_counts(learn.recommender(), torch.arange(1, learn.dls.n_users), 5)
     cb = PopularityBias(k=5)
     cb.learn = learn
     for by in ('genres','decade'):
         cb.by = by
-        want = cb._genre_shares(listed)
+        want = cb._shares(listed)
         pd.testing.assert_frame_equal(got.loc[by], want, check_names=False)
     n = learn.dls.train_ds.items.movieId.value_counts().reindex(list(learn.dls.classes['movieId'])[1:]).to_numpy()
     order,m,ends = np.argsort(-n, kind='stable'),len(n),[0]
@@ -148,7 +149,7 @@ def test_titles_and_ids(interp, frame):
     both = interp.bias('items', None)
     assert list(both.columns)==['items','title','bias','ratings'] and list(both.title)==list(both['items'].map(frame.drop_duplicates('movieId').set_index('movieId').title))
     twin = frame.title[frame.movieId==9].iloc[0]
-    with pytest.raises(KeyError, match=r'2 items are called .*; name one by its id: \[7, 9\]'): interp.similar(twin)
+    with pytest.raises(KeyError, match=r'2 items have the title .*; name one by its id: \[7, 9\]'): interp.similar(twin)
     assert interp.similar(f'{twin} [7]').equals(interp.similar(7))
     with pytest.raises(KeyError, match='1 of 1 items not seen in training, e.g. .11.'): interp.similar(11)
 
@@ -160,15 +161,15 @@ def test_genre_is_the_feature_with_several(interp, frame, held):
     assert interp.bias('genre').equals(interp.bias('genres')) and other.genre_similarity().equals(other.similarity(what='kinds'))
     two = CollabInterpretation(make(frame.assign(tags=frame.genres), held, 1, cols=dict(item_cols=['genres','tags'])))
     assert list(two.bias('genres').columns)[0]=='genres'
-    with pytest.raises(KeyError, match="nothing is called 'genre'; choose from .'users', 'items', 'genres', 'tags'."): two.bias('genre')
+    with pytest.raises(KeyError, match="'genre' is not the name of users, items or a feature; choose from .'users', 'items', 'genres', 'tags'."): two.bias('genre')
     none = CollabInterpretation(make(frame.drop(columns='genres'), held, 1, cols={}))
-    with pytest.raises(KeyError, match="choose from .'users', 'items'.. Features are named in from_df"): none.genre_similarity()
-    with pytest.raises(ValueError, match="'items' is no feature; similarity takes"): interp.genre_similarity('items')
+    with pytest.raises(KeyError, match="choose from .'users', 'items'.. Name features in from_df"): none.genre_similarity()
+    with pytest.raises(ValueError, match="'items' is not a feature; similarity takes"): interp.genre_similarity('items')
 
 def test_genres_without_vectors(frame, held):
     "Where the model has none, the mean of the items less the mean of all"
     learn = make(frame, held, 1, arch=DotProduct)
-    v,sets = learn.model.item_vectors()[1:].numpy(),learn.dls.train_ds.items.drop_duplicates('movieId').set_index('movieId').genres.str.split('|')
+    v,sets = learn.model.vectors(1)[1:].numpy(),learn.dls.train_ds.items.drop_duplicates('movieId').set_index('movieId').genres.str.split('|')
     names = list(learn.dls.classes['genres'])[1:]
     has = np.array([[g in sets[o] for o in list(learn.dls.classes['movieId'])[1:]] for g in names], float)
     want = has@(v-v.mean(0))
@@ -199,33 +200,32 @@ def test_what_a_recommender_does_not_keep(frame, held):
     rec = make(frame, held, 1, arch=HybridNN).recommender()
     it = CollabInterpretation.from_recommender(rec, frame)
     for call in (it.bias, lambda: it.bias('users')):
-        with pytest.raises(TypeError, match='this recommender keeps no bias of (items|users): its scores are (Net|Model)Scores; ask the learner'): call()
-    with pytest.raises(TypeError, match='keeps no vectors of genres'): it.similarity(what='genres')
+        with pytest.raises(TypeError, match='this recommender has no biases of (items|users); train a model'): call()
+    with pytest.raises(TypeError, match='this recommender has no vectors of genres'): it.similarity(what='genres')
     assert len(it.similar(3))==5 and len(it.genre_similarity())>5
 
 def test_other_sources(learn, frame):
     rec = learn.recommender()
-    with pytest.raises(TypeError, match='a Recommender came, and a CollabLearner is needed'): CollabInterpretation.from_learner(rec)
-    with pytest.raises(TypeError, match='a Learner came'): CollabInterpretation(Learner(learn.dls, learn.model))
-    with pytest.raises(TypeError, match='a CollabLearner came, and a Recommender is needed'): CollabInterpretation.from_recommender(learn, frame)
-    with pytest.raises(TypeError, match='test is a list; it has to be a DataFrame with the columns'): CollabInterpretation.from_recommender(rec, [1])
+    with pytest.raises(TypeError, match='learn is a Recommender; give a CollabLearner'): CollabInterpretation.from_learner(rec)
+    with pytest.raises(TypeError, match='learn is a Learner; give a CollabLearner'): CollabInterpretation(Learner(learn.dls, learn.model))
+    with pytest.raises(TypeError, match='rec is a CollabLearner; give a Recommender'): CollabInterpretation.from_recommender(learn, frame)
+    with pytest.raises(TypeError, match='test is a list; give a DataFrame with the columns'): CollabInterpretation.from_recommender(rec, [1])
     def rows(df): return CollabInterpretation.from_recommender(rec, df).rows
-    with pytest.raises(KeyError, match="no column 'rating' in the test ratings"): rows(frame.drop(columns='rating'))
+    with pytest.raises(KeyError, match="no rating column 'rating' in the test ratings"): rows(frame.drop(columns='rating'))
     with pytest.raises(KeyError, match='movieId'): rows(frame.drop(columns='movieId'))
     with pytest.raises(KeyError, match='none of the ids in 2500 rows was seen|none of the ids in 2,500 rows was seen'): rows(frame.assign(userId=-1, movieId=-1))
     with pytest.raises(TypeError, match='text here'): rows(frame.assign(userId=frame.userId.astype(str)))
     with pytest.raises(ValueError, match='not a finite number'): rows(frame.assign(rating=np.nan))
-    with pytest.raises(ValueError, match='there are no ratings to look at'): rows(frame[:0])
+    with pytest.raises(ValueError, match='there are no ratings to examine'): rows(frame[:0])
     with pytest.warns(UserWarning, match='have a user not seen in training, e.g. 5'): rows(frame)
     assert len(rows(frame[frame.userId!=5][:1]))==1
 
 def test_too_many_pairs(interp, monkeypatch):
-    from fastcollab.interpret.core import core as interpret
-    monkeypatch.setattr(interpret, '_MOST', 50)
+    monkeypatch.setattr(tables, '_MAX_PAIRED', 50)
     with pytest.raises(ValueError, match=r'5\d items have 3,\d+ pairs; name at most 50 of them'): interp.similarity()
     assert interp.similarity([1,3]).shape==(2,2)
 
 def test_counts(interp):
     for call in (interp.worst_users, interp.worst_items, interp.top_losses):
-        with pytest.raises(ValueError, match=' is -1; a whole number of at least 1 is needed'): call(-1)
+        with pytest.raises(ValueError, match=' is -1; give a whole number of at least 1'): call(-1)
     assert len(interp.worst_items(None, 1))==interp.rows.item[interp.rows.item_ratings>0].nunique()

@@ -3,7 +3,7 @@ import copy, math
 
 import numpy as np, pytest, torch
 from fastai.layers import LinBnDrop
-from fastcollab.recommend.base import Factors, Link
+from fastcollab.recommend.base import Factors
 from fastcollab.recommend.scorers import ACTS, DotScorer, ModelScorer, NetScorer, net_scorer, top_items, topk
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -176,7 +176,7 @@ def test_scores_that_are_no_numbers(bad):
     "An error that names the row, and no list"
     U = rand(4, 2)
     U[2,0] = bad
-    with pytest.raises(ValueError, match='no numbers, e.g. for row 2'): list(top_items(DotScorer(Factors(U), Factors(rand(50, 2).abs())), torch.arange(4), 50, 3))
+    with pytest.raises(ValueError, match="aren't numbers, e.g. for row 2"): list(top_items(DotScorer(Factors(U), Factors(rand(50, 2).abs())), torch.arange(4), 50, 3))
 
 @few
 @given(worlds(), seeds)

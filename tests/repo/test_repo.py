@@ -121,7 +121,8 @@ def test_wheel(tmp_path):
 
 # ---- The import door
 # the only names of fastai that mean something else after `from fastcollab.all import *`
-REPLACED = {'CollabDataLoaders', 'collab_learner', 'RandomSplitter', 'rmse', 'mae', 'Link'}   # fastcore's Link is <link>
+# fastcore's Link is <link>
+REPLACED = {'CollabDataLoaders', 'collab_learner', 'RandomSplitter', 'rmse', 'mae', 'Link'}
 
 @pytest.fixture(scope='module')
 def door():
@@ -268,6 +269,15 @@ def test_no_data_in_the_repository():
     files = [o.relative_to(ROOT) for o in ROOT.rglob('*') if o.suffix in kinds and o.is_file()]
     assert [o for o in files if not apart & set(o.parts)] == []
 
+CODE = sorted(o for k in ('fastcollab','tests','tools','benchmarks') for o in (ROOT/k).rglob('*.py')
+    if o.stem!='_modidx')
+@pytest.mark.parametrize('path', CODE, ids=lambda o: o.relative_to(ROOT).as_posix())
+def test_lines_have_120_characters_at_most(path):
+    "What nbdev writes at the top of a module may be longer"
+    lines = path.read_text().splitlines()
+    top = next((k for k,line in enumerate(lines) if line.startswith('# %% ../')), 0)
+    assert [(k,line) for k,line in enumerate(lines[top:], top+1) if len(line)>120] == []
+
 @pytest.mark.parametrize('name', EXPORTED)
 def test_public_things_are_documented(name):
     "Every public class has a docstring, every public function one of one line"
@@ -286,7 +296,8 @@ def test_public_methods_are_documented(name):
     module = importlib.import_module(f'fastcollab.{name}')
     own = lambda o: o.__module__==module.__name__
     classes = [o for o in vars(module).values() if isinstance(o, type) and own(o) and o.__name__[0]!='_']
-    def documents(base): return {o for o,f in vars(base).items() if not base.__module__.startswith('fastcollab') or f.__doc__}
+    def documents(base):
+        return {o for o,f in vars(base).items() if not base.__module__.startswith('fastcollab') or f.__doc__}
     missing = []
     for cls in classes:
         known = set().union(*map(documents, cls.__mro__[1:]), _events if issubclass(cls, Callback) else ())

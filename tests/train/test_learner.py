@@ -86,7 +86,7 @@ def test_unk_p_0_turns_it_off(dls):
 
 def test_bias_interpretation(dls):
     learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5), cbs=BiasInterpretation(3)), 2, 1e-2)
-    table,bias = learn.bias_interpretation.table(),learn.model.item_bias()[1:]
+    table,bias = learn.bias_interpretation.table(),learn.model.biases(1)[1:]
     titles = np.array(dls.classes['title'])[1:]
     order = bias.argsort(descending=True)
     assert list(table.item) == [*titles[order[:3]], *titles[order[-3:]]] and list(table.liked) == ['most']*3+['least']*3
