@@ -106,7 +106,7 @@ class OrdinalLoss(RatingLoss):
         dls, # `CollabDataLoaders`
     ): # The loss, with a level for each distinct training rating
         "The loss for the ratings of `dls`; its first cuts give their distribution"
-        return cls(*dls.train_ds.y.cpu().unique(return_counts=True))
+        return cls(*dls.train_ds.store.levels())
     @property
     def cuts(self)->Tensor: # (L-1,)
         "Where one level ends and the next begins"
