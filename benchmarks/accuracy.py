@@ -54,7 +54,7 @@ def error(learn):
     with learn.no_bar(): return learn.validate()[1]
 
 def fit_mf(df, splits, seed):
-    "Biased matrix factorisation"
+    "Biased matrix factorization"
     set_seed(seed)
     learn = collab_learner(loaders(df, splits), y_range=rating_range(torch.tensor(df.rating.to_numpy())), unk_p=0,
         metrics=rmse)

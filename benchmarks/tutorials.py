@@ -128,7 +128,7 @@ def source_e():
             '< 0.94', secs/len(SEEDS))
 
 def gravity_step():
-    "Time and memory of the regulariser on large tables, in a process of its own"
+    "Time and memory of the regularizer on large tables, in a process of its own"
     import subprocess
     say('\nGravity step (value, gradients and L2) on 100,000 x 20,000 rows, k=64')
     for threads in (1,2):

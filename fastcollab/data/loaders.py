@@ -73,12 +73,6 @@ class RatingsDataset:
         "The same vocabularies without ratings, for export"
         return type(self)(self.enc, self.store.empty())
 
-    # bridge, to be deleted
-    x = property(lambda self: self.store.ids(), lambda self,v: setattr(self.store, '_ids', v))
-    y = property(lambda self: self.store.ratings(), lambda self,v: setattr(self.store, '_ratings', v))
-    timestamps = property(lambda self: self.store.timestamps(), lambda self,v: setattr(self.store, '_timestamps', v))
-    ents = property(lambda self: self.entities)
-
     @property
     def classes(self): return self.enc.classes
     @property
@@ -112,7 +106,7 @@ class RatingsDataset:
         return pd.DataFrame(res)
 
 # %% ../../nbs/data/08_loaders.ipynb #094c037c
-def _own_batches(self): return f'a {type(self).__name__} makes its own batches'
+def _own_batches(dl): return f'a {type(dl).__name__} makes its own batches'
 
 class RatingsDL(TfmdDL):
     "Batches of a `RatingsDataset`: each rating exactly once an epoch, in an order set by `seed`"
@@ -155,8 +149,6 @@ class RatingsDL(TfmdDL):
 
     @property
     def epoch_seed(self): return self.order.epoch_seed
-    @property
-    def order_rng(self): return self.order._seeds   # bridge, to be deleted
     def get_idxs(self):
         "Row numbers in the order of the next epoch, (n,)"
         return self.order.rows(self.n) if self.shuffle else torch.arange(self.n)
@@ -197,11 +189,12 @@ class RatingsDL(TfmdDL):
         "Show the first ratings of a batch beside their predictions"
         display_df(self.decode(b).assign(prediction=to_np(out).reshape(-1))[:max_n])
 
+# %% ../../nbs/data/08_loaders.ipynb #bcb85cce
 def why_batches(
     dl, # Any `DataLoader`
 )->str: # Empty if there is no reason
     "Why you can't run an epoch of `dl` by row numbers, see `RatingsDL.why_batches`"
-    return dl.why_batches() if isinstance(dl, RatingsDL) else f'a {type(dl).__name__} makes its own batches'
+    return dl.why_batches() if isinstance(dl, RatingsDL) else _own_batches(dl)
 
 def epoch_seed(
     dl, # Any `DataLoader`
@@ -343,4 +336,3 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         check_int('steps', steps)
         train = FullBatchDL(self.train_ds, steps)
         return type(self)(train, self.valid.new(bs=2**15), path=self.path, device=self.device)
-    whole = full_batch   # bridge, to be deleted

@@ -28,6 +28,18 @@ def _seconds(year, month, day):
     return (first+day-1)*86400, (month<1)|(month>12)|(day<1)|(day>after-first)
 
 # %% ../../nbs/data/00_netflix.ipynb #dbcc3eea
+def _rating_lines(buf, e, size):
+    "Users, stars and seconds of the lines `user,stars,YYYY-MM-DD` that end before `e`, and which are malformed"
+    user,bad = _number(buf, e-13, size-13)
+    fields = (11,1),(6,4),(3,2),(0,2)                                        # stars, year, month, day
+    parts = [_number(buf, e-off, np.full(len(e), n)) for off,n in fields]
+    stars,year,month,day = [o[0] for o in parts]
+    seconds,no_date = _seconds(year, month, day)
+    marks = (buf[e-13]==44) & (buf[e-11]==44) & (buf[e-6]==45) & (buf[e-3]==45)   # two commas, two hyphens
+    bad |= ~marks | np.any([o[1] for o in parts], axis=0) | no_date | (stars<1) | (stars>5)
+    return user,stars,seconds,bad
+
+# %% ../../nbs/data/00_netflix.ipynb #33387363
 def _netflix_block(buf, movie):
     "Columns of the lines in the bytes `buf`, given the `movie` that was open; `bad` is the first malformed line"
     ends = np.flatnonzero(buf==10)
@@ -38,16 +50,9 @@ def _netflix_block(buf, movie):
     bad = ~head & (size<14)
     num,wrong = _number(buf, ends[head]-1, size[head]-1)
     bad[head] |= wrong
-    opened = np.append(movie, num)[np.cumsum(head)]                          # (n_lines,) the movie each line belongs to
-    e = ends[rows]
-    user,wrong = _number(buf, e-13, size[rows]-13)
-    fields = (11,1),(6,4),(3,2),(0,2)                                        # stars, year, month, day
-    parts = [_number(buf, e-off, np.full(len(e), n)) for off,n in fields]
-    marks = (buf[e-13]==44) & (buf[e-11]==44) & (buf[e-6]==45) & (buf[e-3]==45)
-    stars,year,month,day = [o[0] for o in parts]
-    seconds,no_date = _seconds(year, month, day)
-    bad[rows] |= wrong | ~marks | np.any([o[1] for o in parts], axis=0) | no_date
-    bad[rows] |= (stars<1) | (stars>5) | (opened[rows]<0)
+    opened = np.append(movie, num)[np.cumsum(head)]                          # (n_lines,) movie of each line
+    user,stars,seconds,wrong = _rating_lines(buf, ends[rows], size[rows])
+    bad[rows] |= wrong | (opened[rows]<0)
     cols = (user.astype(np.int32), opened[rows].astype(np.int32), stars.astype(np.float32), seconds)
     return cols, int(opened[-1]) if len(opened) else movie, np.flatnonzero(bad)[:1], starts, ends
 
@@ -92,6 +97,7 @@ def _netflix_files(path):
         raise ValueError(f'{path} holds both {both}, which are the same ratings twice; keep one kind')
     return kinds[0]
 
+# %% ../../nbs/data/00_netflix.ipynb #7c634168
 def netflix_prize(
     path, # Folder with `combined_data_*.txt` or `mv_*.txt` (or `training_set/mv_*.txt`), or one such file
     bs:int=2**24, # Bytes decoded at a time

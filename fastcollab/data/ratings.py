@@ -52,6 +52,11 @@ def _check_types(df, col, what):
         raise TypeError(f'{what}, e.g. {values.iloc[0]!r} in row 0 of {len(df):,} rows; an id is one value') from None
 
 # %% ../../nbs/data/05_ratings.ipynb #6d0cb226
+def _check_several(df, col, what):
+    if df[col].nunique()>1: return
+    only = f'a single {what}, {plain_repr(df[col].iloc[0])}, in {len(df):,} rows'
+    raise ValueError(f'{what} column {col!r} holds {only}; is it the right column?')
+
 def _check_distinct(df, names):
     "Three columns of different names, each of which occurs once"
     if len(set(names))<3: raise ValueError(f'user, item and rating have to be three columns, not {names}')
@@ -72,13 +77,8 @@ def check_ratings(
     _check_distinct(df, names)
     if len(df)<2: raise ValueError(f'{len(df)} ratings: at least two are needed, one to train on and one to validate')
     ids = list(zip(names, ('user','item')))
-    for col,what in ids:
-        _check_missing(df, col, what)
-        _check_types(df, col, what)
-    for col,what in ids:
-        if df[col].nunique()>1: continue
-        only = f'a single {what}, {plain_repr(df[col].iloc[0])}, in {len(df):,} rows'
-        raise ValueError(f'{what} column {col!r} holds {only}; is it the right column?')
+    for check in (_check_missing,_check_types,_check_several):
+        for col,what in ids: check(df, col, what)
     finite_numbers(df, names[2])
     return names
 

@@ -38,6 +38,13 @@ class GroundTruth(dict):
         cuts = np.arange(.75, 5, .5)[:,None]   # (9,1) where one half star turns into the next
         p = .5*(1+np.vectorize(erf)((grid-cuts)/(self.noise*2**.5))) if self.noise else (grid>=cuts)
         return np.interp(self.scores(df), grid, .5+.5*p.sum(0))
+    def rmse(self,
+        df:pd.DataFrame, # Frame with columns `userId, movieId, rating`
+    )->float: # In stars
+        "Error of the best possible predictions"
+        error = self.expected(df)
+        error -= df.rating.to_numpy()
+        return float(np.sqrt(np.dot(error, error)/len(df)))
 
 # %% ../../nbs/data/01_synthetic.ipynb #8b9d4d36
 _genres = ('Action|Adventure|Animation|Children|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|'
@@ -132,6 +139,26 @@ def _draw_timestamps(users, n_users, rng):
     for o in range(0, n, step): seconds[o:o+step] += rng.exponential(30*86400, len(seconds[o:o+step])).astype(np.int64)
     return seconds
 
+# %% ../../nbs/data/01_synthetic.ipynb #c3c2d629
+def _check_sizes(n_users, n_items, n_ratings, n_factors, noise):
+    sizes = dict(n_users=n_users, n_items=n_items, n_ratings=n_ratings, n_factors=n_factors)
+    for k,v in sizes.items(): check_int(k, v)
+    check_number('noise', noise, low=0)
+    if n_ratings<=n_users*n_items: return
+    raise ValueError(f"{n_ratings:,} ratings don't fit into {n_users:,} users x {n_items:,} items; lower n_ratings")
+
+def _pair_frame(cells, n_items):
+    "Ids of users and items from the numbers of cells, which are overwritten"
+    users = cells//n_items
+    cells %= n_items
+    users += 1
+    cells += 1
+    return pd.DataFrame(dict(userId=users, movieId=cells), copy=False)
+
+def _movie_table(has, rng):
+    genres = ['|'.join(np.array(_genres)[o]) for o in has]
+    return pd.DataFrame(dict(movieId=np.arange(len(has))+1, title=_titles(len(has), rng), genres=genres))
+
 # %% ../../nbs/data/01_synthetic.ipynb #061ed943
 def synthetic_ratings(
     n_users:int=1000, # Users, ids 1 to `n_users`
@@ -142,26 +169,13 @@ def synthetic_ratings(
     seed:int=42, # Same seed, same frame
 )->pd.DataFrame: # As of `movielens`; `attrs['truth']` is the `GroundTruth`, `attrs['rmse']` its error
     "A MovieLens-like frame whose truth you know"
-    for k,v in dict(n_users=n_users, n_items=n_items, n_ratings=n_ratings, n_factors=n_factors).items(): check_int(k, v)
-    check_number('noise', noise, low=0)
-    if n_ratings>n_users*n_items:
-        raise ValueError(f"{n_ratings:,} ratings don't fit into {n_users:,} users x {n_items:,} items; lower n_ratings")
+    _check_sizes(n_users, n_items, n_ratings, n_factors, noise)
     rng = np.random.default_rng(seed)
     has = _draw_genres(n_items, rng)
     truth = _draw_truth(has, n_users, n_factors, noise, rng)
-    cells = _draw_pairs(n_users, n_items, n_ratings, rng)
-    users = cells//n_items
-    cells %= n_items
-    users += 1
-    cells += 1
-    df = pd.DataFrame(dict(userId=users, movieId=cells), copy=False)
+    df = _pair_frame(_draw_pairs(n_users, n_items, n_ratings, rng), n_items)
     df['rating'] = _draw_ratings(truth, df, rng)
-    df['timestamp'] = _draw_timestamps(users, n_users, rng)
-    del users,cells
-    genres = ['|'.join(np.array(_genres)[h]) for h in has]
-    movies = pd.DataFrame(dict(movieId=np.arange(n_items)+1, title=_titles(n_items, rng), genres=genres))
-    df = join_columns(df, movies, 'movieId')
-    error = truth.expected(df)
-    error -= df.rating.to_numpy()
-    df.attrs = dict(rmse=float(np.sqrt(np.dot(error, error)/n_ratings)), truth=truth)
+    df['timestamp'] = _draw_timestamps(df.userId.to_numpy(), n_users, rng)
+    df = join_columns(df, _movie_table(has, rng), 'movieId')
+    df.attrs = dict(rmse=truth.rmse(df), truth=truth)
     return df

@@ -38,6 +38,7 @@ def test_train_leaves_a_learner(csv, ratings, monkeypatch, capsys, tmp_path, arc
     held = ratings.iloc[RandomSplitter(.2, 42)(ratings)[1]]
     assert np.isclose(np.sqrt(np.mean((learn.predict(held)-held.rating)**2)), table.valid_rmse.iloc[-1], atol=1e-4)
 
+@pytest.mark.slow
 def test_same_seed_same_table(csv, monkeypatch, capsys):
     a,b,c,p = (run(monkeypatch, capsys, 'train', f, '--epochs', 1, '--factors', 4, '--seed', s) for f,s in ((csv,1),(csv,1),(csv,2),('r.parquet',1)))
     assert a==b==p and a!=c
@@ -46,6 +47,7 @@ def test_nothing_is_written_without_out(csv, monkeypatch, capsys, tmp_path):
     run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 4)
     assert sorted(o.name for o in tmp_path.iterdir()) == ['r.csv','r.parquet']
 
+@pytest.mark.slow
 def test_train_reports(csv, monkeypatch, capsys, tmp_path):
     "A page of what was learned; nothing else is written, and a folder is refused before the training"
     said = run(monkeypatch, capsys, 'train', csv, '--epochs', 2, '--factors', 4, '--arch', 'CollabNN', '--report', 'new/page.html')
@@ -150,6 +152,7 @@ def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
     with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, *args)
     assert all(o in str(e.value) for o in words) and 'Traceback' not in str(e.value) and sorted(Path().rglob('*'))==before
 
+@pytest.mark.slow
 def test_asking_imports_no_fastai():
     "What answers starts without what trains"
     code = "import sys\nfrom fastcollab.cli.main import command\nfor o in ('recommend','similar','fold-in','info'): command(o)\nsys.exit('fastai' in sys.modules)"

@@ -34,6 +34,7 @@ def test_all_models_are_here():
 
 # What it maps
 
+@pytest.mark.slow
 @pytest.mark.parametrize('y_range', [(0.,6.), None])
 @pytest.mark.parametrize('name', [k for k in names(additive=False) if k not in ('CollabNN_bn','CollabNN_bn_first','CollabNN_tanh','Twice','TwiceNN')])
 def test_learns_a_checkerboard(name, y_range):

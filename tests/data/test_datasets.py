@@ -627,6 +627,7 @@ def test_netflix_nothing(tmp_path):
 dates = st.dates(datetime.date(1950, 1, 1), datetime.date(2100, 12, 31))
 ratings_of = st.lists(st.tuples(st.integers(0, 2**31-1), st.integers(1, 5), dates), max_size=6)
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(files=st.lists(st.lists(st.tuples(st.integers(1, 99999), ratings_of), max_size=4), min_size=1, max_size=3), bs=st.integers(1, 200),
     end=st.sampled_from(['\n','\r\n']), last=st.booleans())
@@ -676,6 +677,7 @@ def check_frame(df, n_users, n_items, n_ratings):
 
 sizes = st.tuples(st.integers(1, 25), st.integers(1, 25)).flatmap(lambda s: st.tuples(*map(st.just, s), st.integers(1, s[0]*s[1])))
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(sizes, st.integers(0, 5), st.integers(1, 4))
 @example((25,20,500), 0, 3)

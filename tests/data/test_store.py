@@ -2,7 +2,7 @@
 import pickle, random
 
 import numpy as np, pytest, torch
-from fastcollab.all import CollabDataLoaders, TfmdDL, set_seed
+from fastcollab.all import TfmdDL, set_seed
 from fastcollab.data.loaders import FullBatchDL, RatingsDL, why_batches
 from fastcollab.data.store import Order, RatingStore, sqrt_user_weights
 from hypothesis import given, settings, strategies as st

@@ -48,6 +48,7 @@ def fitted(world): return MetadataEmbedding(world.learn, world.users, seed=1).fi
 @pytest.fixture(scope='module')
 def asked(world): return world.new[0].merge(world.users, on='userId')[['userId','movieId','mood','generosity']]
 
+@pytest.mark.slow
 @pytest.mark.parametrize('side', [0,1], ids=['users','items'])
 def test_answers_help_and_nonsense_does_little_harm(world, side):
     "Newcomers with telling metadata are predicted clearly better than by the unknown row, and hardly worse with metadata that says nothing"

@@ -243,6 +243,7 @@ def test_in_a_notebook(browser, tmp_path):
     finally: browser.switch_to.default_content()
     assert contrast(inner)>5 and not console_errors(browser)
 
+@pytest.mark.slow
 def test_many_items():
     "A hundred thousand items take seconds; every one of them is on the page"
     rng,n = np.random.default_rng(0),100_000

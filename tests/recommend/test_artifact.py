@@ -128,6 +128,7 @@ def stop(child):
     os.kill(child.pid, signal.SIGKILL)
     child.join()
 
+@pytest.mark.slow
 def test_kill_at_20_random_moments(tmp_path):
     "Whatever `kill -9` cuts off, `load` gives one of the two, whole; the next save takes away what was left behind"
     recs,path,left,seen = (made(1),made(2)),tmp_path/'m',0,set()
@@ -214,6 +215,7 @@ def test_two_writers(saved, monkeypatch):
     got = Recommender.load(saved)
     assert same(got, made(1)) or same(got, made(2))
 
+@pytest.mark.slow
 def test_a_reader_beside_a_writer(tmp_path):
     "One process saves without a pause, the other one loads: each time it is one of the two, and both of them come"
     recs,path,seen = (made(1),made(2)),tmp_path/'m',set()

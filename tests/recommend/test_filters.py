@@ -210,6 +210,7 @@ def by_row(table, holds):
     "The mask that plain Python gives, one row at a time"
     return [bool(holds({k:None if v is pd.NA else v for k,v in r.items()})) for r in table.astype(object).to_dict('records')]
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(tables(), filters())
 def test_against_rows_in_python(table, case):
@@ -219,6 +220,7 @@ def test_against_rows_in_python(table, case):
     assert mask.dtype==bool and mask.tolist()==by_row(table, holds), text
     pd.testing.assert_frame_equal(table, before)
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(tables(), filters(), filters(), st.data())
 def test_laws(table, a, b, data):

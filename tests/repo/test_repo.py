@@ -273,7 +273,10 @@ CODE = sorted(o for k in ('fastcollab','tests','tools','benchmarks') for o in (R
     if o.stem!='_modidx')
 @pytest.mark.parametrize('path', CODE, ids=lambda o: o.relative_to(ROOT).as_posix())
 def test_lines_have_120_characters_at_most(path):
-    assert [(k,line) for k,line in enumerate(path.read_text().splitlines(), 1) if len(line)>120] == []
+    "What nbdev writes at the top of a module may be longer"
+    lines = path.read_text().splitlines()
+    top = next((k for k,line in enumerate(lines) if line.startswith('# %% ../')), 0)
+    assert [(k,line) for k,line in enumerate(lines[top:], top+1) if len(line)>120] == []
 
 @pytest.mark.parametrize('name', EXPORTED)
 def test_public_things_are_documented(name):

@@ -134,6 +134,7 @@ def test_newcomers_are_counted():
     x = torch.tensor([[1,1],[1,2],[2,2],[2,1]]*25+[[3,3]])
     assert new_id_share(x)==pytest.approx(2/101)
 
+@pytest.mark.slow
 def test_best():
     dls = loaders(genre_name='genres')
     res = []

@@ -144,6 +144,7 @@ def test_another_loss_keeps_tables_of_days():
     learn = best(loaders(), 1, loss_func=L1LossFlat())
     assert len(learn.model.timestamps)==3 and not any(isinstance(o, FitSessionEffects) for o in learn.cbs)
 
+@pytest.mark.slow
 def test_without_numba():
     "Where nothing can be compiled, the same in Python"
     code = """import sys; sys.modules['numba'] = None

@@ -71,6 +71,7 @@ def test_it_learns_and_the_seed_decides():
     a,b,c = (chain(epochs=8, seed=s).recorder.values[-1][2] for s in (0,0,1))
     assert a==b!=c and a<baseline_rmse(loaders()).iloc[0]
 
+@pytest.mark.slow
 def test_unknown_ids_do_not_shake_it():
     "Row 0 meets a tenth of all ratings if ids are dropped"
     learn = chain(epochs=6, unk_p=.1)
