@@ -221,8 +221,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.RatingsDL.one_batch': ( 'data/loaders.html#ratingsdl.one_batch',
                                                                                           'fastcollab/data/loaders.py'),
-                                         'fastcollab.data.loaders.RatingsDL.order_rng': ( 'data/loaders.html#ratingsdl.order_rng',
-                                                                                          'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.RatingsDL.show_batch': ( 'data/loaders.html#ratingsdl.show_batch',
                                                                                            'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.RatingsDL.show_results': ( 'data/loaders.html#ratingsdl.show_results',

@@ -17,7 +17,8 @@ def flat_pair(
 )->tuple: # Both as (bs,); ValueError unless there is one prediction per rating
     "Predictions and ratings, row by row"
     if pred.numel()!=targ.numel():
-        raise ValueError(f'{tuple(pred.shape)} predictions for {tuple(targ.shape)} ratings; a model has to return one number per row, (bs,) or (bs,1)')
+        raise ValueError(f'{tuple(pred.shape)} predictions for {tuple(targ.shape)} ratings; '
+            'a model has to return one number per row, (bs,) or (bs,1)')
     return pred.reshape(-1),targ.reshape(-1)
 
 # %% ../nbs/01_losses.ipynb #d1a50004
@@ -39,7 +40,7 @@ class RatingLoss(Module):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if 'forward' not in vars(cls): return
-        for name in ('fused_pair','squared_error'):   # they belong to the formula, so a new formula doesn't inherit them
+        for name in ('fused_pair','squared_error'):   # a new formula doesn't inherit what belongs to the old one
             if name not in vars(cls): setattr(cls, name, getattr(RatingLoss, name))
 
 # %% ../nbs/01_losses.ipynb #232957d7
@@ -86,7 +87,7 @@ def rating_loss(
 
 # %% ../nbs/01_losses.ipynb #7b907509
 class OrdinalLoss(RatingLoss):
-    "Mean of -log P(rating): a cumulative logit of the score with learned cuts, which `collab_learner` trains with the model"
+    "Mean of -log P(rating): a cumulative logit of the score; its cuts are trained with the model"
     has_probs = True
     def __init__(self,
         levels:Tensor, # All possible ratings, ascending, (L,)
@@ -95,18 +96,21 @@ class OrdinalLoss(RatingLoss):
         levels = torch.as_tensor(levels, dtype=torch.float32)
         if levels.ndim!=1 or len(levels)<2 or (levels.diff()<=0).any():
             raise ValueError(f'levels have to be two or more ratings in ascending order, not {levels.tolist()[:5]}')
-        if len(levels)>100: raise ValueError(f'{len(levels)} different ratings are too many for OrdinalLoss, which takes at most 100; use RatingMSE')
+        if len(levels)>100:
+            raise ValueError(f'{len(levels)} different ratings are too many for OrdinalLoss, which takes at most 100; '
+                'use RatingMSE')
         self.register_buffer('levels', levels)
         share = (torch.ones(len(levels)) if counts is None else counts.float().clamp(min=1)).cumsum(0)
         start = torch.logit(share[:-1]/share[-1])
-        self.first,self.gaps = nn.Parameter(start[:1].clone()),nn.Parameter(start.diff().log())   # gaps as logarithms: cuts stay in order
+        self.first = nn.Parameter(start[:1].clone())
+        self.gaps = nn.Parameter(start.diff().log())   # logarithms: cuts stay in order
 
     @classmethod
     def from_dls(cls,
         dls, # `CollabDataLoaders`
     ): # The loss, with a level for each distinct training rating
         "The loss for the ratings of `dls`; its first cuts give their distribution"
-        return cls(*dls.train_ds.y.cpu().unique(return_counts=True))
+        return cls(*dls.train_ds.store.levels())
     @property
     def cuts(self)->Tensor: # (L-1,)
         "Where one level ends and the next begins"
@@ -133,8 +137,8 @@ class OrdinalLoss(RatingLoss):
         l = torch.searchsorted(self.levels, y).clamp(max=len(self.levels)-1)
         odd = self.levels[l]!=y
         if odd.any():
-            raise ValueError(f'{int(odd.sum()):,} of {len(y):,} ratings are none of the {len(self.levels)} levels, e.g. {y[odd][0].item():g}; '
-                'make the loss from these loaders')
+            raise ValueError(f'{int(odd.sum()):,} of {len(y):,} ratings are none of the {len(self.levels)} levels, '
+                f'e.g. {y[odd][0].item():g}; make the loss from these loaders')
         b = self._bounds(pred)
         hi,lo = (b.gather(1, (l+k)[:,None])[:,0] for k in (1,0))
         # log(sigmoid(hi)-sigmoid(lo)), which holds where both are near 0 or 1

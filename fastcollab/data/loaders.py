@@ -73,12 +73,6 @@ class RatingsDataset:
         "The same vocabularies without ratings, for export"
         return type(self)(self.enc, self.store.empty())
 
-    # bridge, to be deleted
-    x = property(lambda self: self.store.ids(), lambda self,v: setattr(self.store, '_ids', v))
-    y = property(lambda self: self.store.ratings(), lambda self,v: setattr(self.store, '_ratings', v))
-    timestamps = property(lambda self: self.store.timestamps(), lambda self,v: setattr(self.store, '_timestamps', v))
-    ents = property(lambda self: self.entities)
-
     @property
     def classes(self): return self.enc.classes
     @property
@@ -155,8 +149,6 @@ class RatingsDL(TfmdDL):
 
     @property
     def epoch_seed(self): return self.order.epoch_seed
-    @property
-    def order_rng(self): return self.order._seeds   # bridge, to be deleted
     def get_idxs(self):
         "Row numbers in the order of the next epoch, (n,)"
         return self.order.rows(self.n) if self.shuffle else torch.arange(self.n)
@@ -344,4 +336,3 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         check_int('steps', steps)
         train = FullBatchDL(self.train_ds, steps)
         return type(self)(train, self.valid.new(bs=2**15), path=self.path, device=self.device)
-    whole = full_batch   # bridge, to be deleted

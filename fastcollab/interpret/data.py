@@ -206,7 +206,7 @@ def recommender_categories(
     rec:Recommender, # Any recommender
 )->dict: # `FeatureCategories` by column
     "The features of the model, and the categories in the table of items"
-    res = {f.name:FeatureCategories(f.side, list(f.words['classes'])[1:], f.rows) for f in rec.features}
+    res = {f.name:FeatureCategories(f.side, list(f.codec['classes'])[1:], f.rows) for f in rec.features}
     for name,sep in rec.separators.items():
         if name in res or name not in rec.items: continue
         codec = GenreCategorify(sep).setup(rec.items[name])

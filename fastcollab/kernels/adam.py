@@ -69,7 +69,7 @@ def catch_up(table, rows, s, steps):
 # %% ../../nbs/kernels/03_adam.ipynb #0a0e0007
 @njit(**CALLED)
 def adam_rows(table, rows, grad, first, s, steps):
-    "Step s on `rows`, which are at step s-1; gradients (rows,k) of repeated rows are added in place, `first` (n,) is scratch"
+    "Step s on `rows`, which are at step s-1; adds gradients of repeated rows in place, `first` (n,) is scratch"
     p,m,v,last = table
     f,step = p.dtype.type,steps.tab[s]
     for r in range(len(rows)):

@@ -13,7 +13,8 @@ from importlib import import_module
 import numpy as np
 
 # %% ../../nbs/kernels/00_jit.ipynb #e5041706
-_LOOPS = dict(nogil=True, error_model='numpy', fastmath={'reassoc','contract','nsz'}) # sums in any order, but inf and nan stay what they are
+# sums in any order, but inf and nan stay what they are
+_LOOPS = dict(nogil=True, error_model='numpy', fastmath={'reassoc','contract','nsz'})
 CALLED = dict(_LOOPS, cache=True)
 INNER = dict(_LOOPS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 INLINE = dict(INNER, forceinline=True)
@@ -29,7 +30,8 @@ def unusable()->str: # Empty if they can be used
         folder = import_module('fastcollab.kernels.mf').train.stats.cache_path
         with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(2**20))   # what numba keeps takes a little less
     except (ImportError, RuntimeError, OSError) as e:
-        warnings.warn(f'epochs run in torch and not in compiled loops: {e}; install numba, or set NUMBA_CACHE_DIR to a writable folder')
+        warnings.warn(f'epochs run in torch and not in compiled loops: {e}; '
+            'install numba, or set NUMBA_CACHE_DIR to a writable folder')
         return str(e)
     return ''
 
@@ -50,7 +52,8 @@ def compiling(
     if work in _announced:
         yield
         return
-    note = threading.Timer(1.5, lambda: print('fastcollab is compiling its loops, once; about 10 seconds', file=sys.stderr))
+    def say(): print('fastcollab is compiling its loops, once; about 10 seconds', file=sys.stderr)
+    note = threading.Timer(1.5, say)
     note.start()
     try: yield
     finally: note.cancel()

@@ -73,7 +73,7 @@ class Categories(NamedTuple):
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0003
 class Side(NamedTuple):
-    "The users or the items of an epoch; a key is a row, or the number of rows plus a row whose own vector is replaced by that of row 0"
+    "The users or the items of an epoch; a key is a row, or n plus a row whose own vector is replaced by that of row 0"
     rows:np.ndarray # (n,3W) float32
     last:np.ndarray # (n,) int32 step that each row is at
     seen:np.ndarray # (keys,2) int32 step that last met a key, and its slot in that minibatch
@@ -89,7 +89,8 @@ class Side(NamedTuple):
     one:int # column of `now` that meets the bias of the other side, -1 without biases
 
 STEP,SLOT = 0,1 # columns of `seen`
-A_DECAY,A_MOVE,A_MOM,A_SQR,A_EPS = range(5) # columns of `away`: see `Missed`; the factor of the second moment, and eps at the last step
+# columns of `away`: as in `Missed`, but with the factor of the second moment; and eps at the last step
+A_DECAY,A_MOVE,A_MOM,A_SQR,A_EPS = range(5)
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0005
 LINE = 16 # float32 or int32 numbers
@@ -108,8 +109,8 @@ def new_categories(
     "The arrays of the categories of one side, with all rows 0"
     some = n_categories>0
     if not some: idx,weights = _ints(n, 0),aligned(n, 0)
-    return Categories(idx, weights, rows=aligned(n_categories, 3*width), last=_ints(n_categories), met=_ints(n_categories+1),
-        keys=_ints(n_threads, n_categories+1), grad=aligned(n_categories+1, width),
+    return Categories(idx, weights, rows=aligned(n_categories, 3*width), last=_ints(n_categories),
+        met=_ints(n_categories+1), keys=_ints(n_threads, n_categories+1), grad=aligned(n_categories+1, width),
         slot_grad=aligned(some*min(bs, 2*n)*n_threads, width), place=_ints(some*bs))
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0021
@@ -124,8 +125,9 @@ def new_side(
     "The arrays of one side, with all rows 0"
     n_keys = 2*n if features else n
     n_slots,places = min(bs, n_keys)*n_threads,bs+LINE*n_threads
-    return Side(rows=aligned(n, 3*width), last=_ints(n), seen=_ints(n_keys, 2), keys=_ints(n_slots), head=_ints(n_slots),
-        now=aligned(n_slots, width), away=aligned(n_slots, 5), slot_ends=_ints(n_threads), place_ends=_ints(n_threads),
+    return Side(rows=aligned(n, 3*width), last=_ints(n), seen=_ints(n_keys, 2), keys=_ints(n_slots),
+        head=_ints(n_slots), now=aligned(n_slots, width), away=aligned(n_slots, 5),
+        slot_ends=_ints(n_threads), place_ends=_ints(n_threads),
         prev=_ints(places), slot=_ints(places), rating=_ints(places), one=one)
 
 # %% ../../nbs/kernels/04_mf.ipynb #c53544e0
@@ -294,7 +296,7 @@ BLOCK = 64 # ratings whose losses are added up in float32
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0010
 @njit(**INNER)
 def errors(users, items, y, start, stop, n, link, err):
-    "Derivative of the mean loss by the score of each rating from `start` to `stop`, in `err`, and the sum of their losses"
+    "Write the derivative of the mean loss by each score of a range into `err`; returns the sum of their losses"
     U,M,W = users.now,items.now,users.now.shape[1]
     share,total = np.float32(1)/np.float32(n),0.
     for o in range(start, stop, BLOCK):
@@ -346,7 +348,7 @@ def step_at(s, steps):
 
 @njit(**INNER)
 def update(side, cats, start, stop, s, other, slot, err, grad, step, thread):
-    "Gradients of the slots from `start` to `stop`, whose ratings meet the vectors `other` at their `slot`, and Adam on their rows"
+    "Gradients of slots `start` to `stop`, whose ratings meet the vectors `other[slot]`, and Adam on their rows"
     rows,away,W,has_features = side.rows,side.away,side.now.shape[1],cats.idx.shape[1]>0
     for c in range(start, stop):
         prefetch_row(side, c, stop, 3*W)
@@ -384,7 +386,8 @@ def collect_all(side, cats, n, s, thread, n_threads):
         if side.prev[place]>=0: continue   # each slot at its first rating: an order that doesn't depend on the threads
         c = side.slot[place]
         key = side.keys[c]
-        if (key==0 or key>=n_rows) and n_cats%n_threads==thread: k = collect(cats, n_cats, c, np.float32(1), s, k, thread)
+        is_unknown = key==0 or key>=n_rows
+        if is_unknown and n_cats%n_threads==thread: k = collect(cats, n_cats, c, np.float32(1), s, k, thread)
         x = key if key<n_rows else key-n_rows
         for f in range(cats.idx.shape[1]):
             o = cats.idx[x,f]
@@ -459,7 +462,7 @@ def sum_parts(part, n_threads):
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0019
 @njit(**CALLED)
 def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_threads):
-    "One thread's part of the minibatches of a chunk; returns how many were done before a loss wasn't finite, or the team gave up"
+    "One thread's part of the minibatches of a chunk; returns how many were done, all unless a loss isn't finite"
     u_keys,i_keys,y,bs,start,losses = chunk   # taken apart once: in the loop, each access would count references
     sync,err,part,grad = team
     u_shared,i_shared = u_cats.idx.shape[1]>0,i_cats.idx.shape[1]>0
@@ -526,7 +529,7 @@ def key_of(row, dropped, shift):
 # %% ../../nbs/kernels/04_mf.ipynb #31f15065
 @njit(**CALLED)
 def take(source, sizes, shifts, chunk, start, stop):
-    "Write the ratings of a chunk from `start` to `stop`; returns whether all rows are below `sizes` and all ratings finite"
+    "Write ratings `start` to `stop` of a chunk; returns whether all rows are below `sizes` and all ratings finite"
     ids,ratings,order,dropped = source
     u_keys,i_keys,y,_,_,_ = chunk
     good = True

@@ -63,9 +63,10 @@ def step_numbers(
 
 # %% ../../nbs/kernels/01_steps.ipynb #0a0c000c
 def _usable(decay, ratio):
-    "How many steps fit into float64: the products of both, and sums over them, which mustn't lose a row's next step beside its last"
+    "How many steps fit into float64: products of both, and sums, which mustn't lose a row's next step beside its last"
     ratio = np.log(np.maximum(ratio, 1e-12))
-    size = np.maximum(np.cumsum(np.maximum(ratio, 0)-np.log(decay))/300, np.cumsum(np.maximum(ratio-np.log(decay), 0))/12)
+    log = np.log(decay)
+    size = np.maximum(np.cumsum(np.maximum(ratio, 0)-log)/300, np.cumsum(np.maximum(ratio-log, 0))/12)
     return max(1, int(np.searchsorted(size, 1)))
 
 # %% ../../nbs/kernels/01_steps.ipynb #966608d5
@@ -82,7 +83,8 @@ class StepTables:
         lr,mom,wd = (np.asarray(o, float) for o in (lr,mom,wd))
         decay = 1-lr*wd
         if (decay<=0).any():
-            raise ValueError(f'lr*wd is {(lr*wd).max():g} at step {int(np.argmin(decay))+1}; a row would lose all of its value in one step, so lower lr or wd')
+            raise ValueError(f'lr*wd is {(lr*wd).max():g} at step {int(np.argmin(decay))+1}; '
+                'a row would lose all of its value in one step, so lower lr or wd')
         self.n = n = _usable(decay, mom/sqr_mom**.5)
         self.lr,self.mom,self.wd = lr[:n],mom[:n],wd[:n]
         self.sqr_mom,self.eps = sqr_mom,eps
@@ -94,4 +96,5 @@ class StepTables:
     )->bool: # False also if step `s` isn't in the tables
         "Is step `s` the one that was planned?"
         if s>self.n or sqr_mom!=self.sqr_mom or eps!=self.eps: return False
-        return all(math.isclose(a, b, rel_tol=1e-6) for a,b in ((lr,self.lr[s-1]), (mom,self.mom[s-1]), (wd,self.wd[s-1])))
+        planned = self.lr[s-1],self.mom[s-1],self.wd[s-1]
+        return all(math.isclose(a, b, rel_tol=1e-6) for a,b in zip((lr,mom,wd), planned))

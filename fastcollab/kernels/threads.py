@@ -21,8 +21,10 @@ def prefetch(typingctx, arr, row, col):
         a = context.make_array(sig.args[0])(context, builder, args[0])
         ptr = cgutils.get_item_pointer(context, builder, sig.args[0], a, args[1:], wraparound=False)
         byte,i32 = _ir.IntType(8).as_pointer(),_ir.IntType(32)
-        fn = cgutils.get_or_insert_function(builder.module, _ir.FunctionType(_ir.VoidType(), [byte,i32,i32,i32]), 'llvm.prefetch.p0i8')
-        builder.call(fn, [builder.bitcast(ptr, byte), *(_ir.Constant(i32, o) for o in (0,3,1))])   # to read, to keep, data
+        kind = _ir.FunctionType(_ir.VoidType(), [byte,i32,i32,i32])
+        fn = cgutils.get_or_insert_function(builder.module, kind, 'llvm.prefetch.p0i8')
+        options = [_ir.Constant(i32, o) for o in (0,3,1)]   # to read, to keep, data
+        builder.call(fn, [builder.bitcast(ptr, byte), *options])
         return context.get_dummy_value()
     return types.void(arr, types.intp, types.intp),codegen
 
@@ -32,12 +34,14 @@ def _pointer(context, builder, sig, args): return context.make_array(sig.args[0]
 @intrinsic
 def add(typingctx, arr, value):
     "Add `value` to `arr[0]` as one step for all threads, and return what it was"
-    return types.int64(arr, types.int64),lambda c,b,sig,args: b.atomic_rmw('add', _pointer(c, b, sig, args), args[1], 'seq_cst')
+    def codegen(c, b, sig, args): return b.atomic_rmw('add', _pointer(c, b, sig, args), args[1], 'seq_cst')
+    return types.int64(arr, types.int64),codegen
 
 @intrinsic
 def read(typingctx, arr):
     "`arr[0]` as it is in memory now"
-    return types.int64(arr),lambda c,b,sig,args: b.load_atomic(_pointer(c, b, sig, args), 'seq_cst', 8)
+    def codegen(c, b, sig, args): return b.load_atomic(_pointer(c, b, sig, args), 'seq_cst', 8)
+    return types.int64(arr),codegen
 
 let_others_run = types.ExternalFunction('sched_yield', types.int32())
 

@@ -104,7 +104,7 @@ class FeatureTerms(NamedTuple):
     agg:str # 'sum', 'mean' or 'sqrtn': see `category_weights`
     rows:Tensor # Categories of each id, padded with 0, (n_ids,width) int64
     factors:Factors # Of each category, row 0 of the padding, (c,k) and (c,)
-    words:dict|None=None # How raw values become categories: `sep`, `classes`, `edges`, `width` of a `GenreCategorify`
+    codec:dict|None=None # How raw values become categories: `sep`, `classes`, `edges`, `width` of a `GenreCategorify`
 
 class FoldTerms(NamedTuple):
     "What adds to the vector of a new id, beside what is solved from its ratings"

@@ -219,7 +219,7 @@ def encode_feature(
 )->Tensor: # (n,width) int64
     "Categories of new ids; a warning says which values are missing or unknown"
     feat = Feature(feature.name, feature.side)
-    feat.codec = GenreCategorify.from_state(feature.words)
+    feat.codec = GenreCategorify.from_state(feature.codec)
     return torch.from_numpy(feat.encode(values, ids)).long()
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #64ceffcc

@@ -85,7 +85,7 @@ def terms_state(
         if term is None: continue
         if term.implicit is not None: put(f'terms{side}.implicit', term.implicit)
         for k,f in enumerate(term.features):
-            info[side].append(dict(name=f.name, how=f.how, agg=f.agg, words=f.words))
+            info[side].append(dict(name=f.name, how=f.how, agg=f.agg, codec=f.codec))
             tensors[f'terms{side}.{k}.rows'] = f.rows
             put(f'terms{side}.{k}', f.factors)
     return info,tensors
@@ -99,7 +99,7 @@ def load_terms(
     def get(name): return Factors(tensors[f'{name}.vec'], tensors.get(f'{name}.bias'))
     def feature(side, k, o):
         rows,factors = tensors[f'terms{side}.{k}.rows'],get(f'terms{side}.{k}')
-        return FeatureTerms(o['name'], side, o['how'], o['agg'], rows, factors, o['words'])
+        return FeatureTerms(o['name'], side, o['how'], o['agg'], rows, factors, o['codec'])
     res = []
     for side,features in enumerate(info):
         implicit = get(f'terms{side}.implicit') if f'terms{side}.implicit.vec' in tensors else None

@@ -55,7 +55,7 @@ def add_feature_names(
     "Fold terms that know the names of categories"
     codecs = {f.name:f.codec for f in features}
     def named(term):
-        return term._replace(features=tuple(f._replace(words=codecs[f.name].state()) for f in term.features))
+        return term._replace(features=tuple(f._replace(codec=codecs[f.name].state()) for f in term.features))
     return tuple(None if o is None else named(o) for o in terms)
 
 # %% ../../nbs/train/06_export.ipynb #3a35d3e6

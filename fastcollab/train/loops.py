@@ -78,10 +78,16 @@ def _once(cb, piece): cb('after_batch')
 def _nothing(cb, piece): pass   # the loop needs nothing for it
 
 # %% ../../nbs/train/02_loops.ipynb #5a7e0004
-instead = {TrainEvalCallback.after_batch:_nothing, CastToTensor.before_batch:_nothing, Recorder.after_batch:_record_losses,
-    ParamScheduler.before_batch:_nothing, ParamScheduler.after_batch:_record_hypers, ProgressCallback.after_batch:_once}
-batch_events = L('before_batch after_pred after_loss before_backward after_cancel_backward after_backward before_step after_cancel_step '
-    'after_step after_cancel_batch after_batch'.split())
+instead = {
+    TrainEvalCallback.after_batch: _nothing,
+    CastToTensor.before_batch: _nothing,
+    Recorder.after_batch: _record_losses,
+    ParamScheduler.before_batch: _nothing,
+    ParamScheduler.after_batch: _record_hypers,
+    ProgressCallback.after_batch: _once,
+}
+batch_events = L('before_batch after_pred after_loss before_backward after_cancel_backward after_backward before_step '
+    'after_cancel_step after_step after_cancel_batch after_batch'.split())
 
 def acts_on(
     cb:Callback,
@@ -108,7 +114,8 @@ def why_not_loop(
 )->str: # Empty if there is no reason
     "Why the training batches of `learn` have to come one by one, for any model"
     f = learn.opt_func.func if isinstance(learn.opt_func, partial) else learn.opt_func
-    if not (f is LazyAdam if learn.opt is None else isinstance(learn.opt, LazyAdam)): return 'the optimizer is not LazyAdam; pass opt_func=LazyAdam'
+    lazy = f is LazyAdam if learn.opt is None else isinstance(learn.opt, LazyAdam)
+    if not lazy: return 'the optimizer is not LazyAdam; pass opt_func=LazyAdam'
     if reason := why_batches(learn.dls.train): return reason
     if cbs := needs_batches(learn): return f'{", ".join(cbs)} needs single batches'
     if getattr(learn.recorder, 'train_metrics', False): return 'train_metrics=True needs the predictions of each batch'
@@ -127,7 +134,7 @@ def why_not_predict(
     ds = learn.dls.train.dataset if ds is None else ds
     plan = collab_model(learn.model).fuse_plan(ds)
     if isinstance(plan, str): return plan
-    if ds.device.type!='cpu': return f'ratings are on {ds.device}, not cpu'   # where the model will be, once it is trained
+    if ds.device.type!='cpu': return f'ratings are on {ds.device}, not cpu'   # as the model will be in training
     return '' if load_kernels('mf') else 'the compiled loops cannot be used'
 
 # %% ../../nbs/train/02_loops.ipynb #5a7e0008
@@ -149,9 +156,12 @@ def why_not_parameters(
     plan = collab_model(learn.model).fuse_plan(learn.dls.train.dataset)
     fused,named = set(plan_parameters(plan)),list(learn.model.named_parameters(remove_duplicate=False))
     if len({p for _,p in named})<len(named): return 'tables share their parameters'
-    if left := [n for n,p in named if p.requires_grad and p not in fused]: return f'{", ".join(left)} is not a part of its dot product'
-    if frozen := [n for n,p in named if not p.requires_grad and p in fused]: return f'{", ".join(frozen)} is frozen'
-    if _odd_biases(plan.users) or _odd_biases(plan.items): return 'some of its tables have biases and others on the same side have none'
+    left = [n for n,p in named if p.requires_grad and p not in fused]
+    if left: return f'{", ".join(left)} is not a part of the fuse_plan'
+    frozen = [n for n,p in named if not p.requires_grad and p in fused]
+    if frozen: return f'{", ".join(frozen)} is frozen'
+    if _odd_biases(plan.users) or _odd_biases(plan.items):
+        return 'ids and features of a side must both have biases, or neither'
     if learn.opt is None: return ''
     if len(learn.opt.param_lists)>1: return f'{len(learn.opt.param_lists)} parameter groups'
     states = [learn.opt.state[p] for p in fused]
@@ -190,9 +200,10 @@ def check_weights(
     learn:Learner, # After the training part of an epoch
 ):
     "Raise an error if weights aren't finite"
-    trained = [p.detach() for p in learn.model.parameters() if p.requires_grad and p.dtype.is_floating_point and p.numel()]
-    ends = [o for p in trained for o in p.aminmax()]
-    if ends and not torch.stack(ends).isfinite().all(): raise diverged(learn, learn.iter, kept=False)   # a device is waited for once
+    trained = [p.detach() for p in learn.model.parameters() if p.requires_grad and p.dtype.is_floating_point]
+    ends = [o for p in trained if p.numel() for o in p.aminmax()]
+    if ends and not torch.stack(ends).isfinite().all():   # a device is waited for once
+        raise diverged(learn, learn.iter, kept=False)
 
 # %% ../../nbs/train/02_loops.ipynb #49152825
 def record(
@@ -204,14 +215,15 @@ def record(
     "Keep what learner and callbacks keep of steps"
     n,losses = len(losses),losses.cpu()
     bad = (~losses.isfinite()).nonzero()
-    if len(bad): raise diverged(learn, s+int(bad[0]), losses[bad[0]], kept=False)   # on a device that is asked once per piece
+    if len(bad): raise diverged(learn, s+int(bad[0]), losses[bad[0]], kept=False)   # a device is asked once per piece
     learn.iter,learn.train_iter,learn.loss = s+n-1,learn.train_iter+n,losses[-1]
     learn.pct_train = np.cumsum([learn.pct_train]+[1./(learn.n_iter*learn.n_epoch)]*n)[-1].item()
     for k,v in hypers.items(): learn.opt.set_hyper(k, v[n-1].tolist())
     last = {k: v[:n] if v.ndim==1 else v[:n,-1] for k,v in hypers.items()}
     lrs = last.get('lr', np.full(n, float(learn.opt.hypers[-1]['lr']))).tolist()
-    todo = [(instead[m],cb) for cb in learn.cbs for e in ('before_batch','after_batch') if (m := getattr(type(cb), e, None)) in instead]
-    for f,cb in sorted(todo, key=lambda o: o[0] is _once): f(cb, Piece(losses, lrs, last))   # bars show what the others have kept
+    methods = [(getattr(type(cb), e, None),cb) for cb in learn.cbs for e in ('before_batch','after_batch')]
+    todo = [(instead[m],cb) for m,cb in methods if m in instead]
+    for f,cb in sorted(todo, key=lambda o: o[0] is _once): f(cb, Piece(losses, lrs, last))   # bars come last
 
 # %% ../../nbs/train/02_loops.ipynb #bc98723c
 class TorchLoop:
@@ -295,7 +307,9 @@ def check_rows(
     "IndexError if an id is outside its table"
     if not len(ids): return
     for low,high,n,what in zip(ids.min(0).tolist(), ids.max(0).tolist(), sizes, ('user','item')):
-        if not 0<=low<=high<n: raise IndexError(f'{what} rows run from {low} to {high}, but the model has {n}; make the model for these loaders')
+        if not 0<=low<=high<n:
+            raise IndexError(f'{what} rows run from {low} to {high}, but the model has {n}; '
+                'make the model for these loaders')
 
 # %% ../../nbs/train/02_loops.ipynb #5a7e000e
 class Part(NamedTuple):
@@ -333,7 +347,8 @@ def side_parts(
     for vec,bias in plan.tables:
         tables.append((vec,bias,categories.rows[at:at+len(vec)],categories.last[at:at+len(vec)]))
         at += len(vec)
-    return [Part(p, rows, last, col) for vec,bias,rows,last in tables for p,col in ((vec,0),(bias,bias_col)) if p is not None]
+    both = [[Part(vec, rows, last, 0), Part(bias, rows, last, bias_col)] for vec,bias,rows,last in tables]
+    return [o for o in itertools.chain(*both) if o.param is not None]
 
 # %% ../../nbs/train/02_loops.ipynb #7965922f
 _none_dropped = np.zeros((0,2), bool)
@@ -368,12 +383,15 @@ class FusedLoop(TorchLoop):
         h,state = self.learn.opt.hypers[0],self.learn.opt.state
         self.sides = [o if len(o.rows) else o._replace(rows=aligned(len(o.last), 3*self.width)) for o in self.sides]
         self.parts = [side_parts(*o, k) for k,o in enumerate(zip(self.sides, self.categories, self.plan))]
-        self.start,self.at = state[self.plan.users.vec].get('step', 0),0   # steps before these tables, and of these tables
-        self.tables = StepTables(*(self.ahead[k][self.done:] for k in ('lr','mom','wd')), h['sqr_mom'], h['eps'], self.start)
+        self.start,self.at = state[self.plan.users.vec].get('step', 0),0   # steps before these tables, and in them
+        lr,mom,wd = (self.ahead[k][self.done:] for k in ('lr','mom','wd'))
+        self.tables = StepTables(lr, mom, wd, h['sqr_mom'], h['eps'], self.start)
         for side,categories in zip(self.sides, self.categories):
             for o in (side.last,side.seen,categories.last,categories.met): o[:] = 0
         for part in sum(self.parts, []):
-            with compiling('pack'): self.kernel.pack(self.moments(part.param), self.tables.steps.tab[0,EPS], part.rows, part.col)
+            moments,eps = self.moments(part.param),self.tables.steps.tab[0,EPS]
+            with compiling('pack'): self.kernel.pack(moments, eps, part.rows, part.col)
+            moments = None
             if self.big:
                 for k in ('grad_avg','sqr_avg'): state[part.param].pop(k, None)   # `close` brings them back
     def moments(self,
@@ -389,7 +407,8 @@ class FusedLoop(TorchLoop):
         for k in (0,1):
             for part in self.parts[k]: self.unpack(part)
             self.parts[k] = part = None
-            if self.big: self.sides[k] = self.sides[k]._replace(rows=self.sides[k].rows[:0].copy())   # others have use for the memory
+            # the moments of the other side, and validation, have use for the memory
+            if self.big: self.sides[k] = self.sides[k]._replace(rows=self.sides[k].rows[:0].copy())
     def unpack(self,
         part:Part,
     ):
@@ -407,16 +426,18 @@ class FusedLoop(TorchLoop):
                 self.close()
                 self.pack()
             o,part = done*self.bs,losses[done:done+self.tables.n-self.at]
-            ran = self.run(chunk._replace(u_keys=chunk.u_keys[o:], i_keys=chunk.i_keys[o:], y=chunk.y[o:], start=self.at, losses=part))
+            rest = dict(u_keys=chunk.u_keys[o:], i_keys=chunk.i_keys[o:], y=chunk.y[o:])
+            ran = self.run(chunk._replace(**rest, start=self.at, losses=part))
             self.at,self.done,done = self.at+ran,self.done+ran,done+ran
             if ran<len(part):
                 self.learn.opt.set_hypers(**{k:self.ahead[k][self.done].tolist() for k in hypers})
                 raise diverged(self.learn, s+done, part[ran])
         record(self.learn, s, torch.tensor(losses, dtype=torch.float32), hypers)
     def take(self, s, idx, dropped):
-        "A `Chunk` of the ratings `idx`, in all threads; each rating is looked at, so what is out of range is found here"
+        "A `Chunk` of the ratings `idx`, in all threads; looks at each rating, so what is out of range is found here"
         n,store = len(idx),self.ds.store
-        chunk = self.kernel.Chunk(np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32), self.bs, 0, np.zeros(0))
+        u_keys,i_keys,y = np.empty(n, np.int32),np.empty(n, np.int32),np.empty(n, np.float32)
+        chunk = self.kernel.Chunk(u_keys, i_keys, y, self.bs, 0, np.zeros(0))
         source = self.kernel.Source(*store.arrays(), idx, dropped)
         sizes = tuple(len(o.rows) for o in self.sides)
         shifts = tuple(len(s.rows) if len(c.rows) else 0 for s,c in zip(self.sides, self.categories))
@@ -428,8 +449,8 @@ class FusedLoop(TorchLoop):
         check_rows(source.ids, sizes)
         bad = ~np.isfinite(source.ratings[:,0])
         step = s+int(bad[idx].argmax())//self.bs+1
-        raise ValueError(f'{int(bad.sum())} of {len(bad):,} ratings are not finite numbers, the first in epoch {self.learn.epoch}, '
-            f'step {step} of {self.learn.n_iter}; drop them')
+        raise ValueError(f'{int(bad.sum())} of {len(bad):,} ratings are not finite numbers, '
+            f'the first in epoch {self.learn.epoch}, step {step} of {self.learn.n_iter}; drop them')
     def run(self, chunk):
         "The steps of `chunk` in all threads, this one included; returns how many were done"
         args = *self.sides,*self.categories,chunk,self.tables.steps,self.link,self.team
@@ -448,10 +469,11 @@ def ids_and_factors(
     model, # `CollabModel`
     ds, # `RatingsDataset`
     side:int, # 0 for users, 1 for items
-)->tuple: # `Factors` of known ids, and behind them of unknown ids with features; which row each rating has, None for that of its id
+)->tuple: # `Factors` of known ids, then of unknown ones with features; the row of each rating, None for that of its id
     "What predictions of `ds` need from one side"
     known,table,entities = model.factors(side).detach(),ds.tables[side],ds.entities[side]
-    if entities is None or model.tables[side] is None: return known,None   # loaders may have features that the model doesn't have
+    # loaders may have features that the model doesn't have
+    if entities is None or model.tables[side] is None: return known,None
     new = table[len(known.vec):].long()
     more = model.factors(side, torch.zeros(len(new), dtype=torch.long), new).detach()
     return type(known)(*(None if a is None else torch.cat([a, b]) for a,b in zip(known, more))),entities
@@ -476,7 +498,8 @@ def predict_batches(
     dl,ds,model = learn.dl,learn.dl.dataset,collab_model(learn.model)
     learn.n_iter,n = len(dl),len(dl)*dl.bs if dl.drop_last else len(ds)
     if not n: return
-    kernel,link = load_kernels('mf'),model.link
+    kernel = load_kernels('mf')
+    link = kernel_link(kernel, model.link)
     with torch.no_grad(): factors,entities = zip(*(ids_and_factors(model, ds, side) for side in (0,1)))
     tables,order = [kernel_vectors(kernel, o) for o in factors],dl.get_idxs() if dl.shuffle else None
     for o in range(0, n, TorchLoop.piece):
@@ -485,7 +508,7 @@ def predict_batches(
         check_rows(ids.numpy(), (model.n_users,model.n_items))
         u,i = (ids[:,k] if e is None else e.index_select(0, b) for k,e in enumerate(entities))
         with compiling('predict'):
-            kernel.predict(*tables, u.contiguous().numpy(), i.contiguous().numpy(), kernel_link(kernel, link), pred.numpy())
+            kernel.predict(*tables, u.contiguous().numpy(), i.contiguous().numpy(), link, pred.numpy())
         learn.iter = learn.n_iter-1
         learn._split(ds.rows(b))
         learn._with_events(partial(_predicted, learn, pred), 'batch', CancelBatchException)
@@ -494,7 +517,7 @@ def predict_batches(
 def loop_for(
     learn:Learner, # With an optimizer
 )->TorchLoop|None:
-    "A loop for the epochs of this fit, or None if batches have to come one by one; ValueError if `learn.fused` is True and it can't be"
+    "A loop for this fit, None if batches have to come one by one; ValueError if `learn.fused` is True and can't be"
     reason = why_not_fused(learn)
     if learn.fused is True and reason and not finding_lr(learn): raise ValueError(f'fused=True, but {reason}')
     return FusedLoop(learn) if not reason else TorchLoop(learn) if not why_not_loop(learn) else None

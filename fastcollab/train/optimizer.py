@@ -44,8 +44,8 @@ def adam_rows(
     step:list, # The numbers of this step, (8,)
 ):
     "One step of Adam on `rows`"
-    scratch.index_add_(0, rows, grad)                                                  # rows that repeat have one gradient
-    g = scratch[rows]                                                                  # (m,k)
+    scratch.index_add_(0, rows, grad)                                         # rows that repeat have one gradient
+    g = scratch[rows]                                                         # (m,k)
     scratch.index_fill_(0, rows, 0)
     new_m = step[MOM]*m[rows]+(1-step[MOM])*g
     new_v = step[SQR_MOM]*v[rows]+(1-step[SQR_MOM])*g*g
@@ -71,7 +71,8 @@ class LazyTable:
         "Take both moments from the state of the optimizer; all rows count as up to date"
         self.state = self.opt.state[self.p]
         for k in ('grad_avg','sqr_avg'):
-            self.state[k] = self.state[k].contiguous() if k in self.state else torch.zeros_like(self.p, memory_format=torch.contiguous_format)
+            zeros = partial(torch.zeros_like, self.p, memory_format=torch.contiguous_format)
+            self.state[k] = self.state[k].contiguous() if k in self.state else zeros()
         self.tensors = self.p.detach(),self.state['grad_avg'],self.state['sqr_avg'],self.last
         if self.kernel:
             self.table = self.kernel.Table(*(o.numpy() for o in self.tensors))
@@ -95,7 +96,8 @@ class LazyTable:
         rows = torch.arange(len(self.p), device=self.p.device) if rows is None else rows.detach().reshape(-1).long()
         if not self.kernel: return catch_up_rows(*self.tensors, rows, self.s, self.steps)
         if self.kernel.catch_up(self.table, rows.numpy(), self.s+1, self.steps): return
-        raise IndexError(f'rows {int(rows.min())} to {int(rows.max())} were asked for from a table of {len(self.p)}; make the model for these loaders')
+        raise IndexError(f'rows {int(rows.min())} to {int(rows.max())} were asked for from a table of {len(self.p)}; '
+            'make the model for these loaders')
 
     def step(self, lr:float, mom:float, wd:float, sqr_mom:float, eps:float):
         "One step of Adam with the sparse gradient of the table, or with none"
@@ -155,7 +157,8 @@ def planned_steps(
     now:dict, # `lr`, `mom` and `wd` of the next step
 )->tuple: # How many steps, and `planned` for the group, without what is taken to stay as it is `now`
     "The steps to make tables of: those that are planned if the next one is as planned, else steps like the next one"
-    if planned.keys()-now.keys(): return 1,{}   # each step has its own sqr_mom or eps; tables of many would grow with the square of their number
+    # with its own sqr_mom or eps for each step, tables of many steps would take the square of their number
+    if planned.keys()-now.keys(): return 1,{}
     rest = {k:v if v.ndim==1 else v[:,group] for k,v in planned.items() if now[k] or k!='wd'}
     n = min(map(len, rest.values()), default=0)
     if not n or any(not math.isclose(v[0], now[k], rel_tol=1e-6) for k,v in rest.items()): return 512,{}
@@ -172,8 +175,8 @@ class LazyAdam(Optimizer):
         eps:float=1e-5, # Added to the root of the second moment
         wd:float=0.01, # Weight decay, apart from the gradient
     ):
-        super().__init__(params, [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step],
-            lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+        steppers = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step]
+        super().__init__(params, steppers, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
         self.tables,self._undo = {},[]
         self.plan()
 
@@ -186,8 +189,10 @@ class LazyAdam(Optimizer):
         for m in model.modules():
             if not is_plain_table(m) or m.weight not in group: continue
             if m.weight not in self.tables: self.tables[m.weight] = LazyTable(self, m.weight, group[m.weight])
-            if m.weight.grad is not None and not m.weight.grad.any(): m.weight.grad = None   # dense zeros of an earlier fit
-            self._undo += [m.register_forward_pre_hook(self._before_forward).remove, partial(setattr, m, 'sparse', m.sparse)]
+            # dense zeros of an earlier fit
+            if m.weight.grad is not None and not m.weight.grad.any(): m.weight.grad = None
+            self._undo.append(m.register_forward_pre_hook(self._before_forward).remove)
+            self._undo.append(partial(setattr, m, 'sparse', m.sparse))
             m.sparse = True   # a gradient of the rows that were read, not of the table
         for hook in (model.register_state_dict_pre_hook, model.register_load_state_dict_pre_hook):
             self._undo.append(hook(lambda *args: self.flush()).remove)
@@ -201,7 +206,8 @@ class LazyAdam(Optimizer):
         "Bring all rows to the present"
         for t in self.tables.values(): t.catch_up()
     def _before_forward(self, m, args):
-        if m.weight in self.tables: self.tables[m.weight].catch_up(args[0] if m.training and torch.is_grad_enabled() else None)
+        if m.weight not in self.tables: return
+        self.tables[m.weight].catch_up(args[0] if m.training and torch.is_grad_enabled() else None)
 
     def plan(self,
         **hypers, # `lr`, `mom`, `wd` of each of the next steps where they change, (n,) or (n,groups)
@@ -222,7 +228,8 @@ class LazyAdam(Optimizer):
         n,rest = planned_steps({k:v[self._done:] for k,v in self._planned.items()}, group, now)
         key = group,start,*now.values(),sqr_mom,eps,n
         if key not in self._built:
-            self._built[key] = StepTables(*(rest.get(k, np.full(n, now[k])) for k in ('lr','mom','wd')), sqr_mom, eps, start)
+            lr,mom,wd = (rest.get(k, np.full(n, now[k])) for k in ('lr','mom','wd'))
+            self._built[key] = StepTables(lr, mom, wd, sqr_mom, eps, start)
         return self._built[key]
 
     def step(self, closure=None):
@@ -233,7 +240,8 @@ class LazyAdam(Optimizer):
             alike,h = defaultdict(list),{k:float(hyper[k]) for k in ('lr','mom','wd','sqr_mom','eps')}
             for p in pg:
                 state = self.state[p]
-                if not p.requires_grad or p.grad is None and 'step' not in state: continue   # no gradient is one of 0: the momentum goes on
+                # once a parameter has moved, no gradient is one of 0: the momentum goes on
+                if not p.requires_grad or p.grad is None and 'step' not in state: continue
                 if p in self.tables: self.tables[p].step(**h)
                 else:
                     if p.grad is not None and p.grad.is_sparse: p.grad = p.grad.to_dense()

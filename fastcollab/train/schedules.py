@@ -55,7 +55,8 @@ def schedule_at(
     positions:np.ndarray, # Shares of the fit that are done, (n,)
 )->np.ndarray: # (n,), or (n,groups) with several parameter groups
     "The values of a schedule at `positions`"
-    res = f.at(positions) if isinstance(f, CosineSchedule) else np.array([f(o) for o in positions.tolist()], dtype=float)
+    if isinstance(f, CosineSchedule): res = f.at(positions)
+    else: res = np.array([f(o) for o in positions.tolist()], dtype=float)
     return res[:,0] if res.ndim>1 and res.shape[1]==1 else res
 
 def sets_hypers(

@@ -94,8 +94,8 @@ def fault_3_get_preds_of_one_row(lib):
     dls = loaders(lib, valid_pct=1.5/len(RATINGS))
     learn = own(lib, dls)
     preds,targs = learn.get_preds()
-    assert preds.shape==targs.shape==(1,1)
-    assert torch.allclose(preds, learn.model.eval()(dls.valid.one_batch()[0])[:,None])
+    assert preds.shape==targs.shape==(1,)
+    assert torch.allclose(preds, learn.model.eval()(dls.valid.one_batch()[0]))
 
 @fault(AssertionError, 'is not the MSE')
 def fault_4_loss_does_not_broadcast(lib):
@@ -165,7 +165,7 @@ def fault_8_emb_szs_as_a_list(lib):
     dls = loaders(lib)
     learn = lib.collab_learner(dls, use_nn=True, emb_szs=list(zip(sizes(dls), (12,7))), y_range=(0,5.5))
     assert [m.weight.shape for m in learn.model.modules() if isinstance(m, nn.Embedding)]==list(zip(sizes(dls), (12,7)))
-    assert learn.model(dls.one_batch()[0]).shape==(64,1)
+    assert learn.model(dls.one_batch()[0]).shape==(64,)
 
 def _some_bias(lib):
     learn = lib.collab_learner(loaders(lib))
@@ -380,7 +380,7 @@ learn.fit_one_cycle(1, 5e-3, wd=0.01)
     use_nn='''
 learn = collab_learner(dls, use_nn=True, y_range=(0, 5.5), layers=[100,50])
 learn.fit_one_cycle(1, 5e-3, wd=0.1)
-assert learn.model(dls.one_batch()[0]).shape==(64,1)
+assert learn.model(dls.one_batch()[0]).numel()==64
 learn = collab_learner(dls, use_nn=True, y_range=(0, 5.5), layers=[20], emb_szs={'title': 7}, config=tabular_config(embed_p=.1, ps=[.2]))
 learn.fit_one_cycle(1, 5e-3)
 ''',

@@ -182,7 +182,7 @@ def test_reads_equal_unfused(name, kwargs, monkeypatch):
                 torch.tensor(learn.validate())])
         assert (len(calls)>n)==(f=='auto')
     for a,b in zip(*res): assert a.shape==b.shape and torch.allclose(a, b, atol=1e-5, equal_nan=True)
-    assert torch.allclose(res[0][3][:,0], torch.tensor(learn.predict(unknown())), atol=1e-5)
+    assert torch.allclose(res[0][3], torch.tensor(learn.predict(unknown())), atol=1e-5)
 
 class NoUsers(Callback):
     "Predicts for unknown users, in validation"
