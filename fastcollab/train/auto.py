@@ -41,12 +41,13 @@ def new_id_share(
     singles = sum((torch.bincount(x[:,k].long())==1).sum().item() for k in (0,1))
     return min(.1, max(.01, singles/len(x)))
 
-# %% ../../nbs/train/05_auto.ipynb #ecbf26cf
+# %% ../../nbs/train/05_auto.ipynb #f05a0004
 def _show(value):
     "A setting as a table shows it"
     if isinstance(value, tuple): return f'({value[0]:.3g}, {value[1]:.3g})'
     return f'{value:.3g}' if isinstance(value, float) else f'{value:,}'
 
+# %% ../../nbs/train/05_auto.ipynb #ecbf26cf
 @dataclass
 class AutoConfig:
     "What to train `SVDPlusPlus` with, and why"
@@ -61,7 +62,7 @@ class AutoConfig:
     def __repr__(self):
         return '\n'.join(f'{k:<10} {_show(getattr(self, k)):<14} {why}' for k,why in self.reasons.items())
 
-# %% ../../nbs/train/05_auto.ipynb #2767fb36
+# %% ../../nbs/train/05_auto.ipynb #f05a0002
 def _reasons(per_user, per_item, timestamps):
     "A line of explanation for each setting"
     rule = '(1.5, 2)*(58/m)**.36*max(1, n/80000)**-.33'+('' if timestamps else '*.8')
@@ -75,6 +76,7 @@ def _reasons(per_user, per_item, timestamps):
         wd=f'{shape}: {rule}, m their geometric mean; fitted to searches on MovieLens',
         unk_p='as often as a new user or item will come, by the Good-Turing estimate')
 
+# %% ../../nbs/train/05_auto.ipynb #2767fb36
 def auto_config(
     dls, # `CollabDataLoaders`
 )->AutoConfig: # Shown as a table with its reasons
