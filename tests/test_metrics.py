@@ -22,7 +22,8 @@ def test_half_star(x):
     if abs(r-x)==.25: assert r==round(r)
     assert half_star(torch.tensor(x, dtype=torch.float64)).item()==r and half_star(np.array([x]))[0]==r
 
-@pytest.mark.parametrize('x,want', [(4.75,5.), (5.25,5.), (.25,0.), (.75,1.), (-.25,0.), (-.75,-1.), (3.2,3.), (3.3,3.5), (3.5,3.5), (4.74,4.5), (4.76,5.),
+@pytest.mark.parametrize('x,want', [(4.75,5.), (5.25,5.), (.25,0.), (.75,1.), (-.25,0.), (-.75,-1.), (3.2,3.),
+    (3.3,3.5), (3.5,3.5), (4.74,4.5), (4.76,5.),
     (0,0.), (7,7.)])
 def test_half_star_by_hand(x, want):
     "Every type of input gives the answer in its own type and shape"
@@ -38,9 +39,11 @@ def test_half_star_by_hand(x, want):
     pd.testing.assert_series_equal(s, pd.Series([want,want], index=['p','q'], name='stars'))
 
 def test_half_star_of_whole_numbers_and_what_is_no_number():
-    assert half_star(torch.tensor([1,4])).tolist()==[1.,4.] and half_star(torch.tensor([1,4])).is_floating_point() and half_star(np.array([3]))[0]==3.
+    assert half_star(torch.tensor([1,4])).tolist()==[1.,
+        4.] and half_star(torch.tensor([1,4])).is_floating_point() and half_star(np.array([3]))[0]==3.
     for o in ([math.inf,-math.inf,math.nan], ):
-        for got in (half_star(torch.tensor(o)), half_star(np.array(o)), half_star(pd.Series(o)), [half_star(v) for v in o]):
+        for got in (half_star(torch.tensor(o)), half_star(np.array(o)), half_star(pd.Series(o)),
+            [half_star(v) for v in o]):
             assert got[0]==math.inf and got[1]==-math.inf and math.isnan(got[2])
     x = torch.tensor([4.75])
     half_star(x)
@@ -73,7 +76,8 @@ def test_half_star_accuracy_in_a_fit(dls):
 
 # Inequality
 
-@pytest.mark.parametrize('counts,want', [([1,1,1,1],0), ([0,0,0,4],.75), ([4,0,0,0],.75), ([1,2,3,4],.25), ([0,1],.5), ([7],0), ([1,3],.25), ([.5,1.5],.25)])
+@pytest.mark.parametrize('counts,want', [([1,1,1,1],0), ([0,0,0,4],.75), ([4,0,0,0],.75), ([1,2,3,4],.25), ([0,1],.5),
+    ([7],0), ([1,3],.25), ([.5,1.5],.25)])
 def test_gini_known_values(counts, want):
     got = gini(torch.tensor(counts))
     assert got.item()==pytest.approx(want, abs=1e-12) and got.dtype==torch.float64 and got.shape==()
@@ -86,6 +90,7 @@ def test_gini_is_the_mean_difference(counts):
     c = np.array(counts, float)
     want = np.abs(c[:,None]-c[None]).mean()/(2*c.mean())
     got = gini(torch.tensor(counts)).item()
-    assert got==pytest.approx(want, abs=1e-9) and 0<=got+1e-12 and got<1 and gini(torch.tensor(counts[::-1])).item()==pytest.approx(got)
+    assert got==pytest.approx(want,
+        abs=1e-9) and 0<=got+1e-12 and got<1 and gini(torch.tensor(counts[::-1])).item()==pytest.approx(got)
 
 def test_gini_of_nothing_is_nan(): assert math.isnan(gini(torch.zeros(3))) and math.isnan(gini(torch.zeros(0)))

@@ -4,8 +4,9 @@ from typing import Callable, NamedTuple
 
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN, LinearCollab, ParamEmbedding,
-    PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, synthetic_ratings, Recommender)
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN,
+    LinearCollab, ParamEmbedding, PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model,
+    create_params, synthetic_ratings, Recommender)
 from fastcollab.recommend.recommender import terms_state
 from torch import nn
 
@@ -18,7 +19,8 @@ ITEMS = BASE.drop_duplicates('movieId').set_index('movieId').sort_index()
 class Flat(Module):
     "A user's model, `(bs,)` out"
     def __init__(self, n_users, n_items, y_range=None):
-        self.u,self.i,self.b,self.y_range = nn.Embedding(n_users, 5),nn.Embedding(n_items, 5),nn.Embedding(n_items, 1),y_range
+        self.u,self.i,self.b,self.y_range = nn.Embedding(n_users, 5),nn.Embedding(n_items, 5),nn.Embedding(n_items,
+            1),y_range
     def forward(self, x):
         res = (self.u(x[:,0])*self.i(x[:,1])).sum(1)+self.b(x[:,1])[:,0]
         return res if self.y_range is None else sigmoid_range(res, *self.y_range)
@@ -28,7 +30,8 @@ class Flat(Module):
 class Params(Flat):
     "The same with parameters rolled by hand, `(bs,1)` out, and dropout"
     def __init__(self, n_users, n_items, y_range=None):
-        self.u,self.i,self.y_range,self.drop = create_params(n_users, 5),create_params(n_items, 5),y_range,nn.Dropout(.1)
+        self.u,self.i,self.y_range,self.drop = create_params(n_users, 5),create_params(n_items,
+            5),y_range,nn.Dropout(.1)
     def forward(self, x):
         return sigmoid_range((self.drop(self.u[x[:,0]])*self.i[x[:,1]]).sum(1, keepdim=True), *(self.y_range or (-9,9)))
 
@@ -49,7 +52,8 @@ class TwiceNN(CollabNN):
 
 def ensemble_of(*classes):
     "A maker of a weighted ensemble of several models"
-    def make(dls, **kwargs): return WeightedEnsemble([collab_model(o.from_dls(dls, **kwargs), dls.train_ds) for o in classes], [.3,.7])
+    def make(dls, **kwargs):
+        return WeightedEnsemble([collab_model(o.from_dls(dls, **kwargs), dls.train_ds) for o in classes], [.3,.7])
     return make
 def samples_of(cls, **args):
     "A maker of a model to be averaged over samples of its parameters"
@@ -147,8 +151,10 @@ def rec_of(name, y_range=(0.,5.5)): return learner(name, y_range).recommender()
 def world(name):
     "Users like items of their own parity (5), not the others (1); for additive models, everybody likes the even items; features say nothing of it"
     likes = (lambda u, i: i%2==0) if ZOO[name].additive else (lambda u, i: u%2==i%2)
-    df = pd.DataFrame([(u,i,5. if likes(u, i) else 1.) for u in range(40) for i in range(30)], columns=['userId','movieId','rating'])
-    return df.assign(genres=[f'all|{i//10}' for i in df.movieId], decade=df.userId//10, timestamp=10**9+np.arange(len(df))%5*86400),likes
+    df = pd.DataFrame([(u,i,5. if likes(u, i) else 1.) for u in range(40) for i in range(30)],
+        columns=['userId','movieId','rating'])
+    return df.assign(genres=[f'all|{i//10}' for i in df.movieId], decade=df.userId//10,
+        timestamp=10**9+np.arange(len(df))%5*86400),likes
 
 def trained(name, y_range, n_epochs=None, lr=None, **kwargs):
     "A learner that was trained on `world(name)` (a tenth is held out), and who likes what"

@@ -28,19 +28,24 @@ def csv(ratings, tmp_path, monkeypatch):
 def test_train_leaves_a_learner(csv, ratings, monkeypatch, capsys, tmp_path, arch):
     "Files, the table of the fit, and a learner that predicts what the fit measured"
     genres = ('--genres','genres') if arch.startswith('Hybrid') else ()
-    said = run(monkeypatch, capsys, 'train', csv, '--item', 'title', '--epochs', 2, '--lr', .02, '--factors', 6, '--arch', arch, '--out', 'a/b', *genres)
-    assert sorted(o.name for o in (tmp_path/'a/b').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png','recommender']
+    said = run(monkeypatch, capsys, 'train', csv, '--item', 'title', '--epochs', 2, '--lr', .02, '--factors', 6,
+        '--arch', arch, '--out', 'a/b', *genres)
+    assert sorted(o.name for o in (tmp_path/'a/b').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png',
+        'recommender']
     table = pd.read_csv(tmp_path/'a/b/history.csv')
-    assert list(table) == ['epoch','train_loss','valid_loss','valid_rmse','global mean','user + item bias'] and len(table)==2
+    assert list(table) == ['epoch','train_loss','valid_loss','valid_rmse','global mean',
+        'user + item bias'] and len(table)==2
     assert f'{table.valid_rmse.iloc[-1]:.4f}' in said and arch in said and 'a/b' in said
-    for o in ('loss.png','items.png'): assert matplotlib.image.imread(tmp_path/'a/b'/o).std() > .01      # something is drawn
+    # something is drawn
+    for o in ('loss.png','items.png'): assert matplotlib.image.imread(tmp_path/'a/b'/o).std() > .01
     learn = load_learner(tmp_path/'a/b/learner.pkl')
     held = ratings.iloc[RandomSplitter(.2, 42)(ratings)[1]]
     assert np.isclose(np.sqrt(np.mean((learn.predict(held)-held.rating)**2)), table.valid_rmse.iloc[-1], atol=1e-4)
 
 @pytest.mark.slow
 def test_same_seed_same_table(csv, monkeypatch, capsys):
-    a,b,c,p = (run(monkeypatch, capsys, 'train', f, '--epochs', 1, '--factors', 4, '--seed', s) for f,s in ((csv,1),(csv,1),(csv,2),('r.parquet',1)))
+    a,b,c,p = (run(monkeypatch, capsys, 'train', f, '--epochs', 1, '--factors', 4, '--seed', s)
+        for f,s in ((csv,1),(csv,1),(csv,2),('r.parquet',1)))
     assert a==b==p and a!=c
 
 def test_nothing_is_written_without_out(csv, monkeypatch, capsys, tmp_path):
@@ -50,12 +55,14 @@ def test_nothing_is_written_without_out(csv, monkeypatch, capsys, tmp_path):
 @pytest.mark.slow
 def test_train_reports(csv, monkeypatch, capsys, tmp_path):
     "A page of what was learned; nothing else is written, and a folder is refused before the training"
-    said = run(monkeypatch, capsys, 'train', csv, '--epochs', 2, '--factors', 4, '--arch', 'CollabNN', '--report', 'new/page.html')
+    said = run(monkeypatch, capsys, 'train', csv, '--epochs', 2, '--factors', 4, '--arch', 'CollabNN', '--report',
+        'new/page.html')
     page = (tmp_path/'new/page.html').read_text(encoding='utf-8')
     assert 'report written to new/page.html' in said and 'What CollabNN learned' in page and '2 epochs' in page and sorted(o.name for o in tmp_path.iterdir())==['new','r.csv','r.parquet']
     rmse = re.search(r'<b>([\d.]+)</b>RMSE, in stars', page)[1]
     assert rmse in said
-    with pytest.raises(SystemExit, match='new is a folder; name a file in it'): run(monkeypatch, capsys, 'train', csv, '--report', 'new')
+    with pytest.raises(SystemExit, match='new is a folder; name a file in it'):
+        run(monkeypatch, capsys, 'train', csv, '--report', 'new')
     assert 'epoch' not in capsys.readouterr().out
 
 def test_vectors_of_length_one(csv, monkeypatch, capsys):
@@ -66,20 +73,23 @@ def test_help(monkeypatch, capsys):
     with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, 'train', '--help')
     said = ' '.join(capsys.readouterr().out.split())
     assert e.value.code==0
-    for o in ('epochs (int) Passes over the training part (default: 5)','(default: 0.005)','(default: 0.1)','(default: 50)','DotProductBias','(default: 64)','(default: 42)'):
+    for o in ('epochs (int) Passes over the training part (default: 5)','(default: 0.005)','(default: 0.1)',
+        '(default: 50)','DotProductBias','(default: 64)','(default: 42)'):
         assert o in said, o
 
 @pytest.mark.slow
 def test_demo(monkeypatch, capsys, tmp_path):
     "The fit beside its baselines and the truth, a list for one user, the most and least liked, four files"
     said = run(monkeypatch, capsys, 'demo', '--out', tmp_path/'demo')
-    for o in ('valid_rmse','global mean','user + item bias','truth behind the ratings','Top 10 for user','Most and least liked'): assert o in said
+    for o in ('valid_rmse','global mean','user + item bias','truth behind the ratings','Top 10 for user',
+        'Most and least liked'): assert o in said
     table = pd.read_csv(tmp_path/'demo/history.csv')
     assert table.valid_rmse.iloc[-1] < table['user + item bias'].iloc[-1] < table['global mean'].iloc[-1]
     top = said[said.index('Top 10'):said.index('Most and least')].strip().splitlines()[2:]
     scores = [float(o.split(')')[1].split()[0]) for o in top]
     assert len(top)==10 and scores==sorted(scores, reverse=True) and scores[0]<=5.5
-    assert sorted(o.name for o in (tmp_path/'demo').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png','recommender']
+    assert sorted(o.name for o in (tmp_path/'demo').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png',
+        'recommender']
 
 @pytest.fixture(scope='module')
 def model(ratings, tmp_path_factory):
@@ -100,14 +110,16 @@ def trained(csv, model):
 def test_lists_of_one_user(trained, ratings, monkeypatch, capsys):
     "Shown or written, restricted or not; ids and titles as in the table"
     rec = Recommender.load('model/recommender')
-    run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 5, '--filters', "'Drama' in genres", '--csv', 'top.csv')
+    run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 5, '--filters', "'Drama' in genres", '--csv',
+        'top.csv')
     top = pd.read_csv('top.csv')
     pd.testing.assert_frame_equal(top, rec.recommend(7, 5, filters="'Drama' in genres"), check_dtype=False, atol=1e-5)
     assert ratings.drop_duplicates('movieId').set_index('movieId').genres[top['item']].str.contains('Drama').all()
     said = run(monkeypatch, capsys, 'recommend', 'model/recommender', '--user', 7, '-k', 3)
     assert [o in said for o in rec.recommend(7, 3).title] == [True]*3 and 'prediction' in said
     assert len(run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k', 50, '--seen').splitlines()) == 51
-    assert run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k3')==run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '--k', 3)==said
+    assert run(monkeypatch, capsys, 'recommend', trained, '--user', 7, '-k3')==run(monkeypatch, capsys, 'recommend',
+        trained, '--user', 7, '--k', 3)==said
 
 @pytest.mark.parametrize('mb', (.001,64))
 @pytest.mark.parametrize('suffix', ('parquet','csv'))
@@ -136,21 +148,31 @@ def test_similar_info_and_newcomers(trained, ratings, monkeypatch, capsys):
     assert '201 (userId)' in said and '100 (movieId)' in said and 'genres' in said and 'np.' not in said
 
 @pytest.mark.parametrize('args,words', [
-    (['recommend','model'], ['--user','--all']), (['recommend','model','--all'], ['--out','parquet']), (['recommend','model','--user','no'], ["'no'",'fold-in']),
-    (['recommend','nowhere','--user','7'], ['nowhere','holds no recommender']), (['recommend','model','--user','7','-k','0'], ['k is 0']),
-    (['recommend','model','--user','7','--filters','year >'], ['not a filter']), (['recommend','model','--all','--out','a.txt'], ['a.txt','csv']),
-    (['recommend','model','--user','7','--out','x.parquet'], ['--out','--all','--csv']), (['recommend','model','--all','--out','t.parquet','--csv','c.csv'], ['--csv','--out','--all']),
-    (['recommend','model','--user','7','--mb','0'], ['mb is 0']), (['recommend','model','--all','--out','t.csv','-k','0'], ['k is 0']),
-    (['fold-in','model','empty.csv','--out','x'], ['empty.csv','cannot be read']), (['fold-in','model','r.parquet.csv','--out','x'], ['r.parquet.csv','cannot be read']),
-    (['fold-in','model','text.parquet','--out','x'], ['text.parquet','cannot be read']), (['fold-in','model','uneven.csv','--out','x'], ['uneven.csv','cannot be read']),
-    (['similar','model','Nothing like it'], ["no item 'Nothing like it'"]), (['fold-in','model','r.csv'], ['--out']), (['fold-in','model','none.csv','--out','x'], ['none.csv'])])
+    (['recommend','model'], ['--user','--all']), (['recommend','model','--all'], ['--out','parquet']),
+    (['recommend','model','--user','no'], ["'no'",'fold-in']),
+    (['recommend','nowhere','--user','7'], ['nowhere','holds no recommender']),
+    (['recommend','model','--user','7','-k','0'], ['k is 0']),
+    (['recommend','model','--user','7','--filters','year >'], ['not a filter']),
+    (['recommend','model','--all','--out','a.txt'], ['a.txt','csv']),
+    (['recommend','model','--user','7','--out','x.parquet'], ['--out','--all','--csv']),
+    (['recommend','model','--all','--out','t.parquet','--csv','c.csv'], ['--csv','--out','--all']),
+    (['recommend','model','--user','7','--mb','0'], ['mb is 0']),
+    (['recommend','model','--all','--out','t.csv','-k','0'], ['k is 0']),
+    (['fold-in','model','empty.csv','--out','x'], ['empty.csv','cannot be read']),
+    (['fold-in','model','r.parquet.csv','--out','x'], ['r.parquet.csv','cannot be read']),
+    (['fold-in','model','text.parquet','--out','x'], ['text.parquet','cannot be read']),
+    (['fold-in','model','uneven.csv','--out','x'], ['uneven.csv','cannot be read']),
+    (['similar','model','Nothing like it'], ["no item 'Nothing like it'"]), (['fold-in','model','r.csv'], ['--out']),
+    (['fold-in','model','none.csv','--out','x'], ['none.csv'])])
 def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
     "One line that says what is wrong, and no file"
-    for name,text in (('empty.csv',''), ('text.parquet','a,b\n1,2\n'), ('uneven.csv','a,b\n1,2\n1,2,3,4\n')): Path(name).write_text(text)
+    for name,text in (('empty.csv',''), ('text.parquet','a,b\n1,2\n'), ('uneven.csv','a,b\n1,2\n1,2,3,4\n')):
+        Path(name).write_text(text)
     Path('r.parquet.csv').write_bytes(Path('r.parquet').read_bytes())
     before = sorted(Path().rglob('*'))
     with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, *args)
-    assert all(o in str(e.value) for o in words) and 'Traceback' not in str(e.value) and sorted(Path().rglob('*'))==before
+    assert all(o in str(e.value)
+        for o in words) and 'Traceback' not in str(e.value) and sorted(Path().rglob('*'))==before
 
 @pytest.mark.slow
 def test_asking_imports_no_fastai():

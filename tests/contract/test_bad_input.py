@@ -7,9 +7,10 @@ import fastai.collab, numpy as np, pandas as pd, pytest, torch
 from fastai.learner import Learner
 from fastai.torch_core import Module
 from torch import nn
-from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders, CollabNN, ColdItemSplitter, DotProduct, DotProductBias, FoldSplitter,
-    GenreEmbedding, IdDropout, LeaveLastSplitter, RandomSplitter, RatingMSE, TemporalSplitter, UserStratifiedSplitter, baseline_rmse,
-    collab_learner, movielens, movielens_fold, rmse, synthetic_ratings)
+from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders, CollabNN, ColdItemSplitter, DotProduct,
+    DotProductBias, FoldSplitter, GenreEmbedding, IdDropout, LeaveLastSplitter, RandomSplitter, RatingMSE,
+    TemporalSplitter, UserStratifiedSplitter, baseline_rmse, collab_learner, movielens, movielens_fold, rmse,
+    synthetic_ratings)
 from fastcollab.cli.main import main
 from fastcollab.data.loaders import RatingsDL
 
@@ -58,18 +59,24 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('wrong case', lambda: load(user_name='UserId'), KeyError, ["'UserId'", "'userId'"]),
     ('two columns', lambda: load(table()[['userId','movieId']]), KeyError, ['three columns', "['userId', 'movieId']"]),
     ('no columns', lambda: load(pd.DataFrame()), KeyError, ['three columns', '[]']),
-    ('one column for two roles', lambda: load(user_name='userId', item_name='userId'), ValueError, ['three columns', 'userId']),
-    ('column twice', lambda: load(pd.concat([table(), table()[['userId']]], axis=1)), ValueError, ['2 columns', "'userId'", 'rename']),
+    ('one column for two roles', lambda: load(user_name='userId', item_name='userId'), ValueError,
+        ['three columns', 'userId']),
+    ('column twice', lambda: load(pd.concat([table(), table()[['userId']]], axis=1)), ValueError,
+        ['2 columns', "'userId'", 'rename']),
     # ratings
-    ('rating is text', lambda: load(table(rating='4.5')), TypeError, ["'rating'", "'4.5'", '300 rows', 'astype(float)']),
-    ('rating is an object', lambda: load(table(rating=[[4.]]*300)), TypeError, ["'rating'", 'object', '[4.0]', 'astype']),
-    ('rating is a time', lambda: load(table(rating=pd.Timestamp('2020-02-03'))), TypeError, ["'rating'", 'datetime', '2020-02-03']),
+    ('rating is text', lambda: load(table(rating='4.5')), TypeError, ["'rating'", "'4.5'", '300 rows',
+        'astype(float)']),
+    ('rating is an object', lambda: load(table(rating=[[4.]]*300)), TypeError,
+        ["'rating'", 'object', '[4.0]', 'astype']),
+    ('rating is a time', lambda: load(table(rating=pd.Timestamp('2020-02-03'))), TypeError,
+        ["'rating'", 'datetime', '2020-02-03']),
     ('rating is complex', lambda: load(table(rating=1+2j)), TypeError, ["'rating'", 'complex', '(1+2j)']),
     ('rating NaN', lambda: load(table(rating=BASE.rating.mask((ROWS==7)|(ROWS>297)))),
         ValueError, ["'rating'", '3 of 300', 'nan', 'row 7', 'drop']),
     ('rating NA', lambda: load(table(rating=BASE.rating.astype('Float64').mask(ROWS==7))),
         ValueError, ["'rating'", '1 of 300', 'NA', 'row 7']),
-    ('rating inf', lambda: load(table(rating=BASE.rating.mask(ROWS==9, np.inf))), ValueError, ["'rating'", '1 of 300', 'inf', 'row 9']),
+    ('rating inf', lambda: load(table(rating=BASE.rating.mask(ROWS==9, np.inf))), ValueError,
+        ["'rating'", '1 of 300', 'inf', 'row 9']),
     ('rating -inf', lambda: load(table(rating=BASE.rating.mask(ROWS>297, -np.inf))),
         ValueError, ["'rating'", '2 of 300', '-inf', 'row 298']),
     # ids
@@ -77,7 +84,8 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         ValueError, ['user', "'userId'", '3 of 300', 'nan', 'row 0', 'drop']),
     ('item None', lambda: load(table(title=first('title', None)), item_name='title'),
         ValueError, ['item', "'title'", '3 of 300', 'row 0', 'drop']),
-    ('category NaN', lambda: load(table(title=BASE.title.mask(ROWS==5)), item_name='title'), ValueError, ["'title'", '1 of 300', 'row 5']),
+    ('category NaN', lambda: load(table(title=BASE.title.mask(ROWS==5)), item_name='title'), ValueError,
+        ["'title'", '1 of 300', 'row 5']),
     ('users mix types', lambda: load(table(userId=first('userId', 'x'))),
         TypeError, ["'userId'", 'int', 'str', '3 of 300', "'x'", 'astype']),
     ('items mix types', lambda: load(table(movieId=first('movieId', 'x', 1))),
@@ -86,14 +94,16 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         TypeError, ["'userId'", 'int', 'str', "'x'"]),
     ('users are lists', lambda: load(table(userId=[[o] for o in BASE.userId])), TypeError, ["'userId'", 'list', '[1]']),
     ('one user', lambda: load(table(userId=7)), ValueError, ["'userId'", 'single user', '7', '300', 'right column']),
-    ('one item', lambda: load(table(movieId='a')), ValueError, ["'movieId'", 'single item', "'a'", '300', 'right column']),
+    ('one item', lambda: load(table(movieId='a')), ValueError, ["'movieId'", 'single item', "'a'", '300',
+        'right column']),
     # tables
     ('no rows', lambda: load(table()[:0]), ValueError, ['0 ratings', 'at least two']),
     ('one row', lambda: load(table()[:1]), ValueError, ['1 rating', 'at least two']),
     ('list instead of a table', lambda: load([(1,2,3.)]), TypeError, ['DataFrame', 'list']),
     ('file name instead of a table', lambda: load('ratings.csv'), TypeError, ['DataFrame', 'str']),
-    ('repeated pairs', lambda: load(pd.concat([table(), table()[5:9]])), UserWarning, ['4 of 304', "'userId'", "'movieId'",
-        f'e.g. {BASE.userId[5]} and {BASE.movieId[5]}', 'kept']),
+    ('repeated pairs', lambda: load(pd.concat([table(), table()[5:9]])), UserWarning,
+        ['4 of 304', "'userId'", "'movieId'",
+            f'e.g. {BASE.userId[5]} and {BASE.movieId[5]}', 'kept']),
     # splits
     ('valid_pct 1', lambda: load(valid_pct=1.), ValueError, ['valid_pct is 1.0', 'less than 1']),
     ('valid_pct negative', lambda: load(valid_pct=-.1), ValueError, ['valid_pct is -0.1', 'at least 0']),
@@ -104,13 +114,16 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('training part empty', lambda: load(splits=([], ROWS)), ValueError, ['training part', 'empty']),
     ('three parts', lambda: load(splits=(ROWS[:9], ROWS[9:12], ROWS[12:])), ValueError, ['(train, valid)', '3 parts']),
     ('splits are floats', lambda: load(splits=(ROWS[:9]+.5, ROWS[12:])), TypeError, ['row numbers', 'float64']),
-    ('splits are masks of another table', lambda: load(splits=(ROWS[:9]<5, ROWS[:9]>=5)), ValueError, ['splits', '9', '300']),
+    ('splits are masks of another table', lambda: load(splits=(ROWS[:9]<5, ROWS[:9]>=5)), ValueError,
+        ['splits', '9', '300']),
     ('splitter and splits', lambda: load(splits=(ROWS[:9], ROWS[9:]), splitter=RandomSplitter()),
         ValueError, ['splitter', 'splits', 'one of them']),
     ('no time column', lambda: load(table().drop(columns='timestamp'), splitter=TemporalSplitter()),
         KeyError, ["'timestamp'", "'genres'"]),
-    ('no time to leave last', lambda: load(splitter=LeaveLastSplitter(time_name='day')), KeyError, ["'day'", "'timestamp'"]),
-    ('no user column to split by', lambda: load(splitter=UserStratifiedSplitter(user_name='usr')), KeyError, ["'usr'", "'userId'"]),
+    ('no time to leave last', lambda: load(splitter=LeaveLastSplitter(time_name='day')), KeyError,
+        ["'day'", "'timestamp'"]),
+    ('no user column to split by', lambda: load(splitter=UserStratifiedSplitter(user_name='usr')), KeyError,
+        ["'usr'", "'userId'"]),
     ('leave last 0', lambda: LeaveLastSplitter(0), ValueError, ['k is 0', 'at least 1']),
     ('no fold column', lambda: load(splitter=FoldSplitter()), KeyError, ["'fold'", "'genres'"]),
     ('no such fold', lambda: load(table(fold=ROWS%5), splitter=FoldSplitter(7)), ValueError, ["'fold'", '7', '4']),
@@ -129,28 +142,37 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         ValueError, ['r.csv', 'UTF-8', '0xe9', 'latin-1']),
     ('CSV empty', lambda: from_csv('r.csv', ''), ValueError, ['r.csv', 'empty']),
     ('CSV of a header', lambda: from_csv('r.csv', 'user,item,rating\n'), ValueError, ['0 ratings', 'at least two']),
-    ('CSV with tabs', lambda: from_csv('r.csv', csv(sep='\t')), KeyError, ['three columns', 'userId\\tmovieId\\trating', 'delimiter']),
+    ('CSV with tabs', lambda: from_csv('r.csv', csv(sep='\t')), KeyError, ['three columns', 'userId\\tmovieId\\trating',
+        'delimiter']),
     ('CSV with ragged rows', lambda: from_csv('r.csv', 'u;i;r\n1;A;3\n2;B, C, D;4\n'),
         ValueError, ['r.csv', 'not a table', 'line 3', 'delimiter']),
     ('CSV missing', lambda: CollabDataLoaders.from_csv('r.csv'), FileNotFoundError, ['r.csv']),
     ('CSV, unknown argument', lambda: from_csv('r.csv', csv(), nonsense=3), TypeError, ['nonsense']),
-    ('zip cut short', lambda: from_csv('r.csv.zip', half(zipped(csv()))), ValueError, ['r.csv.zip', 'whole zip', 'again']),
+    ('zip cut short', lambda: from_csv('r.csv.zip', half(zipped(csv()))), ValueError,
+        ['r.csv.zip', 'whole zip', 'again']),
     ('zip damaged', lambda: from_csv('r.csv.zip', flip(zipped(csv()), 60)), ValueError, ['r.csv.zip', 'again']),
-    ('gz cut short', lambda: from_csv('r.csv.gz', half(gzip.compress(csv().encode()))), ValueError, ['r.csv.gz', 'again']),
-    ('gz damaged', lambda: from_csv('r.csv.gz', flip(gzip.compress(csv().encode()), 30)), ValueError, ['r.csv.gz', 'again']),
+    ('gz cut short', lambda: from_csv('r.csv.gz', half(gzip.compress(csv().encode()))), ValueError,
+        ['r.csv.gz', 'again']),
+    ('gz damaged', lambda: from_csv('r.csv.gz', flip(gzip.compress(csv().encode()), 30)), ValueError,
+        ['r.csv.gz', 'again']),
     ('gz only by name', lambda: from_csv('r.csv.gz', csv()), ValueError, ['r.csv.gz']),
     ('Parquet cut short', lambda: from_parquet('r.parquet', half(parquet())), ValueError, ['r.parquet', 'corrupted']),
     ('Parquet damaged', lambda: from_parquet('r.parquet', flip(parquet(), 4, 200)), ValueError, ['r.parquet']),
     ('Parquet empty', lambda: from_parquet('r.parquet', b''), ValueError, ['r.parquet', '0 bytes']),
     ('Parquet missing', lambda: CollabDataLoaders.from_parquet('r.parquet'), FileNotFoundError, ['r.parquet']),
     # new rows
-    ('new rows without items', lambda: load().test_dl(table().drop(columns='movieId')), KeyError, ["'movieId'", "'rating'"]),
+    ('new rows without items', lambda: load().test_dl(table().drop(columns='movieId')), KeyError,
+        ["'movieId'", "'rating'"]),
     ('row without an item', lambda: learner().predict({'userId':1}), KeyError, ["'movieId'", "'userId'"]),
-    ('all ids unknown', lambda: load().test_dl(table(userId=9999, movieId=8888)), KeyError, ['none', '300 rows', '9999', '8888', 'check']),
+    ('all ids unknown', lambda: load().test_dl(table(userId=9999, movieId=8888)), KeyError,
+        ['none', '300 rows', '9999', '8888', 'check']),
     ('ids of one row unknown', lambda: learner().predict(9999, 8888), KeyError, ['none', '9999', '8888', 'check']),
-    ('text for numbers', lambda: load().test_dl(table(**TEXT)), TypeError, ["'userId'", 'text', "'u1'", 'number', 'astype']),
-    ('text for a number', lambda: learner().predict(1, '3'), TypeError, ["'movieId'", 'text', "'3'", 'number', 'astype']),
-    ('numbers for text', lambda: load(table(**TEXT)).test_dl(table()), TypeError, ["'userId'", 'text', "'u1'", 'number', 'astype']),
+    ('text for numbers', lambda: load().test_dl(table(**TEXT)), TypeError, ["'userId'", 'text', "'u1'", 'number',
+        'astype']),
+    ('text for a number', lambda: learner().predict(1, '3'), TypeError, ["'movieId'", 'text', "'3'", 'number',
+        'astype']),
+    ('numbers for text', lambda: load(table(**TEXT)).test_dl(table()), TypeError, ["'userId'", 'text', "'u1'", 'number',
+        'astype']),
     ('some users unknown', lambda: load().test_dl(table(userId=first('userId', 9999, 75).astype(int))),
         UserWarning, ['25.0%', 'user', '9999', 'average new user']),
     ('some items unknown', lambda: learner().predict(table(movieId=first('movieId', 8888, 3).astype(int))),
@@ -169,19 +191,25 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('arch is a name', lambda: learner(arch='DotProduct'), TypeError, ["arch is 'DotProduct'", 'from_dls', 'model']),
     ('arch is another class', lambda: learner(arch=nn.Linear), TypeError, ['arch is', 'Linear', 'from_dls']),
     ('arch and use_nn', lambda: learner(arch=DotProduct, use_nn=True), ValueError, ['use_nn', 'arch', 'one of them']),
-    ('arch built, y_range given', lambda: learner(arch=CollabNN.from_dls(load())), ValueError, ['arch', 'y_range', 'no effect']),
+    ('arch built, y_range given', lambda: learner(arch=CollabNN.from_dls(load())), ValueError,
+        ['arch', 'y_range', 'no effect']),
     ('arch built, options given', lambda: learner(arch=Plain(), y_range=None, layers=[3], config={}),
         ValueError, ['layers', 'config', 'no effect']),
-    ('arch built, n_factors given', lambda: learner(arch=Plain(), y_range=None, n_factors=7), ValueError, ['n_factors', 'no effect']),
-    ('emb_szs of one', lambda: learner(use_nn=True, emb_szs=[3]), ValueError, ['emb_szs', '1 entries', 'users', 'items']),
-    ('emb_szs of none', lambda: learner(use_nn=True, emb_szs=[]), ValueError, ['emb_szs', '0 entries', 'users', 'items']),
+    ('arch built, n_factors given', lambda: learner(arch=Plain(), y_range=None, n_factors=7), ValueError,
+        ['n_factors', 'no effect']),
+    ('emb_szs of one', lambda: learner(use_nn=True, emb_szs=[3]), ValueError, ['emb_szs', '1 entries', 'users',
+        'items']),
+    ('emb_szs of none', lambda: learner(use_nn=True, emb_szs=[]), ValueError, ['emb_szs', '0 entries', 'users',
+        'items']),
     ('emb_szs with wrong rows', lambda: learner(use_nn=True, emb_szs=[(31,4),(50,3)]),
         ValueError, ['emb_szs', '50 rows', '21 items', '#na#']),
     ('emb_szs of another column', lambda: learner(use_nn=True, emb_szs={'usr':3}),
         KeyError, ['emb_szs', "'usr'", "'userId'", "'movieId'"]),
-    ('ps too short', lambda: learner(use_nn=True, layers=[8,4], config=dict(ps=[.1])), ValueError, ['1 dropout', 'ps', '2 layers']),
+    ('ps too short', lambda: learner(use_nn=True, layers=[8,4], config=dict(ps=[.1])), ValueError,
+        ['1 dropout', 'ps', '2 layers']),
     ('unknown option of the model', lambda: learner(config=dict(depth=3)), TypeError, ['depth']),
-    ('a class in closed form', lambda: learner(arch=BiasBaseline, y_range=None), TypeError, ['BiasBaseline', 'n_factors', 'BiasBaseline.from_dls(dls)']),
+    ('a class in closed form', lambda: learner(arch=BiasBaseline, y_range=None), TypeError,
+        ['BiasBaseline', 'n_factors', 'BiasBaseline.from_dls(dls)']),
     ('layers without a net', lambda: learner(layers=[8]), TypeError, ['layers']),
     ('unknown option of the learner', lambda: learner(nonsense=3), TypeError, ['nonsense']),
     ('unk_p 1.5', lambda: learner(unk_p=1.5), ValueError, ['1.5', 'share', 'less than 1']),
@@ -191,7 +219,8 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('y_range a number', lambda: learner(y_range=5.5), ValueError, ['y_range is 5.5', 'lowest', 'highest']),
     ('ratings outside y_range', lambda: learner(y_range=(0,4)),
         UserWarning, [f'{(load().train_ds.store.ratings()>4).sum()} of 240', 'y_range=(0, 4)', 'e.g.', 'widen']),
-    ('two numbers per row', lambda: fit(learner(arch=Plain(2), y_range=None)), ValueError, ['(64, 2)', '(64, 1)', 'one number per row']),
+    ('two numbers per row', lambda: fit(learner(arch=Plain(2), y_range=None)), ValueError,
+        ['(64, 2)', '(64, 1)', 'one number per row']),
     ('no bias to interpret', lambda: fit(learner(use_nn=True, cbs=BiasInterpretation())),
         ValueError, ['CollabNN', 'item biases', 'DotProductBias']),
     ('nothing interpreted yet', lambda: BiasInterpretation().table(), ValueError, ['fit', 'first']),
@@ -201,12 +230,16 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         KeyError, ['2 of 3 items', '[999, 998]', 'check']),
     ('vector of an unknown user', lambda: DotProductBias.from_dls(load()).weight(['x'], is_item=False),
         KeyError, ['1 of 1 users', "'x'", 'check']),
-    ('model without ids', lambda: DotProductBias(5, 5).bias([1]), ValueError, ['knows no ids', 'DotProductBias.from_dls']),
+    ('model without ids', lambda: DotProductBias(5, 5).bias([1]), ValueError,
+        ['knows no ids', 'DotProductBias.from_dls']),
     ('model without a bias', lambda: DotProduct.from_dls(load()).bias([1]), TypeError, ['DotProduct', 'has no biases']),
-    ('CollabNN, ps too long', lambda: CollabNN(5, 5, layers=[3], ps=[.1,.2]), ValueError, ['2 dropout', 'ps', '1 layers']),
+    ('CollabNN, ps too long', lambda: CollabNN(5, 5, layers=[3], ps=[.1,.2]), ValueError,
+        ['2 dropout', 'ps', '1 layers']),
     ('agg misspelt', lambda: GenreEmbedding(5, 3, agg='avg'), ValueError, ["agg is 'avg'", "'sum'", "'mean'"]),
-    ('RatingMSE of two shapes', lambda: RatingMSE()(torch.zeros(4,2), torch.zeros(4,1)), ValueError, ['(4, 2)', '(4, 1)', '(bs,1)']),
-    ('rmse of two shapes', lambda: rmse(torch.zeros(3), torch.zeros(4,1)), ValueError, ['(3,)', '(4, 1)', 'one number per row']),
+    ('RatingMSE of two shapes', lambda: RatingMSE()(torch.zeros(4,2), torch.zeros(4,1)), ValueError,
+        ['(4, 2)', '(4, 1)', '(bs,1)']),
+    ('rmse of two shapes', lambda: rmse(torch.zeros(3), torch.zeros(4,1)), ValueError,
+        ['(3,)', '(4, 1)', 'one number per row']),
     # data sets
     ('more ratings than pairs', lambda: synthetic_ratings(3, 4, 13), ValueError, ['13', '3 users', '4 items']),
     ('no such set', lambda: movielens('ml-200k'), ValueError, ["'ml-200k'", 'ml-100k']),
@@ -233,7 +266,8 @@ def test_bad_input(call, error, words, capsys):
         if warned: call()
         else:
             with pytest.raises(error) as e: call()
-    due = [o for o in w if not issubclass(o.category, (DeprecationWarning,FutureWarning)) and 'not writable' not in str(o.message)]
+    due = [o for o in w if not issubclass(o.category, (DeprecationWarning,FutureWarning))
+        and 'not writable' not in str(o.message)]
     assert len(due)==warned, [str(o.message) for o in due]
     if warned: assert issubclass(due[0].category, error)
     text = str(due[0].message) if warned else message(e.value)
@@ -260,11 +294,14 @@ def test_newcomers_are_predicted():
     fit(learn)
     got = learn.predict([1,9999,2,1], [2,2,8888,2])
     row,col = (learn.dls.classes[o].o2i for o in ('userId','movieId'))
-    with torch.no_grad(): want = learn.model.eval()(torch.tensor([[row[1],col[2]], [0,col[2]], [row[2],0], [row[1],col[2]]]))
+    with torch.no_grad():
+        want = learn.model.eval()(torch.tensor([[row[1],col[2]], [0,col[2]], [row[2],0], [row[1],col[2]]]))
     assert np.allclose(got, want, atol=1e-6)
 
-UNUSUAL = dict(UUID=lambda o: uuid.UUID(int=o), date=lambda o: date(2020, 1, o), time=lambda o: pd.Timestamp(2020, 1, o),
-    text='{} ü|"#na'.format, negative=lambda o: -o, float=lambda o: o+.5, large=lambda o: o+10**15, bytes=lambda o: str(o).encode())
+UNUSUAL = dict(UUID=lambda o: uuid.UUID(int=o), date=lambda o: date(2020, 1, o), time=lambda o: pd.Timestamp(2020, 1,
+    o),
+    text='{} ü|"#na'.format, negative=lambda o: -o, float=lambda o: o+.5, large=lambda o: o+10**15,
+    bytes=lambda o: str(o).encode())
 
 @pytest.mark.parametrize('new', UNUSUAL.values(), ids=UNUSUAL)
 def test_unusual_ids_are_fine(new):
@@ -284,7 +321,8 @@ def test_emb_szs_may_name_no_column(emb_szs):
     "Sizes not given follow the rule, also where none is given"
     m = learner(use_nn=True, emb_szs=emb_szs).model
     sizes = CollabNN.default_emb_szs(31, 21)
-    assert (m.u_weight.weight.shape[1], m.i_weight.weight.shape[1])==(sizes[0], (emb_szs or {}).get('movieId', sizes[1]))
+    assert (m.u_weight.weight.shape[1], m.i_weight.weight.shape[1])==(sizes[0],
+        (emb_szs or {}).get('movieId', sizes[1]))
 
 def test_plain_learner_says_what_is_wrong():
     "Two numbers per row are an error under a plain `Learner` too"
@@ -299,8 +337,10 @@ COMMANDS = [ # What is wrong, the file, the arguments, and words of what is said
     ('file empty', ('r.csv', ''), ['train', 'r.csv'], ['r.csv', 'empty']),
     ('column missing', ('r.csv', csv()), ['train', 'r.csv', '--user', 'usr'], ["'usr'", "'userId'"]),
     ('rating column of text', ('r.csv', csv()), ['train', 'r.csv', '--rating', 'title'], ["'title'", '300 rows']),
-    ('ratings NaN', ('r.csv', csv(table(rating=BASE.rating.mask(ROWS<3)))), ['train', 'r.csv'], ["'rating'", '3 of 300', 'row 0']),
-    ('not UTF-8', ('r.csv', 'user,item,rating\n1,Amélie,4\n2,B,3\n'.encode('latin-1')), ['train', 'r.csv'], ['r.csv', 'UTF-8']),
+    ('ratings NaN', ('r.csv', csv(table(rating=BASE.rating.mask(ROWS<3)))), ['train', 'r.csv'],
+        ["'rating'", '3 of 300', 'row 0']),
+    ('not UTF-8', ('r.csv', 'user,item,rating\n1,Amélie,4\n2,B,3\n'.encode('latin-1')), ['train', 'r.csv'],
+        ['r.csv', 'UTF-8']),
     ('zip cut short', ('r.csv.zip', half(zipped(csv()))), ['train', 'r.csv.zip'], ['r.csv.zip', 'again']),
     ('zip damaged', ('r.csv.zip', flip(zipped(csv()), 60)), ['train', 'r.csv.zip'], ['r.csv.zip', 'again']),
     ('Parquet cut short', ('r.parquet', half(parquet())), ['train', 'r.parquet'], ['r.parquet', 'corrupted']),
@@ -314,7 +354,8 @@ COMMANDS = [ # What is wrong, the file, the arguments, and words of what is said
     ('range reversed', ('r.csv', csv()), ['train', 'r.csv', '--low', '5', '--high', '1'], ['(5.0, 1.0)', 'lowest']),
     ('unk_p 2', ('r.csv', csv()), ['train', 'r.csv', '--unk-p', '2'], ['2.0', 'share']),
     ('nothing to train on', ('r.csv', csv()), ['train', 'r.csv', '--valid-pct', '1'], ['valid_pct is 1.0']),
-    ('nothing to validate on', ('r.csv', csv()), ['train', 'r.csv', '--valid-pct', '0', '--epochs', '1'], ['no validation ratings']),
+    ('nothing to validate on', ('r.csv', csv()), ['train', 'r.csv', '--valid-pct', '0', '--epochs', '1'],
+        ['no validation ratings']),
     ('seed of text', None, ['demo', '--seed', 'x'], ["'x'", '--seed'])]
 
 @pytest.mark.filterwarnings('ignore')

@@ -20,7 +20,8 @@ class HuberLoss(RatingLoss):
         return huber
 
 def fitted(loss, fused, **kwargs):
-    dls = CollabDataLoaders.from_df(synthetic_ratings(60, 40, 800), item_name='title', genre_name='genres', seed=1, bs=64)
+    dls = CollabDataLoaders.from_df(synthetic_ratings(60, 40, 800), item_name='title', genre_name='genres', seed=1,
+        bs=64)
     set_seed(0)
     opt_func = partial(LazyAdam, eps=1e-8)   # eps is left aside while a row waits
     learn = collab_learner(dls, n_factors=5, y_range=(0,5.5), loss_func=loss, fused=fused, opt_func=opt_func, **kwargs)
@@ -31,16 +32,19 @@ def fitted(loss, fused, **kwargs):
 @pytest.mark.parametrize('arch', [None, HybridMF])
 def test_a_fused_huber_loss(arch, delta):
     "The compiled loop with a new loss: the weights, losses and tables of the torch loop"
-    a,b,mse = (fitted(loss, f, arch=arch) for loss,f in ((HuberLoss(delta),True), (HuberLoss(delta),False), (RatingMSE(),True)))
+    a,b,mse = (fitted(loss, f, arch=arch) for loss,f in ((HuberLoss(delta),True), (HuberLoss(delta),False),
+        (RatingMSE(),True)))
     assert a.fused_reason=='' and 'fused=False' in b.fused_reason
-    assert np.allclose(a.recorder.losses, b.recorder.losses, rtol=1e-4) and np.allclose(a.recorder.values, b.recorder.values, rtol=1e-4)
+    assert np.allclose(a.recorder.losses, b.recorder.losses, rtol=1e-4) and np.allclose(a.recorder.values,
+        b.recorder.values, rtol=1e-4)
     for p,q,other in zip(*(o.model.parameters() for o in (a,b,mse))):
         assert (p-q).norm()<1e-4*q.norm() and (other-q).norm()>1e-2*q.norm()
 
 def test_compiled_once_for_each_formula_and_its_constants():
     from fastcollab.kernels.mf import squared_error, train, train_with
     assert train_with(HuberLoss(.5).fused_pair()) is train_with(HuberLoss(.5).fused_pair())
-    assert train_with(HuberLoss(.5).fused_pair()) is not train_with(HuberLoss(2.).fused_pair()) and train_with(squared_error) is train
+    assert train_with(HuberLoss(.5).fused_pair()) is not train_with(HuberLoss(2.).fused_pair()) and train_with(
+        squared_error) is train
 
 def test_a_new_formula_is_not_fused_by_mistake():
     class Doubled(HuberLoss):

@@ -7,8 +7,8 @@ from fastai.data.transforms import RandomSplitter
 from fastai.learner import load_learner
 from fastai.losses import MSELossFlat
 from fastai.tabular.all import CSVLogger, EarlyStoppingCallback, Embedding, Learner, Module, SaveModelCallback, nn, params, sigmoid_range
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, DotProduct, ValidRMSE, baseline_rmse, collab_learner, create_params,
-    synthetic_ratings)
+from fastcollab.all import (BiasInterpretation, CollabDataLoaders, DotProduct, ValidRMSE, baseline_rmse, collab_learner,
+    create_params, synthetic_ratings)
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 RATINGS = synthetic_ratings(200, 100, 5000)   # 4,000 to train on; tests must not write into it
@@ -77,7 +77,8 @@ def fault_2_predict_a_row(lib):
     learn = lib.collab_learner(loaders(lib), y_range=(0,5.5))
     want = _predicted(learn, RATINGS[:1]).item()
     assert learn.predict(RATINGS.iloc[0])==pytest.approx(want, abs=1e-6)
-    assert learn.predict(RATINGS[['userId','movieId','rating']].iloc[0])==pytest.approx(want, abs=1e-6)   # where pandas made ids floats
+    # where pandas made ids floats
+    assert learn.predict(RATINGS[['userId','movieId','rating']].iloc[0])==pytest.approx(want, abs=1e-6)
 
 @fault(TypeError, 'list indices')
 def fault_2_predict_ids(lib):
@@ -219,7 +220,8 @@ def test_plain_learner_has_the_loss_of_the_rows():
     dls = loaders()
     learn = Learner(dls, FlatDot(*sizes(dls)))
     x,y = epoch(dls.valid)
-    with learn.no_bar(), torch.no_grad(): assert learn.validate()[0]==pytest.approx(((learn.model(x)-y[:,0])**2).mean().item(), rel=1e-4)
+    with learn.no_bar(), torch.no_grad():
+        assert learn.validate()[0]==pytest.approx(((learn.model(x)-y[:,0])**2).mean().item(), rel=1e-4)
 
 @pytest.mark.cuda
 def test_bias_and_weight_leave_the_gpu():
@@ -237,11 +239,13 @@ def test_same_work_as_fastai():
     assert ours==[64]*62+[32] and len(ours)==len(loaders().train)
     x,y = loaders().one_batch()
     tx,ty = loaders(FASTAI).one_batch()
-    assert (x.shape, x.dtype, y.shape, y.dtype)==(tx.shape, tx.dtype, ty.shape, ty.dtype)==((64,2), torch.int64, (64,1), torch.float32)
+    assert (x.shape, x.dtype, y.shape, y.dtype)==(tx.shape, tx.dtype, ty.shape, ty.dtype)==((64,2), torch.int64, (64,1),
+        torch.float32)
 
 # Code written for fastai: chapter 8 of the fastai book, word for word but for a frame that is made up and fewer epochs
 
-IMPORTS = dict(fastcollab='from fastcollab.all import *', fastai='from fastai.collab import *\nfrom fastai.tabular.all import *')
+IMPORTS = dict(fastcollab='from fastcollab.all import *',
+    fastai='from fastai.collab import *\nfrom fastai.tabular.all import *')
 LOADERS = '''
 dls = CollabDataLoaders.from_df(ratings, item_name='title', bs=64)
 n_users  = len(dls.classes['user'])
@@ -469,13 +473,15 @@ def test_export_and_load(kwargs):
     assert np.array_equal(loaded.predict(new), before)
     assert loaded.predict(1, int(RATINGS.movieId[0]))==learn.predict(1, int(RATINGS.movieId[0]))
     assert len(loaded.dls.train_ds)==len(loaded.dls.valid_ds)==0 and len(learn.dls.train_ds)==4000
-    assert torch.equal(loaded.get_preds(dl=loaded.dls.test_dl(RATINGS[:50]))[0], learn.get_preds(dl=learn.dls.test_dl(RATINGS[:50]))[0])
+    assert torch.equal(loaded.get_preds(dl=loaded.dls.test_dl(RATINGS[:50]))[0],
+        learn.get_preds(dl=learn.dls.test_dl(RATINGS[:50]))[0])
 
 @pytest.mark.parametrize('genre', [None,'genres'])
 @pytest.mark.parametrize('fit', [False,True])
 def test_export_holds_no_ratings(genre, fit):
     "With the same vocabularies, the file of ten times the ratings is as large"
-    first = np.unique(np.concatenate([np.unique(RATINGS[o], return_index=True)[1] for o in IDS]))   # a rating of everyone
+    # a rating of everyone
+    first = np.unique(np.concatenate([np.unique(RATINGS[o], return_index=True)[1] for o in IDS]))
     rest = np.setdiff1d(np.arange(len(RATINGS)), first)
     def size(train):
         dls = CollabDataLoaders.from_df(RATINGS, genre_name=genre, splits=(train, rest[:10]), bs=64)
@@ -530,7 +536,8 @@ def test_csv_logger():
     learn = learner(cbs=[CSVLogger(), ValidRMSE()])
     with learn.no_bar(): learn.fit(2)
     log = pd.read_csv('history.csv')
-    assert list(log.columns)==['epoch','train_loss','valid_loss','valid_rmse','warm_rmse','cold_rmse','time'] and len(log)==2
+    assert list(log.columns)==['epoch','train_loss','valid_loss','valid_rmse','warm_rmse','cold_rmse',
+        'time'] and len(log)==2
     assert np.allclose(log.valid_rmse, [o[2] for o in learn.recorder.values])
 
 def test_show_results(monkeypatch):
@@ -560,14 +567,17 @@ def test_freeze():
 
 # Reads do not write
 
-FORECASTS = ['learn.predict(1, int(df.movieId[0]))', 'learn.predict(10**6, int(df.movieId[0]))', 'learn.predict(df.iloc[0])',
+FORECASTS = ['learn.predict(1, int(df.movieId[0]))', 'learn.predict(10**6, int(df.movieId[0]))',
+    'learn.predict(df.iloc[0])',
     'learn.predict(df)', 'learn.validate()', 'learn.get_preds(with_loss=True)', 'learn.get_preds(ds_idx=0)',
     'learn.get_preds(dl=learn.dls.test_dl(df))']
 LOOKS = ['learn.summary()', 'learn.dls.show_batch()', 'learn.dls.one_batch()', 'learn.show_results()',
     'learn.dls.train_ds.items', "learn.export('m.pkl')"]
-TABLES = ['learn.model.bias(df.movieId[:5])', 'learn.model.weight([1], is_item=False)', 'learn.model.predictions(torch.arange(4))',
+TABLES = ['learn.model.bias(df.movieId[:5])', 'learn.model.weight([1], is_item=False)',
+    'learn.model.predictions(torch.arange(4))',
     'learn.bias_interpretation.table()', 'baseline_rmse(learn.dls)']
-MAKERS = ["CollabDataLoaders.from_df(df, seed=3, item_name='title', genre_name='genres')", 'collab_learner(learn.dls, arch=learn.model)']
+MAKERS = ["CollabDataLoaders.from_df(df, seed=3, item_name='title', genre_name='genres')",
+    'collab_learner(learn.dls, arch=learn.model)']
 
 def do(read, learn, df=RATINGS):
     "Run the line `read`"
@@ -578,10 +588,12 @@ def state(learn, df):
     "All that a read leaves as it is, as bytes by name"
     rec,dls = learn.recorder,learn.dls
     res = dict(torch=torch.get_rng_state().numpy(), numpy=np.random.get_state(), python=random.getstate(),
-        modes=[m.training for m in learn.model.modules()]+[learn.training], grads=[p.requires_grad for p in learn.model.parameters()],
+        modes=[m.training for m in learn.model.modules()]+[learn.training],
+        grads=[p.requires_grad for p in learn.model.parameters()],
         weights=[o.numpy().copy() for o in weights(learn).values()], hypers=[dict(o) for o in learn.opt.hypers],
         moments=[{k:np.array(v) for k,v in o.items()} for o in learn.opt.state_dict()['state']],
-        lrs=list(map(float, rec.lrs)), losses=list(map(float, rec.losses)), iters=list(rec.iters), values=list(map(list, rec.values)),
+        lrs=list(map(float, rec.lrs)), losses=list(map(float, rec.losses)), iters=list(rec.iters),
+        values=list(map(list, rec.values)),
         names=list(rec.metric_names), metrics=[o.name for o in learn.metrics], callbacks=[o.name for o in learn.cbs],
         frame=[df[o].tolist() for o in df], columns=list(df), types=list(map(str, df.dtypes)), index=df.index.tolist(),
         attrs=sorted(df.attrs), config=[learn.path, learn.lr, learn.wd, str(dls.device), dls.train.bs, dls.valid.bs])

@@ -28,7 +28,8 @@ def flat(o): return o.detach().reshape(-1)
 
 def test_all_models_are_here():
     "Every model of the library, and every wrapper, passes the suite"
-    library = {o for o in vars(fastcollab.all).values() if isinstance(o, type) and issubclass(o, CollabModel) and o is not CollabModel}
+    library = {o for o in vars(fastcollab.all).values() if isinstance(o, type) and issubclass(o, CollabModel)
+        and o is not CollabModel}
     here = {type(build(k, loaders(k))) for k in OURS}
     assert len(library)>8 and library<=here
 
@@ -36,11 +37,13 @@ def test_all_models_are_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('y_range', [(0.,6.), None])
-@pytest.mark.parametrize('name', [k for k in names(additive=False) if k not in ('CollabNN_bn','CollabNN_bn_first','CollabNN_tanh','Twice','TwiceNN')])
+@pytest.mark.parametrize('name', [k for k in names(additive=False) if k not in ('CollabNN_bn','CollabNN_bn_first',
+    'CollabNN_tanh','Twice','TwiceNN')])
 def test_learns_a_checkerboard(name, y_range):
     "The right answer is known, and is found on pairs that were held out"
     nets = ('CollabNN','CollabNN_leaky','HybridNN','HybridNN_deep','WeightedEnsemble')
-    if name in nets and y_range is None: y_range = (-1.,7.)   # an exclusive or from tiny embeddings: an unbounded net stays at the mean
+    # an exclusive or from tiny embeddings: an unbounded net stays at the mean
+    if name in nets and y_range is None: y_range = (-1.,7.)
     learn,likes = trained(name, y_range, bs=32)
     held = learn.dls.valid_ds.items
     assert rmse(*learn.get_preds()).item() < .5
@@ -65,7 +68,8 @@ def test_order_of_rows_is_irrelevant(name):
     (model,_,x),perm = made(name),torch.randperm(64)
     assert torch.allclose(flat(model(x))[perm], flat(model(x[perm])), atol=1e-5)
 
-@pytest.mark.parametrize('name', [k for k in OURS if not ZOO[k].features and k!='PosteriorAverage' and not k.startswith('SVD')])
+@pytest.mark.parametrize('name', [k for k in OURS if not ZOO[k].features and k!='PosteriorAverage'
+    and not k.startswith('SVD')])
 def test_columns_of_features_are_ignored(name):
     "A model without features reads only the ids"
     model,_,x = made(name)
@@ -75,8 +79,10 @@ def test_columns_of_features_are_ignored(name):
 def test_unknown_row(name):
     "Row 0 is a row like any other: it predicts, and it gets a gradient"
     model,contract,_ = made(name)
-    contract.train()(contract.with_features(tensor([[0,0]]).repeat(2, 1))).sum().backward()   # batch norm wants two rows
-    assert any(p.grad is not None and p.grad.abs().sum()>0 for p in model.parameters()) or 'bn' in name or name=='HybridNN_deep'
+    # batch norm wants two rows
+    contract.train()(contract.with_features(tensor([[0,0]]).repeat(2, 1))).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum()>0
+        for p in model.parameters()) or 'bn' in name or name=='HybridNN_deep'
 
 # What it answers
 
@@ -106,7 +112,8 @@ def test_factors_of_unknown_ids(name):
     rows = tensor([0,0])
     x = torch.cat([tensor([[0,0],[0,0]]), cats, contract.tables[0][rows].long()], 1)
     score = pair_scores(contract.factors(0, rows), contract.factors(1, rows, cats))
-    assert torch.allclose(contract.link(score), model(x), atol=1e-5) and (cats[0]==cats[1]).all()==torch.allclose(score[0], score[1])
+    assert torch.allclose(contract.link(score), model(x),
+        atol=1e-5) and (cats[0]==cats[1]).all()==torch.allclose(score[0], score[1])
 
 @every
 def test_vectors_and_biases(name):
@@ -114,7 +121,8 @@ def test_vectors_and_biases(name):
     model,contract,_ = made(name)
     for side,n in enumerate((contract.n_users,contract.n_items)):
         v,b = contract.vectors(side),contract.biases(side)
-        assert (v is not None)==ZOO[name].vectors and (b is not None)==(name not in ('DotProduct',) and (ZOO[name].kind=='dot' or name=='Twice'))
+        assert (v is not None)==ZOO[name].vectors and (b is not None)==(name not in ('DotProduct',)
+            and (ZOO[name].kind=='dot' or name=='Twice'))
         for o in (v,b):
             if o is None: continue
             assert len(o)==n and not o.requires_grad
@@ -165,12 +173,15 @@ def test_fuse_plan(name):
     plan = contract.fuse_plan(loaders(name).train_ds)
     assert isinstance(plan, FusePlan if ZOO[name].fused else str)
     if isinstance(plan, str): return
-    found = [o for side in (plan.users,plan.items) for o in (side.vec, side.bias, *sum(side.tables, ())) if o is not None]
+    found = [o for side in (plan.users,plan.items) for o in (side.vec, side.bias, *sum(side.tables, ()))
+        if o is not None]
     assert {id(o) for o in found}=={id(p) for p in model.parameters() if p.requires_grad}
     for side,(p,n) in enumerate(((plan.users,contract.n_users),(plan.items,contract.n_items))):
-        f,stack = contract.factors(side),[sum(o, start=torch.zeros(0)) if not o else torch.cat(o) for o in zip(*p.tables)]
+        f,stack = contract.factors(side),[sum(o, start=torch.zeros(0)) if not o else torch.cat(o)
+            for o in zip(*p.tables)]
         assert p.rows.shape==p.weights.shape and len(p.rows)==n and p.rows.dtype==torch.int32
-        add = (stack[0][p.rows.clamp(min=0).long()]*p.weights[...,None]).sum(1) if p.tables else 0   # weights of padding are 0
+        # weights of padding are 0
+        add = (stack[0][p.rows.clamp(min=0).long()]*p.weights[...,None]).sum(1) if p.tables else 0
         assert torch.allclose(p.vec+add, f.vec, atol=1e-5)
 
 @every
@@ -197,7 +208,8 @@ def test_fold_terms(name):
         if terms is None: continue
         assert isinstance(terms, FoldTerms) and (terms.implicit is not None)==name.startswith('SVD')
         assert [o.name for o in terms.features]==[o.name for o in contract.features if o.side==side]
-        for o in terms.features: assert len(o.rows)==(contract.n_users,contract.n_items)[side] and not o.factors.vec.requires_grad
+        for o in terms.features:
+            assert len(o.rows)==(contract.n_users,contract.n_items)[side] and not o.factors.vec.requires_grad
 
 @every
 def test_predictions(name):
@@ -292,7 +304,8 @@ def test_a_subclass_loses_what_no_longer_holds():
         m = cls.from_dls(dls, n_factors=3)
         return type(m.fuse_plan(dls.train_ds)) is str,m.scorer().kind,m.fold_terms(0) is None
     assert ask(Same)==(False,'dot',False) and ask(Other)==(True,'model',True) and ask(Vectors)==(True,'dot',False)
-    assert Both.from_dls(dls).fuse_plan(dls.train_ds)=='mine' and Other.from_dls(dls).fuse_plan(dls.train_ds)=='Other has no plan for the compiled loop'
+    assert Both.from_dls(dls).fuse_plan(dls.train_ds)=='mine' and Other.from_dls(dls).fuse_plan(
+        dls.train_ds)=='Other has no plan for the compiled loop'
 
 def test_foreign_models_with_a_part_called_model():
     "A part that happens to be called `model` is no wrapper"
@@ -302,7 +315,8 @@ def test_foreign_models_with_a_part_called_model():
             self.model = torch.nn.Embedding(50, 1)
         def forward(self, x): return self.model(x[:,1])
     m = Mine()
-    assert type(collab_model(m)) is ForeignModel and collab_model(m).inner.model is m and collab_model(m).session_effects is None
+    assert type(collab_model(m)) is ForeignModel and collab_model(m).inner.model is m and collab_model(
+        m).session_effects is None
 
 @pytest.mark.cuda
 @every

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np, pandas as pd, pytest, torch
 from fastcollab.all import collab_learner, collab_model
-from zoo import (BASE, ITEMS, ZOO, again, by_user, learner, loaders, names, pairs, rec_of, state, train_of, trained, unchanged, world)
+from zoo import BASE, ITEMS, ZOO, again, by_user, learner, loaders, names, pairs, rec_of, state, train_of, trained, unchanged, world
 
 every = pytest.mark.parametrize('name', ZOO)
 FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')
@@ -22,7 +22,8 @@ def test_checkerboard(name):
     new,seen = by_user(rec.recommend(k=30)),train_of(learn)
     for u in range(40):
         want = [i for i in range(30) if i not in seen[u]]
-        assert set(new.get(u, ()))==set(want) and [likes(u, i) for i in new.get(u, ())]==sorted((likes(u, i) for i in want), reverse=True)
+        assert set(new.get(u, ()))==set(want) and [likes(u, i) for i in new.get(u, ())]==sorted((likes(u, i)
+            for i in want), reverse=True)
 
 @every
 @pytest.mark.parametrize('y_range', [(0.,5.5), None])
@@ -31,12 +32,15 @@ def test_scores_are_those_of_the_learner(name, y_range):
     learn,rec = learner(name, y_range),rec_of(name, y_range)
     u,i = pairs(rec)
     want = learn.predict(list(u), list(i))
-    assert np.ptp(want)>.1                                                              # or else everything would be the same
+    # or else everything would be the same
+    assert np.ptp(want)>.1
     assert np.allclose(rec.predict(u, i), want, atol=1e-4)
     assert np.allclose(rec.predict(pd.DataFrame(dict(movieId=i, userId=u))), want, atol=1e-4)
     df = rec.recommend(k=30, exclude_seen=False)
-    assert list(df)==['user','rank','item','title','prediction'] and len(df)==1200 and np.allclose(df.sort_values(['user','item']).prediction, want, atol=1e-4)
-    assert list(df['rank'])==[*range(1, 31)]*40 and (df.groupby('user').prediction.diff().dropna()<=0).all() and df.user.is_monotonic_increasing
+    assert list(df)==['user','rank','item','title',
+        'prediction'] and len(df)==1200 and np.allclose(df.sort_values(['user','item']).prediction, want, atol=1e-4)
+    assert list(df['rank'])==[*range(1,
+        31)]*40 and (df.groupby('user').prediction.diff().dropna()<=0).all() and df.user.is_monotonic_increasing
     assert (df.title==df.item.map(ITEMS.title)).all()
     model = collab_model(learn.model, learn.dls.train_ds)
     assert np.allclose(model.predictions(torch.arange(41))[1:,1:].reshape(-1), want, atol=1e-4)
@@ -55,7 +59,8 @@ def test_batch_equals_single(name):
         pd.testing.assert_frame_equal(got.drop(columns='prediction'), want.drop(columns='prediction'))
         assert np.allclose(got.prediction, want.prediction, atol=1e-6)
     assert [len(o) for o in rec.batches([1,2,3], 4, mb=1e-7)]==[4,4,4]
-    assert type(rec.predict(7, 3)) is float and abs(rec.predict(7, 3)-rec.predict([7,8], [3,3])[0])<1e-6 and rec.predict([7], [3]).shape==(1,)
+    assert type(rec.predict(7, 3)) is float and abs(rec.predict(7, 3)-rec.predict([7,8],
+        [3,3])[0])<1e-6 and rec.predict([7], [3]).shape==(1,)
     assert np.allclose(rec.predict(7, [3,4]), [rec.predict(7, 3),rec.predict(7, 4)], atol=1e-6)
     assert np.allclose(rec.predict([7,8], 3), [rec.predict(7, 3),rec.predict(8, 3)], atol=1e-6)
 
@@ -81,10 +86,12 @@ def test_reads_do_not_write(name, tmp_path):
     learn.recommend(1, 3)
     assert learn.model.training and all(m.training for m in learn.model.modules())
     for m,t in modes: m.training = t
-    assert all(torch.equal(before[k], v) for k,v in learn.model.state_dict().items()) and torch.equal(x, learn.dls.train_ds.store.ids())
+    assert all(torch.equal(before[k], v) for k,v in learn.model.state_dict().items()) and torch.equal(x,
+        learn.dls.train_ds.store.ids())
     assert torch.equal(rng[0], torch.get_rng_state()) and (rng[1]==np.random.get_state()[1]).all()
     assert unchanged(held, state(rec)) and given_.equals(kept) and new.equals(more)
-    rec.scorer.state()[1].popitem()[1].fill_(7)                                                # what it holds is its own
+    # what it holds is its own
+    rec.scorer.state()[1].popitem()[1].fill_(7)
     assert all(torch.equal(before[k], v) for k,v in learn.model.state_dict().items())
 
 @every
@@ -102,21 +109,26 @@ def test_order_of_training_rows_is_irrelevant(name):
     key = set(map(tuple, old.train_ds.items[['userId','movieId']].to_numpy()))
     df = BASE.iloc[perm].reset_index(drop=True)
     train = np.array([o in key for o in zip(df.userId, df.movieId)])
-    other = collab_learner(loaders(name, df, splits=(np.flatnonzero(train), np.flatnonzero(~train))), arch=learn.model).recommender()
+    other = collab_learner(loaders(name, df, splits=(np.flatnonzero(train), np.flatnonzero(~train))),
+        arch=learn.model).recommender()
     pd.testing.assert_frame_equal(other.recommend(k=30), rec_of(name).recommend(k=30))
-    if name in DOTS and name!='BiasBaseline': pd.testing.assert_frame_equal(other.similar_items(3), rec_of(name).similar_items(3))
+    if name in DOTS and name!='BiasBaseline':
+        pd.testing.assert_frame_equal(other.similar_items(3), rec_of(name).similar_items(3))
 
 @every
 def test_save_and_load(name, tmp_path):
     "Identical lists, predictions, neighbors, fold-in and explanations"
     rec = rec_of(name)
     other = again(rec, name, tmp_path)
-    asks = [lambda r: r.recommend(k=7), lambda r: r.recommend(3, 2, filters="'a' in title"), lambda r: pd.DataFrame(dict(x=r.predict(*pairs(r))))]
+    asks = [lambda r: r.recommend(k=7), lambda r: r.recommend(3, 2, filters="'a' in title"),
+        lambda r: pd.DataFrame(dict(x=r.predict(*pairs(r))))]
     if name in DOTS:
         new = pd.DataFrame(dict(userId=[901]*3, movieId=[1,2,3], rating=[5.,1.,3.]))
         swap = new.rename(columns=dict(userId='movieId', movieId='userId'))
-        asks += [lambda r: r.explain(3, 4), lambda r: r.fold_in(new).recommend(901), lambda r: r.fold_in_items(swap).recommend(3, 30)]
-    if ZOO[name].features and name!='Features' and not name.endswith('foreign'): asks.append(lambda r: r.recommend(3, 1, filters="'Drama' in genres"))
+        asks += [lambda r: r.explain(3, 4), lambda r: r.fold_in(new).recommend(901),
+            lambda r: r.fold_in_items(swap).recommend(3, 30)]
+    if ZOO[name].features and name!='Features' and not name.endswith('foreign'):
+        asks.append(lambda r: r.recommend(3, 1, filters="'Drama' in genres"))
     for ask in asks: pd.testing.assert_frame_equal(ask(rec), ask(other))
     assert repr(rec)==repr(other) and (name in OWN)==(rec.scorer.kind=='model')
 
@@ -126,10 +138,13 @@ def test_fold_in_is_for_dot_products(name):
     rec,new = rec_of(name),pd.DataFrame(dict(userId=[901,901], movieId=[1,2], rating=[5.,1.]))
     if name in DOTS:
         got = rec.fold_in(new)
-        assert (name=='BiasBaseline' or got.predict(901, 1)>got.predict(901, 2)) and not {1,2} & set(got.recommend(901, 28).item)
+        assert (name=='BiasBaseline' or got.predict(901, 1)>got.predict(901, 2)) and not {1,
+            2} & set(got.recommend(901, 28).item)
         return
-    for call in (partial(rec.fold_in, new), partial(rec.fold_in_items, new), partial(rec.explain, 1, 2), rec.to_ann, partial(rec.queries, [1]), rec.decay):
-        with pytest.raises(TypeError, match=f'dot products, but this model has a {type(rec.scorer).__name__}; train a DotProductBias'): call()
+    for call in (partial(rec.fold_in, new), partial(rec.fold_in_items, new), partial(rec.explain, 1, 2), rec.to_ann,
+        partial(rec.queries, [1]), rec.decay):
+        with pytest.raises(TypeError,
+            match=f'dot products, but this model has a {type(rec.scorer).__name__}; train a DotProductBias'): call()
 
 @every
 def test_neighbours(name):
@@ -144,8 +159,10 @@ def test_neighbours(name):
         for metric in ('cosine','dot'):
             s = V@V[4]/(np.linalg.norm(V, axis=1)*np.linalg.norm(V[4]) if metric=='cosine' else 1)
             got = ask(rec.ids[side][4], n-1, metric)
-            assert list(got)==['rank',*(['item','title'] if side else ['user']),'similarity'] and list(got['rank'])==[*range(1, n)]
-            assert list(got['item' if side else 'user'])==[rec.ids[side][k] for k in np.argsort(-s, kind='stable') if k!=4]
+            assert list(got)==['rank',*(['item','title'] if side else ['user']),
+                'similarity'] and list(got['rank'])==[*range(1, n)]
+            assert list(got['item' if side else 'user'])==[rec.ids[side][k] for k in np.argsort(-s, kind='stable')
+                if k!=4]
             assert np.allclose(got.similarity, sorted(np.delete(s, 4), reverse=True), atol=1e-5)
             if side: assert list(got.title)==list(got.item.map(ITEMS.title))
 

@@ -38,7 +38,8 @@ def rows(df):
 
 lines = ''.join(f'{1+k//25},{1+k*37%101},{.5+k%10/2},{820_000_000+k*k}\n' for k in range(500))
 small = {'ratings.csv': ('userId,movieId,rating,timestamp\n'+lines).encode(),
-    'movies.csv': ('movieId,title,genres\n' + ''.join(f'{k},"Film, The {k} (1999)",Drama|War\n' for k in range(1, 102))).encode()}
+    'movies.csv': ('movieId,title,genres\n' + ''.join(f'{k},"Film, The {k} (1999)",Drama|War\n'
+        for k in range(1, 102))).encode()}
 
 def test_verify_zip(tmp_path):
     "A whole file passes and is returned; wrong size, wrong md5 and no zip do not, and the text says what was expected"
@@ -46,9 +47,11 @@ def test_verify_zip(tmp_path):
     p.write_bytes(b)
     md5 = hashlib.md5(b).hexdigest()
     for args in ((), (len(b),), (len(b),md5), (None,md5)): assert verify_zip(str(p), *args) == p
-    with pytest.raises(ValueError, match=rf'a\.zip is not a whole zip file: {len(b):,} bytes where {len(b)+1:,} were.*download it again'):
+    with pytest.raises(ValueError,
+        match=rf'a\.zip is not a whole zip file: {len(b):,} bytes where {len(b)+1:,} were.*download it again'):
         verify_zip(p, len(b)+1, md5)
-    with pytest.raises(ValueError, match=f'a.zip.*md5 {md5} where {"0"*32} was published.*download it again'): verify_zip(p, len(b), '0'*32)
+    with pytest.raises(ValueError, match=f'a.zip.*md5 {md5} where {"0"*32} was published.*download it again'):
+        verify_zip(p, len(b), '0'*32)
     for bad in (b'', b'<html>busy</html>', b[:-30], b[:len(b)//2]):
         p.write_bytes(bad)
         with pytest.raises(ValueError, match=r'a\.zip is not a whole zip file: .*download it again'): verify_zip(p)
@@ -139,7 +142,8 @@ def failures(b):
     return {'cut': ((200, b[:half], len(b)), *offline), 'cut, length unknown': ((200, b[:3000], None), *again),
         'not found': ((404, b'no such file', None), *offline), 'busy': ((503, b'later', None), *offline),
         'html': ((200, b'<!doctype html><title>Maintenance</title>', None), *again), 'empty': ((200, b'', 0), *again),
-        'flipped': ((200, flip(b, half, 8), len(b)), *again), 'one byte flipped': ((200, flip(b, len(b)//3), len(b)), *again)}
+        'flipped': ((200, flip(b, half, 8), len(b)), *again), 'one byte flipped': ((200, flip(b, len(b)//3), len(b)),
+            *again)}
 
 @pytest.mark.parametrize('kind', failures(b''))
 @pytest.mark.filterwarnings('ignore:Your generator is empty')   # the progress bar, of a download without bytes
@@ -210,7 +214,8 @@ def test_corrupt_archive(site, kind):
     "A damaged file in the archive is refused by name; deleting it, as the text says, is all that it takes"
     b = zip_bytes(small, 'ml-latest-small')
     site.arch.mkdir(parents=True)
-    (p := site.arch/'ml-latest-small.zip').write_bytes(dict(cut=b[:-100], flipped=flip(b, len(b)//2, 8), html=b'<html></html>')[kind])
+    (p := site.arch/'ml-latest-small.zip').write_bytes(dict(cut=b[:-100], flipped=flip(b, len(b)//2, 8),
+        html=b'<html></html>')[kind])
     with pytest.raises(ValueError) as e: movielens()
     assert str(p) in str(e.value) and 'delete it and download it again' in str(e.value)
     assert not site.asked
@@ -230,7 +235,8 @@ genre_names = ('unknown|Action|Adventure|Animation|Children\'s|Comedy|Crime|Docu
 
 def item(id, title, *genres):
     "A line of u.item"
-    return f'{id}|{title}|01-Jan-1995||http://us.imdb.com/M/title-exact?x|' + '|'.join(str(int(o in genres)) for o in genre_names)
+    return f'{id}|{title}|01-Jan-1995||http://us.imdb.com/M/title-exact?x|' + '|'.join(str(int(o in genres))
+        for o in genre_names)
 
 ml100k = {
     'u.data': '901\t411\t3\t880000001\n902\t412\t3\t890000002\n903\t413\t1\t870000003\n901\t412\t5\t880000004\n7\t411\t4\t890000005\n',
@@ -250,20 +256,24 @@ ml1m = {
     'movies.dat': "512::Gigant: Étés, Les (1995)::Drama|Musical\n1511::Two Slept Under the Owl's Nest (1975)::Drama\n",
     'users.dat': '1::F::1::10::23456\n2::M::56::0::02460-1234\n3::M::25::20::00000\n'}
 nest,gigant = ("Two Slept Under the Owl's Nest (1975)",'Drama'), ('Gigant: Étés, Les (1995)','Drama|Musical')
-rows1m = [(2,1511,5,970000001,*nest,56,'M','other','02460-1234'), (1,512,3,970000002,*gigant,1,'F','K-12 student','23456'),
+rows1m = [(2,1511,5,970000001,*nest,56,'M','other','02460-1234'), (1,512,3,970000002,*gigant,1,'F','K-12 student',
+    '23456'),
     (1,3513,4,970000003,None,None,1,'F','K-12 student','23456'), (3,512,1,970000004,*gigant,25,'M','writer','00000')]
 ml10m = {
     'ratings.dat': '1::122::5::830000001\n1::185::0.5::830000002\n2::122::3.5::860000003\n2::64000::4::1230000004\n',
     'movies.dat': '122::Bumblebees (1992)::Comedy|Romance\n185::Das Böse: Nosferatu – 夜 (1922)::(no genres listed)\n',
     'tags.dat': '1::122::x::1\n'}
 boom,evil = ('Bumblebees (1992)','Comedy|Romance'), ('Das Böse: Nosferatu – 夜 (1922)','(no genres listed)')
-rows10m = [(1,122,5,830000001,*boom), (1,185,.5,830000002,*evil), (2,122,3.5,860000003,*boom), (2,64000,4,1230000004,None,None)]
+rows10m = [(1,122,5,830000001,*boom), (1,185,.5,830000002,*evil), (2,122,3.5,860000003,*boom),
+    (2,64000,4,1230000004,None,None)]
 ml20m = {
     'ratings.csv': 'userId,movieId,rating,timestamp\n1,2,3.5,1110000001\n1,11,5.0,1110000002\n138999,2,0.5,1250000003\n4,99,4.0,1\n',
-    'movies.csv': 'movieId,title,genres\n2,Léon (1995),Adventure|Children\n11,"President, The ""A.P."" (1995)",(no genres listed)\n',
+    'movies.csv': 'movieId,title,genres\n2,Léon (1995),Adventure|Children\n11,"President, The ""A.P."" (1995)",(no '
+    'genres listed)\n',
     'links.csv': 'movieId,imdbId,tmdbId\n2,1,1\n', 'tags.csv': 'userId,movieId,tag,timestamp\n1,2,x,1\n'}
 leon,president = ('Léon (1995)','Adventure|Children'), ('President, The "A.P." (1995)','(no genres listed)')
-rows20m = [(1,2,3.5,1110000001,*leon), (1,11,5,1110000002,*president), (138999,2,.5,1250000003,*leon), (4,99,4,1,None,None)]
+rows20m = [(1,2,3.5,1110000001,*leon), (1,11,5,1110000002,*president), (138999,2,.5,1250000003,*leon),
+    (4,99,4,1,None,None)]
 
 users = ['age','gender','occupation','zip']
 latin,utf = 'latin-1','utf-8'
@@ -297,7 +307,8 @@ def test_formats(local, name, kind):
     *_,expected,cols = sets[name]
     assert list(df.columns) == cols
     assert rows(df) == expected
-    types = dict(userId='int64', movieId='int64', rating='float64', timestamp='int64') | {k:'category' for k in cols[4:]}
+    types = dict(userId='int64', movieId='int64', rating='float64', timestamp='int64') | {k:'category'
+        for k in cols[4:]}
     if 'age' in cols: types['age'] = 'float64' if name=='ml-100k' else 'int64'   # there user 7 is not in the table
     assert df.dtypes.astype(str).to_dict() == types
     assert isinstance(df.index, pd.RangeIndex)
@@ -325,7 +336,8 @@ def test_every_flag_and_occupation(local):
     put(local, 'ml-100k', 'zip', edit=lambda k,v: new.get(k, v))
     assert list(movielens('ml-100k').genres) == genre_names
     jobs = ('other|academic/educator|artist|clerical/admin|college/grad student|customer service|doctor/health care|'
-        'executive/managerial|farmer|homemaker|K-12 student|lawyer|programmer|retired|sales/marketing|scientist|self-employed|'
+        'executive/managerial|farmer|homemaker|K-12 '
+        'student|lawyer|programmer|retired|sales/marketing|scientist|self-employed|'
         'technician/engineer|tradesman/craftsman|unemployed|writer').split('|')   # from the README of ml-1m
     new = {'users.dat': ''.join(f'{k+1}::F::18::{k}::1\n' for k in range(21)),
         'ratings.dat': ''.join(f'{k+1}::661::3::1\n' for k in range(21))}
@@ -361,8 +373,10 @@ def test_zip_cut_short(local, name):
         with pytest.raises(ValueError) as e: movielens(name)
         assert str(p) in str(e.value) and 'download it again' in str(e.value)
 
-members = [('ml-100k','u.data'), ('ml-100k','u.item'), ('ml-100k','u.genre'), ('ml-100k','u.user'), ('ml-1m','ratings.dat'),
-    ('ml-1m','movies.dat'), ('ml-1m','users.dat'), ('ml-10m','ratings.dat'), ('ml-10m','movies.dat'), ('ml-20m','ratings.csv'),
+members = [('ml-100k','u.data'), ('ml-100k','u.item'), ('ml-100k','u.genre'), ('ml-100k','u.user'),
+    ('ml-1m','ratings.dat'),
+    ('ml-1m','movies.dat'), ('ml-1m','users.dat'), ('ml-10m','ratings.dat'), ('ml-10m','movies.dat'),
+    ('ml-20m','ratings.csv'),
     ('ml-20m','movies.csv')]
 
 @pytest.mark.parametrize('name,member', members)
@@ -401,7 +415,8 @@ def test_set_files(tmp_path, kind):
     assert 'movies.dat' in files and 'ml-10M100K' not in files and 'users.dat' not in files
     with files.open('tags.dat') as f: assert f.read() == b'1::122::x::1\n'
     assert files.csv('tags.dat', sep=':', header=None)[4].tolist() == ['x']
-    with pytest.raises(FileNotFoundError, match=r"no users.dat in .*; it holds \['movies.dat', 'ratings.dat', 'tags.dat'\]"):
+    with pytest.raises(FileNotFoundError,
+        match=r"no users.dat in .*; it holds \['movies.dat', 'ratings.dat', 'tags.dat'\]"):
         files.open('users.dat')
 
 # ---- Folds
@@ -442,7 +457,8 @@ def text(data_dir, member, encoding, name=None):
 def raw(data_dir, member, sep='\t'):
     "Ratings of a member of ml-100k.zip or ml-latest-small.zip, (n_ratings,4) float64, read without pandas"
     name = 'ml-100k' if sep=='\t' else 'ml-latest-small'
-    return np.array([o.split(sep) for o in text(data_dir, member, 'utf-8', name) if o[0].isdigit()], dtype=float)   # (n_ratings,4)
+    # (n_ratings,4)
+    return np.array([o.split(sep) for o in text(data_dir, member, 'utf-8', name) if o[0].isdigit()], dtype=float)
 
 @pytest.fixture(scope='module')
 def real100k(data_dir): return movielens('ml-100k')
@@ -462,7 +478,8 @@ def test_real_100k(data_dir, real100k):
     names = [o.split('|')[0] for o in text(data_dir, 'u.genre', 'latin-1') if o]
     assert all(movies.genres[k]=='|'.join(n for n,f in zip(names, o[5:]) if f=='1') for k,o in lines.items())
     people = df.drop_duplicates('userId').set_index('userId')
-    assert all([str(v) for v in people.loc[int(o.split('|')[0]), users]] == o.split('|')[1:] for o in text(data_dir, 'u.user', 'latin-1'))
+    assert all([str(v) for v in people.loc[int(o.split('|')[0]), users]] == o.split('|')[1:]
+        for o in text(data_dir, 'u.user', 'latin-1'))
     assert people.gender.value_counts().to_dict() == {'M':670, 'F':273}
     assert (people.age.min(),people.age.max(),people.occupation.nunique()) == (7,73,21)
 
@@ -471,7 +488,8 @@ def test_real_latest_small(data_dir):
     "So is ml-latest-small"
     df,expected = movielens(),raw(data_dir, 'ratings.csv', ',')
     assert (len(df),df.userId.nunique(),df.movieId.nunique()) == (100_836,610,9724)
-    assert (df[four].to_numpy() == expected).all() and df.rating.mean() == pytest.approx(expected[:,2].mean(), abs=1e-12)
+    assert (df[four].to_numpy() == expected).all() and df.rating.mean() == pytest.approx(expected[:,2].mean(),
+        abs=1e-12)
     assert df.rating.mean() == pytest.approx(3.50156, abs=1e-5)
     assert sorted(df.rating.unique()) == list(np.arange(1, 11)/2) and df.userId.value_counts().min() == 20
     assert list(df.columns) == six and df.notna().all().all()
@@ -480,12 +498,14 @@ def test_real_latest_small(data_dir):
     assert all(titles[k]==table[k] for k in titles.index)
 
 @pytest.mark.data
-@pytest.mark.parametrize('fold,n_train', [(1,80_000),(2,80_000),(3,80_000),(4,80_000),(5,80_000),('a',90_570),('b',90_570)])
+@pytest.mark.parametrize('fold,n_train', [(1,80_000),(2,80_000),(3,80_000),(4,80_000),(5,80_000),('a',90_570),
+    ('b',90_570)])
 def test_real_fold(data_dir, real100k, fold, n_train):
     "Train and test rows are those of the authors' files, and title and user are those of the whole set"
     df,(train,valid) = movielens_fold('ml-100k', fold)
     assert (len(df),len(train),len(valid)) == (100_000,n_train,100_000-n_train)
-    for part,o in ((train,'base'),(valid,'test')): assert (df.loc[part, four].to_numpy() == raw(data_dir, f'u{fold}.{o}')).all()
+    for part,o in ((train,'base'),(valid,'test')):
+        assert (df.loc[part, four].to_numpy() == raw(data_dir, f'u{fold}.{o}')).all()
     whole,mine = [o.sort_values(['userId','movieId']) for o in (real100k,df)]
     for c in six+users: assert (mine[c].astype(object).to_numpy() == whole[c].astype(object).to_numpy()).all(), c
     if fold in ('a','b'): assert (df.loc[valid].userId.value_counts() == 10).all()
@@ -532,10 +552,12 @@ def test_netflix_slice(data_dir):
     assert (len(df),df.movieId.nunique()) == (10_068,11)
     assert rows(df[four]) == parse_netflix(text)
     assert df.rating.isin([1,2,3,4,5]).all() and df.title.notna().all()
-    names = {int(o.split(',')[0]):o.split(',', 2)[1:] for o in (data_dir/'netflix'/'movie_titles.csv').read_text('latin-1').splitlines()}
+    names = {int(o.split(',')[0]):o.split(',', 2)[1:]
+        for o in (data_dir/'netflix'/'movie_titles.csv').read_text('latin-1').splitlines()}
     assert len(names) == 17770
     seen = df.drop_duplicates('movieId')
-    assert rows(seen[['title','year']]) == [(names[o][1],None if names[o][0]=='NULL' else float(names[o][0])) for o in seen.movieId]
+    assert rows(seen[['title','year']]) == [(names[o][1],None if names[o][0]=='NULL' else float(names[o][0]))
+        for o in seen.movieId]
 
 @pytest.mark.data
 @pytest.mark.parametrize('bs', [64,1000])
@@ -552,12 +574,16 @@ def test_netflix(tmp_path):
     df = netflix_prize(str(tmp_path))
     know,cafe = ('What Is the #$*! Doing!?',2004), ('This, That, Café',None)
     assert rows(df) == [(1234567,8,3,seconds('2005-09-06'),*know), (765432,8,5,seconds('2005-05-13'),*know),
-        (7,30,4,seconds('2004-02-29'),*cafe), (2222222,30,1,seconds('1999-12-31'),*cafe), (5,9,5,seconds('2001-02-03'),None,None)]
-    assert df.dtypes.astype(str).to_dict() == dict(userId='int32', movieId='int32', rating='float32', timestamp='int64', title='category',
+        (7,30,4,seconds('2004-02-29'),*cafe), (2222222,30,1,seconds('1999-12-31'),*cafe),
+        (5,9,5,seconds('2001-02-03'),None,None)]
+    assert df.dtypes.astype(str).to_dict() == dict(userId='int32', movieId='int32', rating='float32', timestamp='int64',
+        title='category',
         year='float64')
 
-@pytest.mark.parametrize('names', [('mv_0000001.txt','mv_0000008.txt'), ('training_set/mv_0000001.txt','training_set/mv_0000008.txt'),
-    ('combined_data_1.txt','combined_data_2.txt'), ('training_set/combined_data_1.txt','training_set/combined_data_2.txt')])
+@pytest.mark.parametrize('names', [('mv_0000001.txt','mv_0000008.txt'),
+    ('training_set/mv_0000001.txt','training_set/mv_0000008.txt'),
+    ('combined_data_1.txt','combined_data_2.txt'), ('training_set/combined_data_1.txt',
+        'training_set/combined_data_2.txt')])
 def test_netflix_layouts(tmp_path, names):
     "All files of a folder or of its training_set in the order of their names, and one file alone"
     for name,text in zip(names[::-1], (two,more)): write(tmp_path/name, text)
@@ -588,16 +614,24 @@ def test_netflix_movie_open_across_files(tmp_path):
     write(tmp_path/'combined_data_2.txt', '7,5,2005-09-06\n')
     with pytest.raises(ValueError, match='combined_data_2.txt, line 1:'): netflix_prize(tmp_path)
 
-bad_lines = {'month 13': '7,5,2005-13-06', 'month 0': '7,5,2005-00-06', 'day 0': '7,5,2005-09-00', 'day 32': '7,5,2005-09-32',
-    'february 30': '7,5,2004-02-30', 'no leap year': '7,5,2005-02-29', 'april 31': '7,5,2005-04-31', 'date of text': '7,5,2005-Sep-6',
-    'slashes': '7,5,2005/09/06', 'short date': '7,5,2005-9-6', 'date cut': '1234567,5,2005-0', 'no date': '1234567890,5',
-    'letter for stars': '7,x,2005-09-06', 'no stars': '77,,2005-09-06', '0 stars': '7,0,2005-09-06', '6 stars': '7,6,2005-09-06',
-    '10 stars': '7,10,2005-09-06', 'half stars': '7,3.5,2005-09-06', 'first comma': '7;5,2005-09-06', 'second comma': '7,5;2005-09-06',
-    'first dash': '7,5,2005/09-06', 'second dash': '7,5,2005-09.06', 'semicolons': '7;5;2005-09-06', 'no user': ',5,2005-09-06',
+bad_lines = {'month 13': '7,5,2005-13-06', 'month 0': '7,5,2005-00-06', 'day 0': '7,5,2005-09-00',
+    'day 32': '7,5,2005-09-32',
+    'february 30': '7,5,2004-02-30', 'no leap year': '7,5,2005-02-29', 'april 31': '7,5,2005-04-31',
+    'date of text': '7,5,2005-Sep-6',
+    'slashes': '7,5,2005/09/06', 'short date': '7,5,2005-9-6', 'date cut': '1234567,5,2005-0',
+    'no date': '1234567890,5',
+    'letter for stars': '7,x,2005-09-06', 'no stars': '77,,2005-09-06', '0 stars': '7,0,2005-09-06',
+    '6 stars': '7,6,2005-09-06',
+    '10 stars': '7,10,2005-09-06', 'half stars': '7,3.5,2005-09-06', 'first comma': '7;5,2005-09-06',
+    'second comma': '7,5;2005-09-06',
+    'first dash': '7,5,2005/09-06', 'second dash': '7,5,2005-09.06', 'semicolons': '7;5;2005-09-06',
+    'no user': ',5,2005-09-06',
     'negative user': '-7,5,2005-09-06', 'space': ' 7,5,2005-09-06', 'space at the end': '7,5,2005-09-06 ',
     'user of text': 'u7,5,2005-09-06', 'huge user': '4294967303,5,2005-09-06', 'endless user': '1'*40+',5,2005-09-06',
-    'short text': 'hello', 'text': 'no rating at all', 'long text': 'a long line of text that is neither a movie nor a rating',
-    'letter in movie': '12x:', 'no movie': ':', 'negative movie': '-8:', 'huge movie': '4294967304:', 'endless movie': '1'*40+':',
+    'short text': 'hello', 'text': 'no rating at all',
+    'long text': 'a long line of text that is neither a movie nor a rating',
+    'letter in movie': '12x:', 'no movie': ':', 'negative movie': '-8:', 'huge movie': '4294967304:',
+    'endless movie': '1'*40+':',
     'empty line': ''}
 
 @pytest.mark.parametrize('kind', bad_lines)
@@ -629,7 +663,8 @@ ratings_of = st.lists(st.tuples(st.integers(0, 2**31-1), st.integers(1, 5), date
 
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None)
-@given(files=st.lists(st.lists(st.tuples(st.integers(1, 99999), ratings_of), max_size=4), min_size=1, max_size=3), bs=st.integers(1, 200),
+@given(files=st.lists(st.lists(st.tuples(st.integers(1, 99999), ratings_of), max_size=4), min_size=1, max_size=3),
+    bs=st.integers(1, 200),
     end=st.sampled_from(['\n','\r\n']), last=st.booleans())
 @example(files=[[(1,[(0, 1, datetime.date(2000, 2, 29))])]], bs=1, end='\r\n', last=False)
 def test_netflix_round_trip(files, bs, end, last):
@@ -670,12 +705,14 @@ def check_frame(df, n_users, n_items, n_ratings):
     assert df.dtypes.astype(str).tolist() == ['int64','int64','float64','int64','category','category']
     movies = df.drop_duplicates('movieId')
     assert movies.title.is_unique
-    for o in ('title','genres'): assert (df[o].to_numpy() == movies.set_index('movieId')[o].reindex(df.movieId).to_numpy()).all()
+    for o in ('title','genres'):
+        assert (df[o].to_numpy() == movies.set_index('movieId')[o].reindex(df.movieId).to_numpy()).all()
     assert all(0 < len(o.split('|')) == len(set(o.split('|'))) <= 4 for o in movies.genres)
     seen = pd.to_datetime(df.timestamp, unit='s').dt.year
     assert seen.between(1995, 2025).all()
 
-sizes = st.tuples(st.integers(1, 25), st.integers(1, 25)).flatmap(lambda s: st.tuples(*map(st.just, s), st.integers(1, s[0]*s[1])))
+sizes = st.tuples(st.integers(1, 25), st.integers(1, 25)).flatmap(lambda s: st.tuples(*map(st.just, s),
+    st.integers(1, s[0]*s[1])))
 
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
@@ -695,14 +732,16 @@ def test_synthetic_any_size(size, seed, n_factors):
 def test_synthetic_frame(made):
     "The same for a larger one, with more items than there are titles without a number; genres explain most of the item factors"
     check_frame(made, 1500, 800, 60_000)
-    has = made.drop_duplicates('movieId').set_index('movieId').sort_index().genres.str.get_dummies('|').to_numpy()   # (800,18)
+    # (800,18)
+    has = made.drop_duplicates('movieId').set_index('movieId').sort_index().genres.str.get_dummies('|').to_numpy()
     n,factors = has.sum(1, keepdims=True),made.attrs['truth'].item_factors
     assert has.shape == (800,18) and set(n.flat) == {1,2,3,4}
     x = has/n**.5
     left = factors - x@np.linalg.lstsq(x, factors)[0]
     assert .55 < 1-left.var()/factors.var() < .85
 
-@pytest.mark.parametrize('n_users,n_items,n', [(1500,800,2400), (300,50,400), (50,300,400), (30,200,1500), (10,100,300), (100,10,300),
+@pytest.mark.parametrize('n_users,n_items,n', [(1500,800,2400), (300,50,400), (50,300,400), (30,200,1500), (10,100,300),
+    (100,10,300),
     (2,100,120), (40,40,1599)])
 def test_synthetic_everyone(n_users, n_items, n):
     "Every user and every item is there as soon as there is room for them"
@@ -787,11 +826,13 @@ def test_harder_with_noise():
 def test_truth_survives(made, tmp_path):
     "Copies, selections, concatenations and pickles of the frame keep the truth; writing parquet gives no warning"
     t = made.attrs['truth']
-    frames = (made.copy(), made.copy(deep=False), made[four[:3]], made[made.rating>4], made.head(), made.sample(9, random_state=0),
+    frames = (made.copy(), made.copy(deep=False), made[four[:3]], made[made.rating>4], made.head(),
+        made.sample(9, random_state=0),
         made.reset_index(drop=True), pd.concat([made.head(), made.tail()]))
     for o in frames:
         assert o.attrs['truth'] is t and o.attrs['rmse'] == made.attrs['rmse']
-        np.testing.assert_array_equal(t.scores(o), t.scores(made)[:5] if len(o)==5 else o.attrs['truth'].scores(o.copy()))
+        np.testing.assert_array_equal(t.scores(o), t.scores(made)[:5] if len(o)==5
+            else o.attrs['truth'].scores(o.copy()))
     back = pickle.loads(pickle.dumps(made))
     np.testing.assert_array_equal(back.attrs['truth'].expected(made), t.expected(made))
     assert repr(made) and made.equals(made.copy())
@@ -811,7 +852,8 @@ def test_truths_differ(made):
     assert not pd.concat([made, other]).attrs
 
 @pytest.mark.parametrize('args,text', [((2,3,7),"7 ratings don't fit into 2 users x 3 items"), ((0,3,1),'at least 1'),
-    ((3,0,1),'at least 1'), ((3,3,0),'at least 1'), ((3,3,-1),'at least 1'), ((3,3,3,0),'at least 1'), ((3,3,3,3,-.1),'noise is -0.1; give a number, at least 0')])
+    ((3,0,1),'at least 1'), ((3,3,0),'at least 1'), ((3,3,-1),'at least 1'), ((3,3,3,0),'at least 1'),
+    ((3,3,3,3,-.1),'noise is -0.1; give a number, at least 0')])
 def test_synthetic_impossible(args, text):
     "Sizes that cannot be"
     with pytest.raises(ValueError, match=text): synthetic_ratings(*args)
@@ -820,7 +862,8 @@ def test_synthetic_impossible(args, text):
 
 def table():
     "Seven ratings by three of four users, of two of three films"
-    u,i = pd.Categorical(list('aabbabc'), categories=list('abcd')), pd.Categorical(list('xyxyxxx'), categories=list('xyz'))
+    u,i = pd.Categorical(list('aabbabc'), categories=list('abcd')), pd.Categorical(list('xyxyxxx'),
+        categories=list('xyz'))
     return pd.DataFrame(dict(u=u, i=i, r=[1,2.5,2.5,4,4,4,5], timestamps=range(7)))
 
 def test_rating_columns():
@@ -835,22 +878,27 @@ def test_rating_columns():
 @pytest.mark.parametrize('arg', ['user_name','item_name','rating_name'])
 def test_missing_column(f, arg):
     "A name that is not there is named, with those that are"
-    with pytest.raises(KeyError, match=r"no column 'nope'; the columns are \['u', 'i', 'r', 'timestamps'\]"): f(table(), **{arg:'nope'})
+    with pytest.raises(KeyError, match=r"no column 'nope'; the columns are \['u', 'i', 'r', 'timestamps'\]"):
+        f(table(), **{arg:'nope'})
 
 def test_too_few_columns():
     "Two columns are no ratings, whether names were given or not"
     df = table()[['u','i']]
     with pytest.raises(KeyError, match=r"at least three columns .* this one has \['u', 'i'\]"): rating_columns(df)
-    with pytest.raises(KeyError, match=r"at least three columns .* this one has \['u', 'i'\]"): rating_columns(df, 'u', 'i')
-    with pytest.raises(KeyError, match=r"no column 'r'; the columns are \['u', 'i'\]"): rating_columns(df, 'u', 'i', 'r')
+    with pytest.raises(KeyError, match=r"at least three columns .* this one has \['u', 'i'\]"):
+        rating_columns(df, 'u', 'i')
+    with pytest.raises(KeyError, match=r"no column 'r'; the columns are \['u', 'i'\]"):
+        rating_columns(df, 'u', 'i', 'r')
 
 def test_describe():
     "All numbers of a small table, counted by hand; categories without rows do not count"
     df = table()
     res = describe_ratings(df)
-    assert res['size'].to_dict() == {'users':3, 'items':2, 'ratings':7, 'share filled':7/6}   # two pairs are there twice
+    # two pairs are there twice
+    assert res['size'].to_dict() == {'users':3, 'items':2, 'ratings':7, 'share filled':7/6}
     assert res['ratings per user'].to_dict() == pytest.approx({'min':1, '25%':2, 'median':3, '75%':3, '95%':3, 'max':3})
-    assert res['ratings per item'].to_dict() == pytest.approx({'min':2, '25%':2.75, 'median':3.5, '75%':4.25, '95%':4.85, 'max':5})
+    assert res['ratings per item'].to_dict() == pytest.approx({'min':2, '25%':2.75, 'median':3.5, '75%':4.25,
+        '95%':4.85, 'max':5})
     assert res['share of ratings'].to_dict() == pytest.approx({'1':1/7, '2.5':2/7, '4':3/7, '5':1/7})
     assert list(res['share of ratings'].index) == ['1','2.5','4','5']
     assert_frame_equal(df, table())

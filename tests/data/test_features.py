@@ -3,7 +3,8 @@ import math, re, warnings
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Callback, load_learner, set_seed, tensor
-from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, CollabNN, DotProductBias, FeatureSpec, GenreCategorify,
+from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, CollabNN, DotProductBias,
+    FeatureSpec, GenreCategorify,
     HybridNN, HybridMF, GenreEmbedding, IdDropout, ParamEmbedding, collab_learner, emb_size, rmse, synthetic_ratings)
 from fastcollab.models.base import all_scores
 from hypothesis import given, settings, strategies as st
@@ -13,11 +14,14 @@ from hypothesis import given, settings, strategies as st
 ITEM_COLS,USER_COLS = ['genres','decade'],['age','job','hobbies']
 BASE = synthetic_ratings(60, 40, 1200)
 AGES = dict(zip(range(1, 61), 18 + np.random.default_rng(0).permutation(60)))   # 60 ages, 18 to 77
-FULL = BASE.assign(decade=1950+BASE.movieId%5*10, age=BASE.userId.map(AGES), job=[('cook','nurse','pilot')[u%3] for u in BASE.userId],
+FULL = BASE.assign(decade=1950+BASE.movieId%5*10, age=BASE.userId.map(AGES), job=[('cook','nurse','pilot')[u%3]
+    for u in BASE.userId],
     hobbies=[('chess','golf|chess','swim|golf|chess','swim')[u%4] for u in BASE.userId])
-RAW = {c: FULL.groupby('movieId' if c in ITEM_COLS else 'userId')[c].first().to_dict() for c in (*ITEM_COLS,*USER_COLS)}   # of each id
+# of each id
+RAW = {c: FULL.groupby('movieId' if c in ITEM_COLS else 'userId')[c].first().to_dict() for c in (*ITEM_COLS,*USER_COLS)}
 
-def load(df=FULL, **kwargs): return CollabDataLoaders.from_df(df, **{'item_cols':ITEM_COLS, 'user_cols':USER_COLS, 'seed':1, **kwargs})
+def load(df=FULL, **kwargs):
+    return CollabDataLoaders.from_df(df, **{'item_cols':ITEM_COLS, 'user_cols':USER_COLS, 'seed':1, **kwargs})
 def quiet(learn, *args, **kwargs):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*args, **kwargs)
     return learn
@@ -27,7 +31,8 @@ def said(call):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         res = call()
-    return res,[str(o.message) for o in caught if issubclass(o.category, UserWarning) and 'not writable' not in str(o.message)]
+    return res,[str(o.message) for o in caught if issubclass(o.category, UserWarning)
+        and 'not writable' not in str(o.message)]
 
 def all_x(dl): return torch.cat([b[0] for b in dl])
 def blocks(dls, x):
@@ -50,7 +55,8 @@ word = st.text(min_size=1, max_size=4).map(str.strip).filter(lambda s: s and not
 def test_sets_round_trip(sets, sep):
     "What comes out of the loaders is what went in, without repeats; the vocabulary is sorted"
     n = len(sets)
-    df = pd.DataFrame(dict(user=[u for u in (1,2,3) for _ in range(n)], item=[*range(n)]*3, rating=3., tags=[sep.join(o) for o in sets]*3))
+    df = pd.DataFrame(dict(user=[u for u in (1,2,3) for _ in range(n)], item=[*range(n)]*3, rating=3.,
+        tags=[sep.join(o) for o in sets]*3))
     dls = CollabDataLoaders.from_df(df, item_cols='tags', sep=sep, splits=(range(3*n), []))
     want = [list(dict.fromkeys(o)) for o in sets]
     assert list(dls.train_ds.items.tags) == [sep.join(o) for o in want]*3
@@ -77,7 +83,8 @@ def test_columns_in_the_documented_order():
         assert part.rows(torch.arange(len(part)))[0].tolist() == [row(u, i) for u,i in zip(items.userId, items.movieId)]
     for dl in dls.loaders:
         x = dl.one_batch()[0]
-        assert x.dtype==torch.int64 and x.tolist() == [row(dls.classes['userId'][r[0]], dls.classes['movieId'][r[1]]) for r in x.tolist()]
+        assert x.dtype==torch.int64 and x.tolist() == [row(dls.classes['userId'][r[0]], dls.classes['movieId'][r[1]])
+            for r in x.tolist()]
 
 def test_names_as_one_text():
     a,b = load(item_cols='decade', user_cols='job'),load(item_cols=['decade'], user_cols=['job'])
@@ -90,14 +97,17 @@ def test_numbers_become_deciles(dtype):
     of = dls.train_ds.items.groupby('userId').age.agg(set)
     assert of.map(len).eq(1).all()
     by_age = [next(iter(of[u])) for u in sorted(AGES, key=AGES.get)]
-    assert len(dls.classes['age'])==11 and all(len(set(by_age[k:k+6]))==1 for k in range(0, 60, 6)) and len(set(by_age))==10
+    assert len(dls.classes['age'])==11 and all(len(set(by_age[k:k+6]))==1
+        for k in range(0, 60, 6)) and len(set(by_age))==10
     assert by_age == [decile(a, AGES.values()) for a in sorted(AGES.values())]
 
-@pytest.mark.parametrize('n,dtype,deciles', [(20,'int64',False), (21,'int64',True), (20,'float64',False), (21,'float64',True), (60,'str',False), (60,'category',False)])
+@pytest.mark.parametrize('n,dtype,deciles', [(20,'int64',False), (21,'int64',True), (20,'float64',False),
+    (21,'float64',True), (60,'str',False), (60,'category',False)])
 def test_few_numbers_are_categories(n, dtype, deciles):
     "Up to twenty values are categories, and so are texts and categories of any number; 1990.0 and 1990 are the same"
     g = GenreCategorify().setup(pd.Series(range(1900, 1900+n)).astype(dtype))
-    assert list(g.classes) == (list(g.classes) if deciles else ['#na#', *map(str, range(1900, 1900+n))]) and (g.edges is not None)==deciles
+    assert list(g.classes) == (list(g.classes) if deciles
+        else ['#na#', *map(str, range(1900, 1900+n))]) and (g.edges is not None)==deciles
     if not deciles and dtype!='category':
         rows = [g.encode(pd.Series([1901]).astype(o))[0].tolist() for o in ('int64','float64','str')]
         assert rows == [[[2]]]*3
@@ -108,8 +118,10 @@ def test_the_bins_are_those_of_the_training_ids():
     df = FULL.assign(age=FULL.age.mask(FULL.userId.isin(later), 1000+FULL.userId))
     dls = load(df, splits=(np.flatnonzero(~df.userId.isin(later)), np.flatnonzero(df.userId.isin(later))))
     ages = [a for u,a in AGES.items() if u not in later]
-    assert set(dls.valid_ds.items.age) == {decile(1000, ages)} and set(dls.classes['age'][1:]) == {decile(a, ages) for a in ages}
-    got,_ = said(lambda: dls.test_dl(pd.DataFrame(dict(userId=[901,902,903,904], movieId=1, age=[18.5,40,-5,77], job='cook', hobbies='chess'))))
+    assert set(dls.valid_ds.items.age) == {decile(1000, ages)} and set(dls.classes['age'][1:]) == {decile(a, ages)
+        for a in ages}
+    got,_ = said(lambda: dls.test_dl(pd.DataFrame(dict(userId=[901,902,903,904], movieId=1, age=[18.5,40,-5,77],
+        job='cook', hobbies='chess'))))
     assert list(got.dataset.items.age) == [decile(a, ages) for a in (18.5,40,-5,77)]
 
 MISSING = dict(NaN=np.nan, none=None, empty='', blank='  ', separators=' | ', NA=pd.NA, list=[], tuple=())
@@ -131,8 +143,10 @@ def test_missing_values(value):
         assert none.any() and (blocks(dls, got[none])['hobbies']==0).all() and torch.equal(got[~none], full[~none])
     new = FULL[:6].assign(userId=[901,902,903,1,2,3])
     test,warned = said(lambda: dls.test_dl(without(new, [902,2])))
-    assert [o for o in warned if 'hobbies' in o] == ["column 'hobbies' is empty for 1 of 3 users, e.g. 902; they get no hobbies"]
-    assert list(test.dataset.items.hobbies) == [FULL.hobbies[0], '', FULL.hobbies[2], *(RAW['hobbies'][u] for u in (1,2,3))]
+    assert [o for o in warned
+        if 'hobbies' in o] == ["column 'hobbies' is empty for 1 of 3 users, e.g. 902; they get no hobbies"]
+    assert list(test.dataset.items.hobbies) == [FULL.hobbies[0], '', FULL.hobbies[2],
+        *(RAW['hobbies'][u] for u in (1,2,3))]
 
 def test_missing_numbers():
     "A user without an age has no decile, and counts for none"
@@ -153,32 +167,39 @@ def test_a_column_without_any_value():
 def test_unknown_categories_in_validation():
     "Only ids of the training part make the vocabulary and the width; more than that is left out, and said once"
     sets = {1:'a', 2:'b|a', 3:'b|c|a', 4:'c', 5:'a|b|d'}          # 3, 4 and 5 come later
-    df = pd.DataFrame([(u,i,3.,sets[i]) for i in (5,4,3,2,1) for u in range(4)], columns=['user','item','rating','tags'])
+    df = pd.DataFrame([(u,i,3.,sets[i]) for i in (5,4,3,2,1) for u in range(4)], columns=['user','item','rating',
+        'tags'])
     dls,warned = said(lambda: CollabDataLoaders.from_df(df, item_cols='tags', splits=(range(12, 20), range(12))))
     assert list(dls.classes['tags']) == ['#na#','a','b'] and dls.features[0].width == 2
-    assert warned == ["column 'tags' has values that training did not see, or too many of them, for 3 of 5 items, e.g. 5 with 'd'; these values are ignored"]
+    assert warned == ["column 'tags' has values that training did not see, or too many of them, for 3 of 5 items, "
+        "e.g. 5 with 'd'; these values are ignored"]
     x = all_x(dls.valid)
     assert x[::4,1:].tolist() == [[0,1,2],[0,0,0],[0,2,1]]
 
 def test_unknown_categories_later():
     dls = load()
-    items = pd.DataFrame(dict(userId=1, movieId=[901,902,903], genres=['Drama|Polka','Drama','Drama|Action|Comedy|Horror|Crime|War'], decade=[1960,1850,1970]))
+    items = pd.DataFrame(dict(userId=1, movieId=[901,902,903],
+        genres=['Drama|Polka','Drama','Drama|Action|Comedy|Horror|Crime|War'], decade=[1960,1850,1970]))
     test,warned = said(lambda: dls.test_dl(items))
     mine = [o for o in warned if 'column' in o]
-    assert len(mine)==2 and re.search(r"'genres' has values .* for 2 of 3 items, e.g. 901 with 'Polka'", mine[0]) and "'decade' has values" in mine[1]
+    assert len(mine)==2 and re.search(r"'genres' has values .* for 2 of 3 items, e.g. 901 with 'Polka'",
+        mine[0]) and "'decade' has values" in mine[1]
     assert "1 of 3 items, e.g. 902 with '1850'" in mine[1]
     got,width = test.dataset.items,dls.features[0].width
     known = [g for g in 'Drama|Action|Comedy|Horror|Crime|War'.split('|') if g in dls.classes['genres'].o2i]
-    assert list(got.genres) == ['Drama','Drama','|'.join(known[:width])] and len(known)>width and list(got.decade) == ['1960','','1970']
+    assert list(got.genres) == ['Drama','Drama',
+        '|'.join(known[:width])] and len(known)>width and list(got.decade) == ['1960','','1970']
     assert 'Polka' not in dls.classes['genres'].o2i and len(dls.classes['genres'])==dls.features[0].n
 
-CHANGES = pd.DataFrame(dict(user=[1,2,4,3,2,1,3], item=list('aaabbcc'), rating=[1.,2,3,4,5,4,3], kind=list('XYZPPPY'), tone=list('ddeffff')))
+CHANGES = pd.DataFrame(dict(user=[1,2,4,3,2,1,3], item=list('aaabbcc'), rating=[1.,2,3,4,5,4,3], kind=list('XYZPPPY'),
+    tone=list('ddeffff')))
 
 @pytest.mark.parametrize('train,valid', [([1,2,3,4],[0,5,6]), ([4,2,1,3],[0,6,5])])
 def test_a_feature_that_changes(train, valid):
     "The first row of the training part counts, in the order of the table; without any there, the first row; one warning per column"
     dls,warned = said(lambda: CollabDataLoaders.from_df(CHANGES, item_cols=['kind','tone'], splits=(train,valid)))
-    assert warned == ["column 'kind' changes between rows of 2 of 3 items, e.g. 'a'; the first training row of each counts",
+    assert warned == ["column 'kind' changes between rows of 2 of 3 items, e.g. 'a'; the first training row of each "
+        "counts",
         "column 'tone' changes between rows of 1 of 3 items, e.g. 'a'; the first training row of each counts"]
     assert list(dls.classes['kind']) == ['#na#','P','Y'] and list(dls.classes['tone']) == ['#na#','d','f']
     assert set(dls.train_ds.items[['item','kind']].itertuples(index=False, name=None)) == {('a','Y'),('b','P')}
@@ -186,13 +207,18 @@ def test_a_feature_that_changes(train, valid):
 
 def test_what_does_not_change_is_not_said():
     "NaN beside NaN, equal lists, and categories with codes of their own are no change; NaN beside a value is one"
-    for kind in ([np.nan]*3+['P']*2+['W']*2, [['x','y']]*3+[['z']]*2+[None]*2, pd.Categorical(list('XXXPPWW'), list('WPXQ'))):
-        assert not any('changes' in o for o in said(lambda: CollabDataLoaders.from_df(CHANGES.assign(kind=kind), item_cols='kind', splits=(range(7), [])))[1])
-    _,warned = said(lambda: CollabDataLoaders.from_df(CHANGES.assign(kind=['X',None,'X']+['P']*4), item_cols='kind', splits=(range(7), [])))
-    assert warned == ["column 'kind' changes between rows of 1 of 3 items, e.g. 'a'; the first training row of each counts"]
+    for kind in ([np.nan]*3+['P']*2+['W']*2, [['x','y']]*3+[['z']]*2+[None]*2,
+        pd.Categorical(list('XXXPPWW'), list('WPXQ'))):
+        assert not any('changes' in o for o in said(lambda: CollabDataLoaders.from_df(CHANGES.assign(kind=kind),
+            item_cols='kind', splits=(range(7), [])))[1])
+    _,warned = said(lambda: CollabDataLoaders.from_df(CHANGES.assign(kind=['X',None,'X']+['P']*4), item_cols='kind',
+        splits=(range(7), [])))
+    assert warned == ["column 'kind' changes between rows of 1 of 3 items, e.g. 'a'; the first training row of each "
+        "counts"]
 
 WRONG = [ # How the features are named, the error, and words of its message
-    (dict(item_cols='userId', user_cols=None), ValueError, "column 'userId' holds users, items or ratings; it can't be a feature too"),
+    (dict(item_cols='userId', user_cols=None), ValueError,
+        "column 'userId' holds users, items or ratings; it can't be a feature too"),
     (dict(user_cols=['job','movieId']), ValueError, "column 'movieId' holds users, items or ratings"),
     (dict(genre_name='rating'), ValueError, "column 'rating' holds users, items or ratings"),
     (dict(genre_name='genres'), ValueError, r"\['genres', 'genres', 'decade', .*names a column twice"),
@@ -200,7 +226,8 @@ WRONG = [ # How the features are named, the error, and words of its message
     (dict(item_cols='job', user_cols='job'), ValueError, 'names a column twice'),
     (dict(user_cols='jobs'), KeyError, "no feature column 'jobs'; the columns are .*'job'"),
     (dict(item_cols=['genres','Decade']), KeyError, "no feature column 'Decade'; the columns are .*'decade'"),
-    (dict(item_cols=None, user_cols=None, sep=';'), ValueError, "sep=';' separates categories; give genre_name, item_cols or user_cols"),
+    (dict(item_cols=None, user_cols=None, sep=';'), ValueError,
+        "sep=';' separates categories; give genre_name, item_cols or user_cols"),
     (dict(sep=''), ValueError, 'sep is empty'),
     (dict(user_weight='sqr'), ValueError, "user_weight is 'sqr'; choose None or 'sqrt'")]
 
@@ -219,19 +246,24 @@ def test_unknown_ids_keep_their_features(split, side):
     ages = [AGES[u] for u in dls.classes['userId'][1:]]
     vocab,width = dls.classes['genres'].o2i,dls.features[0].width
     assert list(got.genres) == ['|'.join([g for g in o.split('|') if g in vocab][:width]) for o in raw.genres]
-    assert list(got.decade) == [*map(str, raw.decade)] and list(got.job) == list(raw.job) and list(got.hobbies) == list(raw.hobbies)
+    assert list(got.decade) == [*map(str,
+        raw.decade)] and list(got.job) == list(raw.job) and list(got.hobbies) == list(raw.hobbies)
     assert list(got.age) == [decile(a, ages) for a in raw.age] and list(got.rating) == list(raw.rating)
-    assert x.shape[1] == 2+sum(f.width for f in dls.features) and [len(t) for t in dls.train_ds.tables] == [dls.n_users,dls.n_items]
+    assert x.shape[1] == 2+sum(f.width for f in dls.features) and [len(t) for t in dls.train_ds.tables] == [dls.n_users,
+        dls.n_items]
     assert not set(raw[('userId','movieId')[side]]) & set(dls.classes[('userId','movieId')[side]])
 
 @pytest.mark.filterwarnings('ignore')
 def test_known_ids_of_a_test_table_keep_the_features_of_training():
     "What a later table says of a known id is not looked at; an unknown one brings its own, or has none"
     dls = load()
-    new = pd.DataFrame(dict(userId=[1,901,2,902], movieId=[901,2,3,902], genres='Horror', decade=1980, age=30, job='pilot', hobbies='swim'))
+    new = pd.DataFrame(dict(userId=[1,901,2,902], movieId=[901,2,3,902], genres='Horror', decade=1980, age=30,
+        job='pilot', hobbies='swim'))
     got = dls.test_dl(new).dataset.items
-    train = dls.train_ds.items.drop_duplicates('userId').set_index('userId'),dls.train_ds.items.drop_duplicates('movieId').set_index('movieId')
-    own = dict(genres='Horror', decade='1980', age=decile(30, [AGES[u] for u in dls.classes['userId'][1:]]), job='pilot', hobbies='swim')
+    train = dls.train_ds.items.drop_duplicates('userId').set_index('userId'),dls.train_ds.items.drop_duplicates(
+        'movieId').set_index('movieId')
+    own = dict(genres='Horror', decade='1980', age=decile(30, [AGES[u] for u in dls.classes['userId'][1:]]),
+        job='pilot', hobbies='swim')
     for c in ITEM_COLS: assert list(got[c]) == [own[c], train[1].loc[2, c], train[1].loc[3, c], own[c]]
     for c in USER_COLS: assert list(got[c]) == [train[0].loc[1, c], own[c], train[0].loc[2, c], own[c]]
     assert list(got.userId) == [1,'#na#',2,'#na#'] and list(got.movieId) == ['#na#',2,3,'#na#']
@@ -239,19 +271,23 @@ def test_known_ids_of_a_test_table_keep_the_features_of_training():
         part,warned = said(lambda: dls.test_dl(new.drop(columns=gone)).dataset.items)
         assert not any('empty' in o for o in warned)                            # what was not asked for is not missed
         for c in (*ITEM_COLS,*USER_COLS):
-            assert list(part[c]) == (list(got[c]) if c not in gone else [v if o!='#na#' else '' for v,o in zip(got[c], got.movieId if c in ITEM_COLS else got.userId)])
+            assert list(part[c]) == (list(got[c]) if c not in gone
+                else [v if o!='#na#' else '' for v,o in zip(got[c], got.movieId if c in ITEM_COLS else got.userId)])
     assert dls.test_dl(new.iloc[::-1]).dataset.items.equals(got.iloc[::-1].reset_index(drop=True))
     assert torch.equal(all_x(dls.test_dl(new, bs=1)), all_x(dls.test_dl(new)))
     assert torch.equal(all_x(dls.test_dl(new.to_dict('records'))), all_x(dls.test_dl(new)))
-    assert dls.test_dl(new.iloc[0]).dataset.items.genres[0] == 'Horror' and dls.train_ds.enc.tables[0].shape[0]==dls.n_users
+    assert dls.test_dl(new.iloc[0]).dataset.items.genres[0] == 'Horror' and dls.train_ds.enc.tables[0].shape[
+        0]==dls.n_users
 
 def test_a_test_table_leaves_the_loaders_as_they_were():
     dls = load()
     before = [o.clone() for o in (*dls.train_ds.enc.tables, *dls.valid_ds.tables, all_x(dls.valid))]
-    new = pd.DataFrame(dict(userId=[1,901], movieId=[901,2], genres='Horror|Polka', decade=1980, age=30, job='spy', hobbies='swim'))
+    new = pd.DataFrame(dict(userId=[1,901], movieId=[901,2], genres='Horror|Polka', decade=1980, age=30, job='spy',
+        hobbies='swim'))
     copy = new.copy()
     said(lambda: list(dls.test_dl(new)))
-    assert all(torch.equal(a, b) for a,b in zip(before, (*dls.train_ds.enc.tables, *dls.valid_ds.tables, all_x(dls.valid)))) and new.equals(copy)
+    assert all(torch.equal(a, b) for a,b in zip(before, (*dls.train_ds.enc.tables, *dls.valid_ds.tables,
+        all_x(dls.valid)))) and new.equals(copy)
 
 def test_categorical_columns():
     "Categories that do not occur are no ids and no features, and change nothing"
@@ -259,11 +295,15 @@ def test_categorical_columns():
         dict(userId=901, movieId=902, genres='Polka', decade=1850, job='spy', hobbies='knit').items()})
     splits = ColdItemSplitter(.25, seed=2)(FULL)
     (a,wa),(b,wb) = (said(lambda: load(o, splits=splits)) for o in (unused,FULL))
-    assert wa==wb and all(list(a.classes[k])==list(b.classes[k]) for k in b.classes) and list(a.classes)==list(b.classes)
-    for k in (0,1): assert torch.equal(all_x(a[k]) if k else a.train_ds.rows(torch.arange(50))[0], all_x(b[k]) if k else b.train_ds.rows(torch.arange(50))[0])
+    assert wa==wb and all(list(a.classes[k])==list(b.classes[k])
+        for k in b.classes) and list(a.classes)==list(b.classes)
+    for k in (0,1):
+        assert torch.equal(all_x(a[k]) if k else a.train_ds.rows(torch.arange(50))[0], all_x(b[k]) if k
+            else b.train_ds.rows(torch.arange(50))[0])
     assert (a.n_users,a.n_items)==(b.n_users,b.n_items)
 
-@pytest.mark.parametrize('kind', [list, tuple, np.array, lambda o: dict.fromkeys(o).keys() and set(o)], ids=['list','tuple','array','set'])
+@pytest.mark.parametrize('kind', [list, tuple, np.array, lambda o: dict.fromkeys(o).keys() and set(o)],
+    ids=['list','tuple','array','set'])
 def test_cells_that_hold_sets(kind):
     "Lists, tuples, arrays and sets in the cells are what their texts are, also for ids that come later"
     df = FULL.assign(genres=pd.Series([kind(o.split('|')) for o in FULL.genres], index=FULL.index, dtype=object))
@@ -273,7 +313,8 @@ def test_cells_that_hold_sets(kind):
     for k in (0,1):
         ga,gb = ([sorted(o.split('|')) for o in d[k].dataset.items.genres] for d in (a,b))
         assert ga==gb
-    got,_ = said(lambda: a.test_dl(dict(userId=1, movieId=999, genres=kind(['Drama','Comedy']), decade=1960)).dataset.items)
+    got,_ = said(lambda: a.test_dl(dict(userId=1, movieId=999, genres=kind(['Drama','Comedy']),
+        decade=1960)).dataset.items)
     assert sorted(got.genres[0].split('|')) == ['Comedy','Drama']
 
 def test_frame_is_not_written_to():
@@ -291,22 +332,29 @@ def test_export(use_nn, tmp_path):
     learn = quiet(collab_learner(dls, n_factors=20, use_nn=use_nn, y_range=(0,5.5)), 2, 3e-2)
     learn.export('m.pkl')
     loaded = load_learner(tmp_path/'m.pkl')
-    new = FULL[:30].assign(userId=FULL.userId[:30].mask(np.arange(30)<5, 901), movieId=FULL.movieId[:30].mask(np.arange(30)%7==3, 902))
-    for df in (new, new.drop(columns=[*ITEM_COLS,*USER_COLS])): assert np.array_equal(loaded.predict(df), learn.predict(df))
+    new = FULL[:30].assign(userId=FULL.userId[:30].mask(np.arange(30)<5, 901),
+        movieId=FULL.movieId[:30].mask(np.arange(30)%7==3, 902))
+    for df in (new, new.drop(columns=[*ITEM_COLS,*USER_COLS])):
+        assert np.array_equal(loaded.predict(df), learn.predict(df))
     assert not np.allclose(learn.predict(new), learn.predict(new.drop(columns=[*ITEM_COLS,*USER_COLS])))
-    assert len(loaded.dls.train_ds)==len(loaded.dls.valid_ds)==0 and [f.name for f in loaded.dls.features]==[f.name for f in dls.features]
-    assert [len(t) for t in loaded.dls.valid_ds.tables] == [dls.n_users,dls.n_items] and len(dls.valid_ds.tables[1])>dls.n_items
+    assert len(loaded.dls.train_ds)==len(loaded.dls.valid_ds)==0 and [f.name for f in loaded.dls.features]==[f.name
+        for f in dls.features]
+    assert [len(t) for t in loaded.dls.valid_ds.tables] == [dls.n_users,
+        dls.n_items] and len(dls.valid_ds.tables[1])>dls.n_items
     raw = (tmp_path/'m.pkl').read_bytes()
     torch.save(dls.train_ds, tmp_path/'with.pkl')
-    for o in (dls.train_ds.store.ratings(),dls.train_ds.store.ids()): assert o[:20].numpy().tobytes() in (tmp_path/'with.pkl').read_bytes() and o[:20].numpy().tobytes() not in raw
+    for o in (dls.train_ds.store.ratings(),dls.train_ds.store.ids()):
+        assert o[:20].numpy().tobytes() in (tmp_path/'with.pkl').read_bytes() and o[:20].numpy().tobytes() not in raw
 
 @pytest.mark.filterwarnings('ignore')
 def test_show_and_decode():
     dls = load(valid_pct=0)
     b = dls.one_batch()
     df = dls.show_batch(max_n=7, show=False)
-    assert list(df) == ['userId','movieId','rating',*ITEM_COLS,*USER_COLS] and len(df)==7 and df.equals(dls.decode(b)[:7])
-    for c in ('genres','hobbies','job'): assert list(dls.decode(b)[c]) == [RAW[c][k] for k in dls.decode(b)['movieId' if c in ITEM_COLS else 'userId']]
+    assert list(df) == ['userId','movieId','rating',*ITEM_COLS,
+        *USER_COLS] and len(df)==7 and df.equals(dls.decode(b)[:7])
+    for c in ('genres','hobbies','job'):
+        assert list(dls.decode(b)[c]) == [RAW[c][k] for k in dls.decode(b)['movieId' if c in ITEM_COLS else 'userId']]
     assert list(dls.decode((b[0],))) == ['userId','movieId',*ITEM_COLS,*USER_COLS]
     x,y = dls.train_ds[5]
     assert x.shape==b[0][0].shape and torch.equal(x, dls.train_ds.rows(tensor([5]))[0][0])
@@ -324,7 +372,8 @@ def test_id_dropout_keeps_the_features():
     a,b = (torch.cat([o for _,o in seen[k]]) for k in seen)
     gone = b[:,:2]==0
     assert torch.equal(a[:,2:], b[:,2:]) and torch.equal(a[:,:2][~gone], b[:,:2][~gone]) and (a[:,:2]>0).all()
-    assert torch.allclose(gone.float().mean(0), torch.tensor([.4,.4]), atol=.06) and all(torch.equal(*o) for o in seen['before'])
+    assert torch.allclose(gone.float().mean(0), torch.tensor([.4,.4]), atol=.06) and all(torch.equal(*o)
+        for o in seen['before'])
 
 # Tempered users
 
@@ -358,7 +407,9 @@ def test_user_weight(by_user):
 
 def test_user_weight_order():
     "The seed sets the draws, each epoch has others, mixed; looking at a batch does not move on; without a seed torch's state decides"
-    def loader(seed): return CollabDataLoaders.from_df(BASE, user_weight='sqrt', splits=(range(1000), range(1000, 1200)), seed=seed, bs=100)
+    def loader(seed):
+        return CollabDataLoaders.from_df(BASE, user_weight='sqrt', splits=(range(1000), range(1000, 1200)), seed=seed,
+            bs=100)
     a,b,c = loader(1),loader(1),loader(2)
     first = a.one_batch()[0]
     epochs = [[all_x(o.train) for o in (a,b,c)] for _ in range(2)]
@@ -383,7 +434,8 @@ def test_user_weight_is_for_training_only():
 
 # Models
 
-SPECS = [FeatureSpec('genres', 1, 5, 3), FeatureSpec('decade', 1, 3, 1), FeatureSpec('job', 0, 4, 1), FeatureSpec('hobbies', 0, 4, 2)]
+SPECS = [FeatureSpec('genres', 1, 5, 3), FeatureSpec('decade', 1, 3, 1), FeatureSpec('job', 0, 4, 1),
+    FeatureSpec('hobbies', 0, 4, 2)]
 AGGS,HOWS = ('sum','mean','sqrtn'),('add','scale')
 
 def tiny(cls=HybridMF, specs=SPECS, **kwargs):
@@ -448,7 +500,8 @@ def test_formula(how, agg, specs):
     want = np.array([v[0]@v[1]+sum(b) for v,b in hand])
     assert np.allclose(model(x).detach().numpy(), want, atol=1e-5)
     for k,(vecs,bias) in enumerate((model.vectors(k),model.biases(k)) for k in (0,1)):
-        for r,(v,b) in zip(x.tolist(), hand): assert np.allclose(vecs[r[k]], v[k], atol=1e-5) and math.isclose(bias[r[k]], b[k], abs_tol=1e-5)
+        for r,(v,b) in zip(x.tolist(), hand):
+            assert np.allclose(vecs[r[k]], v[k], atol=1e-5) and math.isclose(bias[r[k]], b[k], abs_tol=1e-5)
     table = all_scores(model.factors(0), model.factors(1))
     assert np.allclose(table.detach().numpy().reshape(-1), want, atol=1e-5)
     part = all_scores(model.factors(0, tensor([3,1])), model.factors(1, tensor([2,4,0])))
@@ -463,7 +516,8 @@ def test_formula_of_the_net(agg):
     hid,out = model.layers[0][0],model.layers[1][0]
     for row,got in zip(x.tolist(), model(x)):
         parts = [np_of(model.u_weight)[row[0]], np_of(model.i_weight)[row[1]]]
-        parts += [agg_by_hand(np_of(model.f_weight[f.side].tables[k]), cats, agg) for f,k,cats in sides(model, row, SPECS)]
+        parts += [agg_by_hand(np_of(model.f_weight[f.side].tables[k]), cats, agg) for f,k,cats in sides(model, row,
+            SPECS)]
         h = np.maximum(np_of(hid)@np.concatenate(parts)+hid.bias.detach().numpy(), 0)
         assert math.isclose(got.item(), (np_of(out)@h).item()+out.bias.item(), abs_tol=1e-4)
 
@@ -476,7 +530,8 @@ def test_padding_leaks_nothing(which):
     cls,kwargs = MODELS[which]
     model,x = tiny(cls, **kwargs)
     def answers():
-        res = [model(x), model.predictions(torch.arange(4)), *(o for k in (0,1) for o in (model.vectors(k),model.biases(k)) if o is not None)]
+        res = [model(x), model.predictions(torch.arange(4)),
+            *(o for k in (0,1) for o in (model.vectors(k),model.biases(k)) if o is not None)]
         return [o.detach().clone() for o in res]
     before = answers()
     tables = [m for m in model.modules() if isinstance(m, GenreEmbedding)]
@@ -487,17 +542,20 @@ def test_padding_leaks_nothing(which):
     (model(x)**2).sum().backward()
     for t in tables: assert (t.weight.grad[0]==0).all() and (t.weight.grad[1:]!=0).any()
     perm = x.clone()
-    perm[:,2:5],perm[:,-2:] = x[:,[4,2,3]],x[:,[-1,-2]]           # the categories of a set in another order, padding in front
+    # the categories of a set in another order, padding in front
+    perm[:,2:5],perm[:,-2:] = x[:,[4,2,3]],x[:,[-1,-2]]
     assert torch.allclose(model(perm), model(x), atol=1e-5)
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('kwargs', [dict(config=dict(how='add')), dict(config=dict(how='scale')), dict(use_nn=True)], ids=['add','scale','net'])
+@pytest.mark.parametrize('kwargs', [dict(config=dict(how='add')), dict(config=dict(how='scale')), dict(use_nn=True)],
+    ids=['add','scale','net'])
 def test_scores_are_predictions_of_known_ids(kwargs):
     "All users by all items, asked by row or by id, are what the batches give; also from the two tables of the model alone"
     dls = load()
     learn = quiet(collab_learner(dls, n_factors=5, y_range=(0,5.5), **kwargs), 2, 2e-2)
     model = learn.model.eval()
-    assert model.u_table.tolist() == dls.train_ds.tables[0].tolist() and model.i_table.tolist() == dls.train_ds.tables[1].tolist()
+    assert model.u_table.tolist() == dls.train_ds.tables[0].tolist() and model.i_table.tolist() == dls.train_ds.tables[
+        1].tolist()
     scores = model.predictions(torch.arange(dls.n_users))
     for dl in dls.loaders:
         for x,_ in dl: assert torch.allclose(model(x), scores[x[:,0],x[:,1]], atol=1e-5)
@@ -517,7 +575,8 @@ def test_validation_ids_are_those_of_training():
         x,_ = ds.rows(torch.arange(len(ds)))
         for k,c in enumerate(('userId','movieId')):
             classes = dls.classes[c]
-            assert [classes[o] for o in x[:,k].tolist()] == [v if v in classes.o2i else '#na#' for v in df[c].iloc[rows]] and (x[:,k]>0).float().mean()>.95
+            assert [classes[o] for o in x[:,k].tolist()] == [v if v in classes.o2i else '#na#'
+                for v in df[c].iloc[rows]] and (x[:,k]>0).float().mean()>.95
         for (u,i),g in zip(x[:,:2].tolist(), x[:,2:].tolist()):
             if u and i: assert features.setdefault((u,'u'), g[dls.features[0].width+1:])==g[dls.features[0].width+1:]
             if i: assert features.setdefault((i,'i'), g[:dls.features[0].width+1])==g[:dls.features[0].width+1]
@@ -532,11 +591,15 @@ def test_vectors_and_biases_of_features():
     for side,cols in ((1,ITEM_COLS), (0,USER_COLS)):
         for k,c in enumerate(cols):
             v,b = model.feature_factors(c)
-            assert torch.equal(v, model.f_weight[side].tables[k].weight) and torch.equal(b, model.f_bias[side].tables[k].weight[:,0])
-            assert v.shape==(len(dls.classes[c]),4) and b.shape==(len(dls.classes[c]),) and not v.requires_grad and not b.requires_grad
+            assert torch.equal(v, model.f_weight[side].tables[k].weight) and torch.equal(b,
+                model.f_bias[side].tables[k].weight[:,0])
+            assert v.shape==(len(dls.classes[c]),4) and b.shape==(len(dls.classes[c]),
+                ) and not v.requires_grad and not b.requires_grad
             v.zero_(), b.zero_()
             assert all(o.abs().sum()>0 for o in model.feature_factors(c))
-    with pytest.raises(KeyError, match=r"no feature 'genre'; the features are \['genres', 'decade', 'age', 'job', 'hobbies'\]"): model.feature_factors('genre')
+    with pytest.raises(KeyError,
+        match=r"no feature 'genre'; the features are \['genres', 'decade', 'age', 'job', "
+        r"'hobbies'\]"): model.feature_factors('genre')
 
 def test_answers_about_ids_include_the_features():
     "`bias` and `weight`, in raw ids, are what the model uses: own plus features"
@@ -546,23 +609,27 @@ def test_answers_about_ids_include_the_features():
     cats = blocks(dls, dls.test_dl(dict(userId=1, movieId=i)).one_batch()[0])
     own = model.i_weight.weight[3],model.i_bias.weight[3]
     for c in ITEM_COLS: own = [o+t[cats[c][0][cats[c][0]>0]].sum(0) for o,t in zip(own, model.feature_factors(c))]
-    assert torch.allclose(model.weight([i])[0], own[0]) and torch.allclose(model.bias([i]), own[1]) and (model.weight([i])[0]!=model.i_weight.weight[3]).all()
+    assert torch.allclose(model.weight([i])[0], own[0]) and torch.allclose(model.bias([i]),
+        own[1]) and (model.weight([i])[0]!=model.i_weight.weight[3]).all()
 
 def test_the_tables_of_a_model_are_its_own():
     "Saved with it, not trained, and not those of the loaders"
     dls = load()
     model = HybridMF.from_dls(dls, n_factors=4)
-    assert {'u_table','i_table'} <= set(model.state_dict()) and not {'u_table','i_table'} & {n for n,_ in model.named_parameters()}
+    assert {'u_table','i_table'} <= set(model.state_dict()) and not {'u_table','i_table'} & {n
+        for n,_ in model.named_parameters()}
     model.i_table.zero_()
     assert (dls.train_ds.tables[1]>0).any() and (HybridMF.from_dls(dls).i_table>0).any()
 
 @pytest.mark.parametrize('use_nn', [False,True])
 def test_misspelt_arguments(use_nn):
     dls = load()
-    with pytest.raises(ValueError, match="agg is 'avg'; choose 'sum', 'mean' or 'sqrtn'"): collab_learner(dls, use_nn=use_nn, config=dict(agg='avg'))
+    with pytest.raises(ValueError, match="agg is 'avg'; choose 'sum', 'mean' or 'sqrtn'"):
+        collab_learner(dls, use_nn=use_nn, config=dict(agg='avg'))
     if not use_nn:
         for how in ('plus', None, 'Add'):
-            with pytest.raises(ValueError, match=f"how is {how!r}; choose 'add' or 'scale'"): collab_learner(dls, config=dict(how=how))
+            with pytest.raises(ValueError, match=f"how is {how!r}; choose 'add' or 'scale'"):
+                collab_learner(dls, config=dict(how=how))
     else:
         with pytest.raises(TypeError, match='how'): collab_learner(dls, use_nn=True, config=dict(how='add'))
 
@@ -575,7 +642,9 @@ def test_loaders_without_or_with_other_features(cls):
     width = sum(f.width for f in load().features)
     for other in (plain, load(user_cols='job')):
         n = other.one_batch()[0].shape[1]
-        with pytest.raises(ValueError, match=rf"{n} columns came, 2 of ids and {width} of \['genres', 'decade', 'age', 'job', 'hobbies'\] are needed"):
+        with pytest.raises(ValueError,
+            match=rf"{n} columns came, 2 of ids and {width} of \['genres', 'decade', 'age', 'job', 'hobbies'\] are "
+            rf"needed"):
             model(other.one_batch()[0])
 
 def test_sizes_of_the_net():
@@ -583,8 +652,10 @@ def test_sizes_of_the_net():
     dls = load()
     model = HybridNN.from_dls(dls, n_factors=7)
     sizes = [emb_size(len(dls.classes[c])) for c in (*ITEM_COLS,*USER_COLS)]
-    assert [t.weight.shape for s in (1,0) for t in model.f_weight[s].tables] == [(len(dls.classes[c]),k) for c,k in zip((*ITEM_COLS,*USER_COLS), sizes)]
-    assert len(set(sizes))>2 and model.layers[0][0].weight.shape == (7, emb_size(dls.n_users)+emb_size(dls.n_items)+sum(sizes))
+    assert [t.weight.shape for s in (1,0) for t in model.f_weight[s].tables] == [(len(dls.classes[c]),k)
+        for c,k in zip((*ITEM_COLS,*USER_COLS), sizes)]
+    assert len(set(sizes))>2 and model.layers[0][0].weight.shape == (7,
+        emb_size(dls.n_users)+emb_size(dls.n_items)+sum(sizes))
     model = HybridNN.from_dls(dls, emb_szs=(5,6), layers=[9,8], ps=.1)
     assert model.layers[0][0].weight.shape == (9, 11+sum(sizes)) and model.layers[1][0].weight.shape == (8,9)
 
@@ -593,17 +664,21 @@ def test_the_model_follows_the_loaders():
     kinds = [type(collab_learner(d, use_nn=nn).model) for d in (plain,full,load(item_cols=None)) for nn in (False,True)]
     assert kinds == [DotProductBias,CollabNN] + [HybridMF,HybridNN]*2
     model = collab_learner(full).model
-    assert (model.how,model.f_weight[1].tables[0].agg)==('add','sqrtn') and HybridNN.from_dls(full).f_weight[1].tables[0].agg=='mean'
+    assert (model.how,model.f_weight[1].tables[0].agg)==('add',
+        'sqrtn') and HybridNN.from_dls(full).f_weight[1].tables[0].agg=='mean'
     model = collab_learner(full, n_factors=6, config=dict(how='scale', agg='mean')).model
-    assert (model.how,model.f_weight[1].tables[0].agg,model.f_bias[1].tables[0].agg,model.u_weight.weight.shape[1])==('scale','mean','mean',6)
-    model = collab_learner(full, arch=DotProductBias).model                     # a model without features reads only the ids
+    assert (model.how,model.f_weight[1].tables[0].agg,model.f_bias[1].tables[0].agg,
+        model.u_weight.weight.shape[1])==('scale','mean','mean',6)
+    # a model without features reads only the ids
+    model = collab_learner(full, arch=DotProductBias).model
     assert model(full.one_batch()[0]).shape == (64,)
 
 # A task that only the feature can solve
 
 def colours(side):
     "Everybody likes what has the colour of their own: 5, else 1. The colours of newcomers are known, their ratings are not"
-    df = pd.DataFrame([(u,i,5. if u%2==i%2 else 1.) for u in range(30) for i in range(30)], columns=['user','item','rating'])
+    df = pd.DataFrame([(u,i,5. if u%2==i%2 else 1.) for u in range(30) for i in range(30)],
+        columns=['user','item','rating'])
     who = df[('user','item')[side]]
     df['colour'] = np.where(who%2, 'red', 'blue')
     return df,(np.flatnonzero(who<24), np.flatnonzero(who>=24))

@@ -5,8 +5,9 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.collab import CollabDataLoaders as FastaiCollabDataLoaders
 from fastai.data.transforms import RandomSplitter as FastaiRandomSplitter
 from fastai.tabular.all import ItemTransform, Learner, MSELossFlat, set_seed
-from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, FoldSplitter, GenreCategorify, GenreEmbedding, LeaveLastSplitter,
-    RandomSplitter, TemporalSplitter, UserStratifiedSplitter, movielens, synthetic_ratings)
+from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, FoldSplitter, GenreCategorify,
+    GenreEmbedding, LeaveLastSplitter, RandomSplitter, TemporalSplitter, UserStratifiedSplitter, movielens,
+    synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 def rows(dl):
@@ -21,7 +22,8 @@ def test_every_rating_once(n, bs, seed, pct):
     if df.userId.nunique()<2 or df.movieId.nunique()<2: return
     dls = CollabDataLoaders.from_df(df, valid_pct=pct, seed=seed, bs=bs)
     want = dls.train_ds
-    for _ in range(2): assert rows(dls.train) == sorted((*x.tolist(), y.item()) for x,y in zip(want.store.ids(), want.store.ratings()))
+    for _ in range(2):
+        assert rows(dls.train) == sorted((*x.tolist(), y.item()) for x,y in zip(want.store.ids(), want.store.ratings()))
     sizes = [len(b[1]) for b in dls.train]
     assert sizes[:-1] == [bs]*(len(sizes)-1) and len(sizes) == len(dls.train)
     assert len(dls.train_ds)+len(dls.valid_ds) == n
@@ -80,15 +82,18 @@ def test_same_split_and_vocabulary_as_fastai(ratings):
     assert isinstance(ours, FastaiCollabDataLoaders)
     for part in (0,1):
         a,b = ours[part].dataset,theirs[part].items
-        assert (a.store.ids().numpy() == b[['userId','movieId']].to_numpy()).all() and np.allclose(a.store.ratings().numpy()[:,0], b.rating)
-    assert list(ours.classes) == list(theirs.classes) and all(list(ours.classes[k]) == list(theirs.classes[k]) for k in ours.classes)
+        assert (a.store.ids().numpy() == b[['userId','movieId']].to_numpy()).all() and np.allclose(
+            a.store.ratings().numpy()[:,0], b.rating)
+    assert list(ours.classes) == list(theirs.classes) and all(list(ours.classes[k]) == list(theirs.classes[k])
+        for k in ours.classes)
     assert [list(o) for o in RandomSplitter(.3, 5)(ratings)] == [list(o) for o in FastaiRandomSplitter(.3, 5)(ratings)]
 
 @pytest.mark.parametrize('kind', ['int','str','category','float','int32'])
 def test_kinds_of_ids(ratings, kind):
     "Ids of any kind come back as they were, from the vocabulary of the training part only"
     df = ratings.assign(userId=ratings.userId.astype(str)+'x' if kind in ('str','category') else ratings.userId)
-    if kind in ('category','float','int32'): df['userId'] = df.userId.astype(dict(category='category', float=float, int32='int32')[kind])
+    if kind in ('category','float','int32'):
+        df['userId'] = df.userId.astype(dict(category='category', float=float, int32='int32')[kind])
     train,valid = ColdUserSplitter(.1, seed=1)(df)
     dls = CollabDataLoaders.from_df(df, splits=(train,valid))
     assert dls.classes['userId'][0]=='#na#' and list(dls.classes['userId'][1:]) == sorted(set(df.userId.iloc[train]))
@@ -107,8 +112,10 @@ def test_decode_and_items(ratings):
     assert dls.decode(b).equals(dls.decode_batch(b, max_n=64))
     assert len(dls.show_batch(max_n=3, show=False)) == 3
 
-SPLITTERS = dict(random=lambda s: RandomSplitter(.25, s), user=lambda s: UserStratifiedSplitter(.25, seed=s), time=lambda s: TemporalSplitter(.25),
-    last=lambda s: LeaveLastSplitter(2), cold_user=lambda s: ColdUserSplitter(.25, seed=s), cold_item=lambda s: ColdItemSplitter(.25, seed=s),
+SPLITTERS = dict(random=lambda s: RandomSplitter(.25, s), user=lambda s: UserStratifiedSplitter(.25, seed=s),
+    time=lambda s: TemporalSplitter(.25),
+    last=lambda s: LeaveLastSplitter(2), cold_user=lambda s: ColdUserSplitter(.25, seed=s),
+    cold_item=lambda s: ColdItemSplitter(.25, seed=s),
     fold=lambda s: FoldSplitter(2))
 
 @pytest.mark.parametrize('name', SPLITTERS)
@@ -127,15 +134,18 @@ def test_what_the_splits_mean(ratings):
     df = ratings.assign(fold=np.arange(len(ratings))%4)
     train,valid = UserStratifiedSplitter(.25, seed=1)(df)
     n,held = df.userId.value_counts(),df.userId.iloc[valid].value_counts()
-    assert all(abs(held.get(u, 0)-.25*k) <= .5 or held.get(u, 0)==k-1 for u,k in n.items()) and df.userId.iloc[train].nunique()==df.userId.nunique()
+    assert all(abs(held.get(u, 0)-.25*k) <= .5 or held.get(u, 0)==k-1
+        for u,k in n.items()) and df.userId.iloc[train].nunique()==df.userId.nunique()
     train,valid = TemporalSplitter(.25)(df)
     assert df.timestamp.iloc[train].max() <= df.timestamp.iloc[valid].min() and len(valid)==len(df)//4
     train,valid = LeaveLastSplitter(2)(df)
     held = df.iloc[valid].groupby('userId').timestamp
-    assert (held.size()==2).all() and (held.min() >= df.iloc[train].groupby('userId').timestamp.max()[held.min().index]).all()
+    assert (held.size()==2).all() and (held.min() >= df.iloc[train].groupby('userId').timestamp.max()[
+        held.min().index]).all()
     for split,col in ((ColdUserSplitter(.1, seed=1),'userId'), (ColdItemSplitter(.1, seed=1),'movieId')):
         train,valid = split(df)
-        assert not set(df[col].iloc[train]) & set(df[col].iloc[valid]) and df[col].iloc[valid].nunique()==round(.1*df[col].nunique())
+        assert not set(df[col].iloc[train]) & set(df[col].iloc[valid]) and df[col].iloc[valid].nunique()==round(.1*df[
+            col].nunique())
     assert set(df.fold.iloc[FoldSplitter(2)(df)[1]])=={2}
 
 def test_a_user_with_one_rating_is_trained_on():
@@ -156,11 +166,14 @@ def test_genres_with_any_separator(ratings, sep):
     odd = dict(zip(of, [None, '', sep, f'Drama{sep}', f'Drama {sep}{sep}Drama']))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        dls = CollabDataLoaders.from_df(ratings.assign(genres=ratings.movieId.map({**of, **odd})), genre_name='genres', sep=sep, seed=1)
-    assert [str(o.message) for o in caught] == [f"column 'genres' is empty for 3 of 100 items, e.g. {min(list(odd)[:3])}; they get no genres"]
+        dls = CollabDataLoaders.from_df(ratings.assign(genres=ratings.movieId.map({**of, **odd})), genre_name='genres',
+            sep=sep, seed=1)
+    assert [str(o.message) for o in caught] == [f"column 'genres' is empty for 3 of 100 items, e.g. "
+        f"{min(list(odd)[:3])}; they get no genres"]
     assert list(dls.classes['genres']) == ['#na#', *sorted({g for o in of if o not in odd for g in of[o].split(sep)})]
     x = dls.train_ds.enc.tables[1][[dls.classes['movieId'].o2i[o] for o in odd]]
-    assert (x[:3]==0).all() and torch.equal(x[3], x[4]) and x[3].tolist()==[dls.classes['genres'].o2i['Drama'],*[0]*(x.shape[1]-1)]
+    assert (x[:3]==0).all() and torch.equal(x[3], x[4]) and x[3].tolist()==[dls.classes['genres'].o2i['Drama'],
+        *[0]*(x.shape[1]-1)]
 
 def test_padding_contributes_nothing(ratings):
     "The same genres in wider tables give the same vectors, whatever the aggregation"
@@ -223,13 +236,15 @@ def test_files(ratings, tmp_path):
     plain.to_parquet(tmp_path/'r.parquet')
     own = dict(item_name='title', genre_name='genres', seed=1)
     csv,parquet = CollabDataLoaders.from_csv,CollabDataLoaders.from_parquet
-    read = [csv(tmp_path/'r.tsv', delimiter='\t', **own), csv(tmp_path/'r.csv.gz', **own), csv(tmp_path/'r.latin', encoding='latin-1', nrows=5000, **own),
+    read = [csv(tmp_path/'r.tsv', delimiter='\t', **own), csv(tmp_path/'r.csv.gz', **own),
+        csv(tmp_path/'r.latin', encoding='latin-1', nrows=5000, **own),
         parquet(tmp_path/'r.parquet', **own)]
     for dls in read:
         for k in ('x','y'): assert torch.equal(getattr(dls.train_ds, k), getattr(want.train_ds, k))
         assert torch.equal(dls.train_ds.tables[1], want.train_ds.tables[1])
         assert torch.equal(dls.one_batch()[0], want.one_batch()[0])
-    assert list(CollabDataLoaders.from_csv(tmp_path/'r.tsv', sep='\t', seed=1).train_ds.items.movieId) == list(ratings.movieId.iloc[RandomSplitter(.2, 1)(ratings)[0]])
+    assert list(CollabDataLoaders.from_csv(tmp_path/'r.tsv', sep='\t',
+        seed=1).train_ds.items.movieId) == list(ratings.movieId.iloc[RandomSplitter(.2, 1)(ratings)[0]])
 
 def test_batch_transforms(dls):
     "fastai's `after_batch` transforms still run"
@@ -240,17 +255,20 @@ def test_batch_transforms(dls):
 
 def test_plain_learner_needs_no_loss(dls):
     "`Learner(dls, model)` finds the loss of the data"
-    assert Learner(dls, torch.nn.Linear(2, 1)).loss_func(torch.zeros(3), torch.ones(3,1)) == MSELossFlat()(torch.zeros(3), torch.ones(3))
+    assert Learner(dls, torch.nn.Linear(2, 1)).loss_func(torch.zeros(3),
+        torch.ones(3,1)) == MSELossFlat()(torch.zeros(3), torch.ones(3))
 
 @pytest.mark.data
 def test_real_data(data_dir, monkeypatch):
     monkeypatch.setenv('FASTCOLLAB_DATA', str(data_dir))
     df = movielens('ml-latest-small')
-    with pytest.warns(UserWarning, match='repeat an earlier pair'): dls = CollabDataLoaders.from_df(df, item_name='title', genre_name='genres', seed=42)
+    with pytest.warns(UserWarning, match='repeat an earlier pair'):
+        dls = CollabDataLoaders.from_df(df, item_name='title', genre_name='genres', seed=42)
     assert (len(dls.train_ds),len(dls.valid_ds),dls.n_users) == (80669,20167,611)
     assert rows(dls.valid)[0][2] in np.arange(.5, 5.5, .5)
 
 @pytest.mark.cuda
 def test_cuda_loader_equals_cpu(ratings):
     a,b = (CollabDataLoaders.from_df(ratings, genre_name='genres', seed=1, device=o) for o in ('cuda','cpu'))
-    for (xa,ya),(xb,yb) in zip(a.train, b.train): assert xa.is_cuda and torch.equal(xa.cpu(), xb) and torch.equal(ya.cpu(), yb)
+    for (xa,ya),(xb,yb) in zip(a.train, b.train):
+        assert xa.is_cuda and torch.equal(xa.cpu(), xb) and torch.equal(ya.cpu(), yb)

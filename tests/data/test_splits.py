@@ -29,7 +29,8 @@ def test_stratified_by_a_column(ratings):
     n,got = (moved.stars if k else moved.stars.iloc[held(df=moved)] for k in (1,0))
     assert all((got==k).sum()==np.round(.2*v) for k,v in n.value_counts().items())
     for r in (1.,3.):
-        rank = np.searchsorted(np.flatnonzero(ratings.rating==r), [o for o in held() if ratings.rating[o]==r])/(ratings.rating==r).sum()
+        rank = np.searchsorted(np.flatnonzero(ratings.rating==r),
+            [o for o in held() if ratings.rating[o]==r])/(ratings.rating==r).sum()
         assert .3 < rank.mean() < .7 and rank.max() > .8
     state,npstate = torch.get_rng_state(),np.random.get_state()[1].copy()
     held()
@@ -44,7 +45,8 @@ def test_stratified_keeps_missing_values_in_a_group_of_their_own():
     assert df.kind.iloc[StratifiedSplitter(.1, by='kind', seed=1)(df)[1]].value_counts(dropna=False).tolist() == [10]*3
 
 @pytest.mark.parametrize('call,error,words', [
-    (lambda: StratifiedSplitter(1.), ValueError, 'valid_pct is 1.0; give a share'), (lambda: StratifiedSplitter(-.1), ValueError, 'valid_pct is -0.1'),
+    (lambda: StratifiedSplitter(1.), ValueError, 'valid_pct is 1.0; give a share'), (lambda: StratifiedSplitter(-.1),
+        ValueError, 'valid_pct is -0.1'),
     (lambda: StratifiedSplitter(by='stars')(SMALL), KeyError, "'stars'; the columns are .*'rating'")], ids=range(3))
 def test_bad_arguments(call, error, words):
     with pytest.raises(error, match=words): call()

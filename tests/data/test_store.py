@@ -19,19 +19,25 @@ def test_answers(rows, at, times):
     idx = torch.tensor(some, dtype=torch.int64)
     assert len(store)==len(rows) and store.ids(idx).tolist()==[list(rows[o][:2]) for o in some]
     assert store.ratings(idx).tolist()==[[rows[o][2]] for o in some]
-    assert (store.timestamps(idx).tolist()==[[4*o,4*o+1,4*o+2,4*o+3] for o in some]) if times else store.timestamps(idx) is None
-    for side,n in ((0,7),(1,10)): assert store.counts(side, n).tolist()==[sum(o[side]==k for o in rows) for k in range(n)]
+    assert (store.timestamps(idx).tolist()==[[4*o,4*o+1,4*o+2,4*o+3]
+        for o in some]) if times else store.timestamps(idx) is None
+    for side,n in ((0,7),(1,10)):
+        assert store.counts(side, n).tolist()==[sum(o[side]==k for o in rows) for k in range(n)]
     assert store.mean()==pytest.approx(np.mean([o[2] for o in rows]))
-    assert [o.tolist() for o in store.levels()]==[sorted({o[2] for o in rows}), [sum(p[2]==o for p in rows) for o in sorted({o[2] for o in rows})]]
+    assert [o.tolist() for o in store.levels()]==[sorted({o[2] for o in rows}),
+        [sum(p[2]==o for p in rows) for o in sorted({o[2] for o in rows})]]
 
 def test_views_and_copies():
     "What kernels read is the memory of the store; an empty one keeps none of it"
-    store = RatingStore(torch.ones(1000, 2, dtype=torch.int32), torch.ones(1000, 1), torch.ones(1000, 4, dtype=torch.int32))
-    assert store.arrays()[0].ctypes.data==store.ids().data_ptr() and store.arrays()[1].ctypes.data==store.ratings().data_ptr()
+    store = RatingStore(torch.ones(1000, 2, dtype=torch.int32), torch.ones(1000, 1),
+        torch.ones(1000, 4, dtype=torch.int32))
+    assert store.arrays()[0].ctypes.data==store.ids().data_ptr() and store.arrays()[
+        1].ctypes.data==store.ratings().data_ptr()
     none = store.empty()
     assert len(none)==0 and none.timestamps().shape==(0,4) and len(pickle.dumps(none))<4000
     none.append(torch.tensor([[1,2]]), torch.tensor([[3.]]))
-    assert none.ids().dtype==torch.int32 and none.timestamps().tolist()==[[0]*4] and len(store)==1000   # the time is unknown
+    # the time is unknown
+    assert none.ids().dtype==torch.int32 and none.timestamps().tolist()==[[0]*4] and len(store)==1000
 
 @pytest.mark.parametrize('seed', [0,42])
 def test_order_is_the_formula(seed):
@@ -81,7 +87,8 @@ def test_why_batches(dls):
     class Named(RatingsDL): pass
     train = dls.train_ds
     assert why_batches(dls.train)==why_batches(Named(train))==''
-    for o in (FullBatchDL(train),Twice(train),TfmdDL([1])): assert f'a {type(o).__name__} makes its own batches'==why_batches(o)
+    for o in (FullBatchDL(train),Twice(train),TfmdDL([1])):
+        assert f'a {type(o).__name__} makes its own batches'==why_batches(o)
     assert 'transforms each batch' in why_batches(RatingsDL(train, after_batch=[lambda b: b]))
 
 def test_a_split_of_ratings_without_values():

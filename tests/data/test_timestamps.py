@@ -20,8 +20,10 @@ def test_units_agree(secs):
         assert res.tolist()==secs and got=='date'
 
 WRONG = [('years', pd.Series([1995,2016]), ValueError, ['1995','2016','not seconds','pd.to_datetime']),
-    ('day numbers', pd.Series([10124.,10125]), ValueError, ['10124','not seconds']), ('minutes', pd.Series([14_578_745,14_578_746]), ValueError, ['not seconds']),
-    ('text', pd.Series(['1997-09-20']), TypeError, ['1997-09-20','pd.to_datetime']), ('flags', pd.Series([True,False]), TypeError, ['bool']),
+    ('day numbers', pd.Series([10124.,10125]), ValueError, ['10124','not seconds']),
+    ('minutes', pd.Series([14_578_745,14_578_746]), ValueError, ['not seconds']),
+    ('text', pd.Series(['1997-09-20']), TypeError, ['1997-09-20','pd.to_datetime']), ('flags', pd.Series([True,False]),
+        TypeError, ['bool']),
     ('negative', pd.Series([-9e8,-8e8]), ValueError, ['not seconds'])]
 @pytest.mark.parametrize('name,col,kind,words', WRONG, ids=[o[0] for o in WRONG])
 def test_no_times(name, col, kind, words):
@@ -62,8 +64,10 @@ def test_validation_teaches_nothing():
     "Days and pairs that are only in the validation part are unknown, and its ratings make no day busy"
     splits = np.arange(600),np.arange(600, 900)
     a = loaders(splits=splits)
-    b = loaders(FRAME.assign(timestamp=np.where(np.arange(900)<600, FRAME.timestamp, FRAME.timestamp+365*DAY)), splits=splits)
-    assert a.train_ds.enc.timestamps.sizes==b.train_ds.enc.timestamps.sizes and torch.equal(a.train_ds.store.timestamps(), b.train_ds.store.timestamps())
+    b = loaders(FRAME.assign(timestamp=np.where(np.arange(900)<600, FRAME.timestamp, FRAME.timestamp+365*DAY)),
+        splits=splits)
+    assert a.train_ds.enc.timestamps.sizes==b.train_ds.enc.timestamps.sizes and torch.equal(
+        a.train_ds.store.timestamps(), b.train_ds.store.timestamps())
     assert (b.valid_ds.store.timestamps()[:,:3]==0).all() and (a.valid_ds.store.timestamps()>0).any()
 
 def test_batches_end_with_times():
@@ -102,10 +106,13 @@ def test_missing_times():
     fitted(dls)
 
 ERRORS = [('no such column', lambda: CollabDataLoaders.from_df(FRAME, time_name='date'), KeyError, ['date']),
-    ('all missing', lambda: loaders(FRAME.assign(timestamp=np.nan)), ValueError, ['is empty in all','leave out time_name']),
+    ('all missing', lambda: loaders(FRAME.assign(timestamp=np.nan)), ValueError,
+        ['is empty in all','leave out time_name']),
     ('small numbers', lambda: loaders(FRAME.assign(timestamp=FRAME.index)), ValueError, ['not seconds']),
-    ('another unit', lambda: fitted(loaders()).predict(FRAME.assign(timestamp=FRAME.timestamp*1000)), ValueError, ['in ms here','in s in training','convert']),
-    ('dates for numbers', lambda: fitted(loaders()).predict(FRAME.assign(timestamp=pd.to_datetime(FRAME.timestamp, unit='s'))), ValueError, ['dates here','in s in training'])]
+    ('another unit', lambda: fitted(loaders()).predict(FRAME.assign(timestamp=FRAME.timestamp*1000)), ValueError,
+        ['in ms here','in s in training','convert']),
+    ('dates for numbers', lambda: fitted(loaders()).predict(FRAME.assign(timestamp=pd.to_datetime(FRAME.timestamp,
+        unit='s'))), ValueError, ['dates here','in s in training'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, f, kind, words):
     with warnings.catch_warnings():
@@ -117,10 +124,12 @@ def test_features_of_newcomers_and_gaps():
     "A feature with NaN, one with values that training did not see, an item without genres, a user with one rating, and a new user and item in the validation part"
     df = FRAME.drop(columns='title').assign(group=(FRAME.userId%3).astype(float).where(FRAME.userId!=4))
     df['genres'] = df.genres.astype(str).where(df.movieId!=df.movieId[0], '')
-    new = pd.DataFrame([df.iloc[0]]*3).assign(userId=[901,902,903], movieId=[df.movieId[5],df.movieId[6],9999], genres=['Drama','Drama','Opera'], group=[7.,1.,9.])
+    new = pd.DataFrame([df.iloc[0]]*3).assign(userId=[901,902,903], movieId=[df.movieId[5],df.movieId[6],9999],
+        genres=['Drama','Drama','Opera'], group=[7.,1.,9.])
     df = pd.concat([df, new], ignore_index=True)
     n = len(df)
-    with pytest.warns(UserWarning): dls = loaders(df, splits=(np.arange(n-1),np.array([n-1])), item_cols=['genres'], user_cols=['group'])
+    with pytest.warns(UserWarning):
+        dls = loaders(df, splits=(np.arange(n-1),np.array([n-1])), item_cols=['genres'], user_cols=['group'])
     learn = fitted(dls)
     assert np.isfinite(learn.get_preds()[0]).all()
     with warnings.catch_warnings():

@@ -4,26 +4,32 @@ from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, MetadataEmbedding, collab_learner, create_params,
-    synthetic_ratings)
+from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, MetadataEmbedding,
+    collab_learner, create_params, synthetic_ratings)
 
 def quiet(learn, *args, **kwargs):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*args, **kwargs)
     return learn
 
-def rng_state(): return torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()
+def rng_state():
+    return torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()
 
 def learner_state(learn):
     "Weights, gradients, modes, data and callbacks of a learner, to compare"
     model,train = learn.model,learn.dls.train_ds
-    return dict(weights={k:v.tolist() for k,v in model.state_dict().items()}, grads=[p.grad is None for p in model.parameters()],
-        needs=[p.requires_grad for p in model.parameters()], modes=[m.training for m in model.modules()], training=learn.training,
-        x=train.store.ids().tolist(), y=train.store.ratings().tolist(), n=learn.dls.train.n, classes={k:list(v) for k,v in learn.dls.classes.items()},
-        cbs=[type(o) for o in learn.cbs], history=copy.deepcopy(learn.recorder.values), dls=id(learn.dls), model=id(model))
+    return dict(weights={k:v.tolist() for k,v in model.state_dict().items()},
+        grads=[p.grad is None for p in model.parameters()],
+        needs=[p.requires_grad for p in model.parameters()], modes=[m.training for m in model.modules()],
+        training=learn.training,
+        x=train.store.ids().tolist(), y=train.store.ratings().tolist(), n=learn.dls.train.n,
+        classes={k:list(v) for k,v in learn.dls.classes.items()},
+        cbs=[type(o) for o in learn.cbs], history=copy.deepcopy(learn.recorder.values), dls=id(learn.dls),
+        model=id(model))
 
 def by_hand(a, b):
     "Scores of pairs, one by one"
-    return torch.stack([sum(x*y for x,y in zip(u, i))+(0 if a.bias is None else a.bias[k]+b.bias[k]) for k,(u,i) in enumerate(zip(a.vec, b.vec))])
+    return torch.stack([sum(x*y for x,y in zip(u, i))+(0 if a.bias is None else a.bias[k]+b.bias[k])
+        for k,(u,i) in enumerate(zip(a.vec, b.vec))])
 
 def error(pred, df): return float(np.sqrt(np.mean((pred-df.rating)**2)))
 
@@ -36,9 +42,12 @@ def world():
     dls = CollabDataLoaders.from_df(df[~cold_user & ~cold_item], genre_name='genres', seed=42, bs=256)
     set_seed(42)
     learn = quiet(collab_learner(dls, n_factors=5, y_range=(0,5.5), arch=DotProductBias), 6, 2e-2, wd=.1)
-    users = pd.DataFrame(dict(userId=np.arange(1, 401), mood=np.where(truth.user_factors[:,0]>0, 'bright', 'dark'), generosity=truth.user_bias))
-    items = pd.DataFrame(dict(movieId=np.arange(1, 201), kind=np.where(truth.item_factors[:,0]>0, 'loud', 'calm'), quality=truth.item_bias))
-    noise = [o.assign(**{o.columns[1]:rng.choice(['a','b','c'], len(o)), o.columns[2]:rng.normal(size=len(o))}) for o in (users,items)]
+    users = pd.DataFrame(dict(userId=np.arange(1, 401), mood=np.where(truth.user_factors[:,0]>0, 'bright', 'dark'),
+        generosity=truth.user_bias))
+    items = pd.DataFrame(dict(movieId=np.arange(1, 201), kind=np.where(truth.item_factors[:,0]>0, 'loud', 'calm'),
+        quality=truth.item_bias))
+    noise = [o.assign(**{o.columns[1]:rng.choice(['a','b','c'], len(o)), o.columns[2]:rng.normal(size=len(o))})
+        for o in (users,items)]
     new = df[cold_user & ~cold_item], df[~cold_user & cold_item]
     return SimpleNamespace(learn=learn, users=users, items=items, metas=(users,items), noise=noise, new=new)
 
@@ -56,7 +65,9 @@ def test_answers_help_and_nonsense_does_little_harm(world, side):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         unknown = error(world.learn.predict(new), new)
-    def by(meta): return error(MetadataEmbedding(world.learn, meta, bool(side), seed=1).fit(12, 1e-2).predict(new.merge(meta, on=meta.columns[0])), new)
+    def by(meta):
+        return error(MetadataEmbedding(world.learn, meta, bool(side), seed=1).fit(12,
+            1e-2).predict(new.merge(meta, on=meta.columns[0])), new)
     assert by(world.metas[side]) < (.94,.96)[side]*unknown
     assert by(world.noise[side]) < 1.04*unknown
 
@@ -86,7 +97,8 @@ def test_seed(world, asked):
 def test_no_seed(world, asked):
     "Without a seed, the global random state decides"
     first = _seeded(world, asked, None, 5)
-    assert np.array_equal(first, _seeded(world, asked, None, 5)) and not np.array_equal(first, _seeded(world, asked, None, 6))
+    assert np.array_equal(first, _seeded(world, asked, None, 5)) and not np.array_equal(first,
+        _seeded(world, asked, None, 6))
 
 def test_nothing_else_changes(world, asked):
     "With a seed, building and fitting leave the global random states, the learner and the caller's frames as they were"
@@ -114,7 +126,8 @@ def test_mode_of_the_tabular_model_is_kept(fitted, asked):
     stats = copy.deepcopy(fitted.learn.model.state_dict())
     fitted.predict(asked)
     assert all(m.training for m in fitted.learn.model.modules())
-    assert all(torch.equal(v, stats[k]) for k,v in fitted.learn.model.state_dict().items())   # batch norm has counted nothing
+    # batch norm has counted nothing
+    assert all(torch.equal(v, stats[k]) for k,v in fitted.learn.model.state_dict().items())
     assert not fitted.factors(asked).vec.requires_grad
 
 def test_factors_by_hand(world, fitted):
@@ -123,7 +136,8 @@ def test_factors_by_hand(world, fitted):
     cats = torch.from_numpy((world.users.mood.map({'bright':1,'dark':2})).to_numpy())[:,None]
     cont = (world.users.generosity-known.generosity.mean())/known.generosity.std(ddof=0)
     table = torch.column_stack(world.learn.model.factors(0).detach())
-    dev = table[1:]-table[0]                                                                # (360,6), in the order of the ids
+    # (360,6), in the order of the ids
+    dev = table[1:]-table[0]
     with torch.no_grad(): out = fitted.learn.model.eval()(cats, torch.from_numpy(cont.to_numpy())[:,None].float())
     assert torch.allclose(torch.column_stack(fitted.factors(world.users)), table[0]+out*dev.std(), atol=1e-5)
     assert len(fitted.learn.dls.train_ds)==360 and (fitted.cat_names,fitted.cont_names)==(['mood'],['generosity'])
@@ -232,7 +246,8 @@ def test_part_of_the_users_is_enough(world, asked):
 def test_columns(world, asked, cols, kwargs, want):
     "Which columns are categories and which are numbers; only those are asked for"
     n = len(world.users)
-    meta = world.users.assign(age=np.arange(n)%5, kind=pd.Categorical(['a','b']*(n//2)), sure=np.arange(n)%3>0, year=pd.array([1990,2000]*(n//2), 'Int64'))
+    meta = world.users.assign(age=np.arange(n)%5, kind=pd.Categorical(['a','b']*(n//2)), sure=np.arange(n)%3>0,
+        year=pd.array([1990,2000]*(n//2), 'Int64'))
     m = MetadataEmbedding(world.learn, meta[['userId',*cols]], seed=1, **kwargs)
     assert (m.cat_names,m.cont_names)==want
     df = meta[360:][[*want[0],*want[1]]].assign(movieId=3)
@@ -243,12 +258,14 @@ def test_layers_epochs_and_batches(world):
     "`layers` and `bs` are those of the tabular learner; `fit` returns what it fits, and goes on from where it was"
     m = MetadataEmbedding(world.learn, world.users, layers=[7,3], bs=100, seed=1)
     assert [o.shape[0] for k,o in m.learn.model.named_parameters() if k.startswith('layers') and o.ndim==2]==[7,3,6]
-    assert len(m.learn.dls.train)==3 and len(MetadataEmbedding(world.learn, world.users[:50], seed=1).learn.dls.train)==1
+    assert len(m.learn.dls.train)==3 and len(MetadataEmbedding(world.learn, world.users[:50],
+        seed=1).learn.dls.train)==1
     assert m.fit(1) is m and len(m.learn.recorder.values)==1
     first = m.factors(world.users).vec
     assert not torch.equal(m.fit(2, 1e-2).factors(world.users).vec, first) and len(m.learn.recorder.values)==2
     small,large = (MetadataEmbedding(world.learn, world.users, seed=1).fit(3, lr) for lr in (1e-5,1e-2))
-    row,start = world.learn.model.factors(0).detach().vec[0],MetadataEmbedding(world.learn, world.users, seed=1).factors(world.users).vec
+    row,start = world.learn.model.factors(0).detach().vec[0],MetadataEmbedding(world.learn, world.users,
+        seed=1).factors(world.users).vec
     def vectors(m): return m.factors(world.users).vec
     assert (vectors(small)-start).abs().max() < .01 < .1 < (vectors(large)-row).abs().max()
     decayed = MetadataEmbedding(world.learn, world.users, seed=1).fit(3, 1e-2, wd=50.)
@@ -262,7 +279,8 @@ def test_empty_frames(fitted, asked):
 def test_learner_with_text_ids(world):
     "Ids of text, and other names of columns"
     df = synthetic_ratings(60, 30, 900).assign(user=lambda d: 'u'+d.userId.astype(str))
-    learn = collab_learner(CollabDataLoaders.from_df(df, user_name='user', item_name='title', rating_name='rating', seed=1), n_factors=2)
+    learn = collab_learner(CollabDataLoaders.from_df(df, user_name='user', item_name='title', rating_name='rating',
+        seed=1), n_factors=2)
     meta = pd.DataFrame(dict(user=[f'u{k}' for k in range(1, 61)], age=np.arange(60.)))
     assert MetadataEmbedding(learn, meta, seed=1).fit(1).predict(meta.assign(title=df.title[0])).shape==(60,)
     with pytest.raises(KeyError, match="no column 'title'"): MetadataEmbedding(learn, meta, seed=1).predict(meta)
@@ -272,20 +290,29 @@ class _NoFactors(Module):
     def forward(self, x): return self.w[x[:,1]]
 
 BUILD = {
-    'no id column': (lambda d: d.rename(columns=dict(userId='id')), {}, KeyError, "no column 'userId' in the metadata; the columns are .'id', 'mood', 'generosity'."),
+    'no id column': (lambda d: d.rename(columns=dict(userId='id')), {}, KeyError,
+        "no column 'userId' in the metadata; the columns are .'id', 'mood', 'generosity'."),
     'id of the other side': (lambda d: d, dict(is_item=True), KeyError, "no column 'movieId'"),
-    'repeated ids': (lambda d: pd.concat([d, d[4:7]]), {}, ValueError, "3 of 403 rows of the metadata repeat an earlier 'userId', e.g. .*5"),
+    'repeated ids': (lambda d: pd.concat([d, d[4:7]]), {}, ValueError,
+        "3 of 403 rows of the metadata repeat an earlier 'userId', e.g. .*5"),
     'ids only': (lambda d: d[['userId']], {}, ValueError, "the metadata has no column besides 'userId'"),
-    'nothing asked for': (lambda d: d, dict(cat_names=[], cont_names=[]), ValueError, 'the metadata has no column besides'),
-    'NaN': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3)), {}, ValueError, "'generosity' is missing.* in 1 of 400 rows, e.g. (nan|inf) in row 2"),
-    'NaN in an unknown user': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=399)), {}, ValueError, "missing.* in 1 of 400 rows, e.g. (nan|inf) in row 398"),
-    'infinity': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3, np.inf)), {}, ValueError, "'generosity'.* 1 of 400 rows, e.g. (nan|inf) in row 2"),
-    'text as numbers': (lambda d: d, dict(cont_names=['mood']), TypeError, "'mood' holds .*, e.g. '(dark|bright)'; convert it, or name it in cat_names"),
+    'nothing asked for': (lambda d: d, dict(cat_names=[], cont_names=[]), ValueError,
+        'the metadata has no column besides'),
+    'NaN': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3)), {}, ValueError,
+        "'generosity' is missing.* in 1 of 400 rows, e.g. (nan|inf) in row 2"),
+    'NaN in an unknown user': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=399)), {}, ValueError,
+        "missing.* in 1 of 400 rows, e.g. (nan|inf) in row 398"),
+    'infinity': (lambda d: d.assign(generosity=d.generosity.where(d.userId!=3, np.inf)), {}, ValueError,
+        "'generosity'.* 1 of 400 rows, e.g. (nan|inf) in row 2"),
+    'text as numbers': (lambda d: d, dict(cont_names=['mood']), TypeError,
+        "'mood' holds .*, e.g. '(dark|bright)'; convert it, or name it in cat_names"),
     'no such category': (lambda d: d, dict(cat_names=['job']), KeyError, "no column 'job' in the metadata"),
     'no such number': (lambda d: d, dict(cont_names=['age']), KeyError, "no column 'age' in the metadata"),
-    'unknown ids': (lambda d: d.assign(userId=d.userId+1000), {}, KeyError, '400 of 400 ids of the metadata not seen in training, e.g. .*1001'),
+    'unknown ids': (lambda d: d.assign(userId=d.userId+1000), {}, KeyError,
+        '400 of 400 ids of the metadata not seen in training, e.g. .*1001'),
     'ids of new users': (lambda d: d[360:], {}, KeyError, '40 of 40 ids'),
-    'ids of another type': (lambda d: d.assign(userId=d.userId.astype(str)), {}, TypeError, 'text here.*number in training')}
+    'ids of another type': (lambda d: d.assign(userId=d.userId.astype(str)), {}, TypeError,
+        'text here.*number in training')}
 
 @pytest.mark.parametrize('name', BUILD)
 def test_errors_of_building(world, name):
@@ -298,10 +325,13 @@ def test_models_without_factors(world, arch):
     learn = collab_learner(dls, arch=_NoFactors(dls.n_items) if arch=='own' else arch)
     with pytest.raises(TypeError, match='(CollabNN|_NoFactors) has no factors'): MetadataEmbedding(learn, world.users)
 
-ASK = {'no answer': (lambda d: d.drop(columns='mood'), KeyError, "no column 'mood' in the metadata; the columns are .*'generosity'"),
+ASK = {'no answer': (lambda d: d.drop(columns='mood'), KeyError,
+    "no column 'mood' in the metadata; the columns are .*'generosity'"),
     'no number': (lambda d: d.drop(columns='generosity'), KeyError, "no column 'generosity'"),
-    'no item': (lambda d: d.drop(columns='movieId'), KeyError, "no column 'movieId'; the columns are .'userId', 'mood', 'generosity'."),
-    'NaN': (lambda d: d.assign(generosity=[np.nan,*d.generosity[1:]]), ValueError, "'generosity' is missing.* in 1 of [0-9,]+ rows, e.g. nan in row 0"),
+    'no item': (lambda d: d.drop(columns='movieId'), KeyError,
+        "no column 'movieId'; the columns are .'userId', 'mood', 'generosity'."),
+    'NaN': (lambda d: d.assign(generosity=[np.nan,*d.generosity[1:]]), ValueError,
+        "'generosity' is missing.* in 1 of [0-9,]+ rows, e.g. nan in row 0"),
     'text': (lambda d: d.assign(generosity='much'), TypeError, "'generosity' holds .*, e.g. 'much'"),
     'items of another type': (lambda d: d.assign(movieId='5'), TypeError, 'text here.*number in training')}
 
@@ -315,4 +345,5 @@ def test_errors_of_asking(fitted, asked, name):
 
 @pytest.mark.parametrize('n,bs', [(1,64),(9,1),(9,0)])
 def test_batch_norm_needs_two(world, n, bs):
-    with pytest.raises(ValueError, match=f'the metadata has {n} known ids and bs is {bs}'): MetadataEmbedding(world.learn, world.users[:n], bs=bs)
+    with pytest.raises(ValueError, match=f'the metadata has {n} known ids and bs is {bs}'):
+        MetadataEmbedding(world.learn, world.users[:n], bs=bs)

@@ -4,8 +4,8 @@ import inspect, itertools, random
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
 from fastcollab.interpret import error_analysis, plots, report, tables
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias, HybridNN, collab_learner,
-    create_params, synthetic_ratings)
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, DotProductBias,
+    HybridNN, collab_learner, create_params, synthetic_ratings)
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
@@ -15,7 +15,8 @@ def dls():
     "Two features of the items, the second with few categories, and one of the users"
     df = synthetic_ratings(100, 60, 2500)
     df = df.assign(decade=1950+10*(df.movieId%3), age=np.where(df.userId%3, 'old', 'young'))
-    return CollabDataLoaders.from_df(df, item_name='title', item_cols=['genres','decade'], user_cols='age', seed=42, bs=256)
+    return CollabDataLoaders.from_df(df, item_name='title', item_cols=['genres','decade'], user_cols='age', seed=42,
+        bs=256)
 
 def make(dls, n_factors=4, **kwargs):
     "A learner with large random weights: nothing here depends on a fit"
@@ -77,8 +78,10 @@ def test_what_is_rated_rarely_can_be_left_out(learn, interp):
         pd.testing.assert_frame_equal(interp.bias(what, 3, min_ratings=limit), want[:3])
         rare = every[what].iloc[every.ratings.argmin()]
         alike = interp.similar(rare, None, what)
-        pd.testing.assert_frame_equal(interp.similar(rare, 3, what, limit), alike[alike.ratings>=limit][:3].reset_index(drop=True))
-        assert not len(interp.bias(what, min_ratings=10**6)) and not len(interp.similar(rare, what=what, min_ratings=10**6))
+        pd.testing.assert_frame_equal(interp.similar(rare, 3, what, limit),
+            alike[alike.ratings>=limit][:3].reset_index(drop=True))
+        assert not len(interp.bias(what, min_ratings=10**6)) and not len(interp.similar(rare, what=what,
+            min_ratings=10**6))
 
 def test_bias_by_default_is_that_of_five_items(learn, interp):
     pd.testing.assert_frame_equal(interp.bias(), interp.bias('items', 5, True))
@@ -92,7 +95,8 @@ def test_similarity(learn, interp, what):
     df = interp.similarity(what=what)
     assert list(df.index)==list(df.columns)==names and np.allclose(df, cosine_similarity(v), atol=1e-5)
     some = names[::-1][:3]
-    assert np.allclose(interp.similarity(some, what), df.loc[some,some], atol=1e-6) and list(interp.similarity(some, what).index)==some
+    assert np.allclose(interp.similarity(some, what), df.loc[some,some], atol=1e-6) and list(interp.similarity(some,
+        what).index)==some
     assert interp.similarity(names[:1], what).shape==(1,1)
 
 @pytest.mark.parametrize('what', WHAT)
@@ -103,7 +107,8 @@ def test_similar(learn, interp, what):
     for name in names[:3]:
         want = cos[name].drop(name).sort_values(ascending=False)
         df = interp.similar(name, len(names), what)
-        assert list(df.columns)==[what,'cosine','ratings'] and list(df[what])==list(want.index) and np.allclose(df.cosine, want, atol=1e-5)
+        assert list(df.columns)==[what,'cosine',
+            'ratings'] and list(df[what])==list(want.index) and np.allclose(df.cosine, want, atol=1e-5)
         assert list(df.ratings)==list(rated(learn, what)[list(df[what])])
         pd.testing.assert_frame_equal(interp.similar(name, 1, what), df[:1])
     if what=='items': pd.testing.assert_frame_equal(interp.similar(names[0]), interp.similar(names[0], 5, 'items'))
@@ -129,8 +134,10 @@ def test_from_learner_and_new_weights(dls):
 
 def test_tables_are_copies(learn, interp):
     weights = {k:v.clone() for k,v in learn.model.state_dict().items()}
-    for df in (interp.bias(n=None), interp.bias('genres', None), interp.similar('Comedy', what='genres'), interp.similarity(what='age')): df.iloc[:,-1] = 9
-    assert all(torch.equal(v, weights[k]) for k,v in learn.model.state_dict().items()) and (interp.bias().ratings!=9).any()
+    for df in (interp.bias(n=None), interp.bias('genres', None), interp.similar('Comedy', what='genres'),
+        interp.similarity(what='age')): df.iloc[:,-1] = 9
+    assert all(torch.equal(v, weights[k])
+        for k,v in learn.model.state_dict().items()) and (interp.bias().ratings!=9).any()
 
 def test_text_and_number_ids(dls):
     "Users by number, as numpy writes them too"
@@ -149,15 +156,19 @@ def test_items_of_numbers(dls):
 
 def test_unknown_names(interp):
     title = interp.bias()['items'][0]
-    with pytest.raises(KeyError, match="1 of 1 items not seen in training, e.g. .'Nothing like it'."): interp.similar('Nothing like it')
-    with pytest.raises(KeyError, match="2 of 3 genres not seen in training, e.g. .'Polka', 'Waltz'."): interp.similarity(['Comedy','Polka','Waltz'], 'genres')
+    with pytest.raises(KeyError, match="1 of 1 items not seen in training, e.g. .'Nothing like it'."):
+        interp.similar('Nothing like it')
+    with pytest.raises(KeyError, match="2 of 3 genres not seen in training, e.g. .'Polka', 'Waltz'."):
+        interp.similarity(['Comedy','Polka','Waltz'], 'genres')
     with pytest.raises(KeyError, match='1 of 1 users not seen'): interp.similar(title, what='users')
     with pytest.raises(KeyError, match="1 of 1 items not seen"): interp.similar('Comedy')
 
 def test_unknown_kinds(interp):
     for call in (interp.bias, lambda what: interp.similar('x', what=what), lambda what: interp.similarity(what=what)):
         for what in ('movies','title','Genres'):
-            with pytest.raises(KeyError, match=f"'{what}' is not the name of users, items or a feature; choose from .'users', 'items', 'genres', 'decade', 'age'."): call(what)
+            with pytest.raises(KeyError,
+                match=f"'{what}' is not the name of users, items or a feature; choose from .'users', 'items', "
+                f"'genres', 'decade', 'age'."): call(what)
 
 class Own(Module):
     "A user's own model without any of our methods"
@@ -166,11 +177,14 @@ class Own(Module):
 
 def test_models_that_lack_it(dls):
     "What a model does not have is said by name, and what it has works"
-    def tables(arch): return CollabInterpretation(collab_learner(dls, arch=arch) if isinstance(arch, Module) else make(dls, arch=arch))
+    def tables(arch):
+        return CollabInterpretation(collab_learner(dls, arch=arch) if isinstance(arch, Module)
+            else make(dls, arch=arch))
     for arch,nm in ((DotProduct,'DotProduct'),(CollabNN,'CollabNN'),(HybridNN,'HybridNN')):
         interp = tables(arch)
         for what in ('items','users'):
-            with pytest.raises(TypeError, match=f'{nm} has no biases of {what}; train a model that has them, such as HybridMF'): interp.bias(what)
+            with pytest.raises(TypeError,
+                match=f'{nm} has no biases of {what}; train a model that has them, such as HybridMF'): interp.bias(what)
             names,v = own(interp.data.learn, what, 'vectors')
             assert np.allclose(interp.similarity(what=what), cosine_similarity(v), atol=1e-5)
         assert interp.plot_factors(top=0).collections
@@ -208,9 +222,12 @@ def test_map(learn, interp, method, dims):
     assert xy.shape==(len(titles),dims) and np.allclose(xy, want, atol=1e-4)
     name = 'component' if method=='pca' else 't-SNE'
     share = PCA(dims).fit(v).explained_variance_ratio_
-    want = [f'{name} {k+1}' + (f' ({o:.0%}{" of the variance"*(dims==2)})' if method=='pca' else '') for k,o in enumerate(share)]
-    assert (ax.name=='3d')==(dims==3) and [ax.get_xlabel(),ax.get_ylabel(),*([ax.get_zlabel()] if dims==3 else [])]==want
-    assert ax.get_title()==('60 items' if n is None else 'The 40 most rated of 60 items')+', by their vectors' and ax.texts
+    want = [f'{name} {k+1}' + (f' ({o:.0%}{" of the variance"*(dims==2)})' if method=='pca' else '')
+        for k,o in enumerate(share)]
+    assert (ax.name=='3d')==(dims==3) and [ax.get_xlabel(),ax.get_ylabel(),
+        *([ax.get_zlabel()] if dims==3 else [])]==want
+    assert ax.get_title()==('60 items' if n is None
+        else 'The 40 most rated of 60 items')+', by their vectors' and ax.texts
     sets = learn.dls.train_ds.items.drop_duplicates('title').set_index('title').genres.str.split('|')
     assert len(ax.collections)==5 and len(points(ax, 4))==len(ax.texts)
     for k,g in enumerate(['Drama','Comedy','Western'], 1):
@@ -232,15 +249,18 @@ def test_neighbours_of_tsne(monkeypatch):
 def test_map_by_default(learn, interp):
     "Two components of at most the thousand most rated items, without marks"
     ax = interp.plot_factors()
-    assert points(ax).shape==(60,2) and ax.get_legend() is None and len(ax.collections)==2 and ax.get_title()=='60 items, by their vectors'
-    assert list(ax.figure.get_size_inches())==[9,7] and list(interp.plot_factors(figsize=(3,2), top=0).figure.get_size_inches())==[3,2]
+    assert points(ax).shape==(60,
+        2) and ax.get_legend() is None and len(ax.collections)==2 and ax.get_title()=='60 items, by their vectors'
+    assert list(ax.figure.get_size_inches())==[9,7] and list(interp.plot_factors(figsize=(3,2),
+        top=0).figure.get_size_inches())==[3,2]
     assert ax.figure is not interp.plot_factors(top=0).figure
 
 @pytest.mark.parametrize('n', [3,17])
 def test_the_most_rated_are_shown(learn, interp, n):
     ax = interp.plot_factors(n=n, top=0)
     want = PCA(2).fit_transform(vectors(learn, most_rated(learn)[:n]))
-    assert np.allclose(np.abs(points(ax)), np.abs(want), atol=1e-5) and ax.get_title()==f'The {n} most rated of 60 items, by their vectors' and not ax.texts
+    assert np.allclose(np.abs(points(ax)), np.abs(want),
+        atol=1e-5) and ax.get_title()==f'The {n} most rated of 60 items, by their vectors' and not ax.texts
 
 def test_marks_by_default_are_the_two_most_rated(learn, interp):
     for by in ('genres','decade'):
@@ -262,7 +282,9 @@ def test_labels(learn, interp, top, figsize):
     boxes = {o.get_text():o.get_window_extent() for o in ax.texts}
     assert len(boxes)==len(ax.texts)>2 and list(boxes)==[o for o in titles if o in boxes]
     for o in ax.texts: assert np.allclose(o.xy, xy[titles.index(o.get_text())])
-    assert np.array_equal(points(ax, -1), [xy[titles.index(o)] for o in boxes]) and not len(ax.collections[-1].get_facecolors())   # rings
+    # rings
+    assert np.array_equal(points(ax, -1), [xy[titles.index(o)]
+        for o in boxes]) and not len(ax.collections[-1].get_facecolors())
     for k,(a,box) in enumerate(boxes.items()):
         assert box.x1<=ax.bbox.x1 and box.y1<=ax.bbox.y1 and box.x0>=ax.bbox.x0 and box.y0>=ax.bbox.y0
         assert not any(box.overlaps(o) for o in list(boxes.values())[:k])
@@ -272,7 +294,8 @@ def test_labels(learn, interp, top, figsize):
         before = [b for nm,b in boxes.items() if titles.index(nm)<titles.index(o)]
         for dx,dy in itertools.product((-1,0,1), (-1,0,1)):
             if dx==dy==0: continue
-            box = ax.annotate(o, xy[titles.index(o)], xytext=(4*dx,4*dy), textcoords='offset points', fontsize=7, ha=('right','center','left')[dx+1],
+            box = ax.annotate(o, xy[titles.index(o)], xytext=(4*dx,4*dy), textcoords='offset points', fontsize=7,
+                ha=('right','center','left')[dx+1],
                 va=('top','center','bottom')[dy+1]).get_window_extent().padded(3)
             inside = ax.bbox.x0<box.x0 and box.x1<ax.bbox.x1 and ax.bbox.y0<box.y0 and box.y1<ax.bbox.y1
             assert any(box.overlaps(b.padded(3)) for b in before) or not inside, o
@@ -320,15 +343,23 @@ def test_seed_of_the_map(dls):
     assert np.array_equal(first, run(0, 2)) and not np.allclose(first, run(1, 1))
 
 BAD = {'method': (dict(method='mds'), ValueError, "method is 'mds'; choose 'pca', 'tsne' or 'umap'"),
-    'one dimension': (dict(dims=1), ValueError, 'dims is 1; choose 2 or 3'), 'four dimensions': (dict(method='tsne', dims=4), ValueError, 'dims is 4'),
-    'mark without by': (dict(mark=['Comedy']), ValueError, 'mark names categories of a feature; name the feature in by'),
+    'one dimension': (dict(dims=1), ValueError, 'dims is 1; choose 2 or 3'),
+    'four dimensions': (dict(method='tsne', dims=4), ValueError, 'dims is 4'),
+    'mark without by': (dict(mark=['Comedy']), ValueError,
+        'mark names categories of a feature; name the feature in by'),
     'feature of users': (dict(by='age'), ValueError, "'age' is not a feature of the items"),
-    'items': (dict(by='items'), ValueError, "'items' is not a feature of the items"), 'users': (dict(by='users'), ValueError, r"'users' is not a feature of the items; choose from \['genres', 'decade'\]"),
-    'no feature': (dict(by='nothing'), KeyError, r"'nothing' is not the name of users, items or a feature; choose from \['genres', 'decade'\]"),
-    'no category': (dict(by='genres', mark=['Comedy','Polka']), KeyError, "1 of 2 genres not seen in training, e.g. .'Polka'."),
+    'items': (dict(by='items'), ValueError, "'items' is not a feature of the items"),
+    'users': (dict(by='users'), ValueError,
+        r"'users' is not a feature of the items; choose from \['genres', 'decade'\]"),
+    'no feature': (dict(by='nothing'), KeyError,
+        r"'nothing' is not the name of users, items or a feature; choose from \['genres', 'decade'\]"),
+    'no category': (dict(by='genres', mark=['Comedy','Polka']), KeyError,
+        "1 of 2 genres not seen in training, e.g. .'Polka'."),
     'seven marks': (dict(by='genres', mark=['Comedy']*7), ValueError, 'mark has 7 categories; name at most 6'),
-    'two items': (dict(n=2), ValueError, 'n is 2; give a whole number of at least 3, or None for all'), 'no item': (dict(n=0), ValueError, 'n is 0'),
-    'less than none': (dict(n=-1), ValueError, 'n is -1'), 'half an item': (dict(n=9.5), ValueError, 'n is 9.5'), 'titles': (dict(top=-1), ValueError, 'top is -1')}
+    'two items': (dict(n=2), ValueError, 'n is 2; give a whole number of at least 3, or None for all'),
+    'no item': (dict(n=0), ValueError, 'n is 0'),
+    'less than none': (dict(n=-1), ValueError, 'n is -1'), 'half an item': (dict(n=9.5), ValueError, 'n is 9.5'),
+    'titles': (dict(top=-1), ValueError, 'top is -1')}
 
 @pytest.mark.parametrize('name', BAD)
 def test_errors_of_the_map(interp, name):
@@ -343,17 +374,23 @@ def test_reads_do_not_write(dls):
     learn.model.train()
     learn.model.i_weight.eval()
     interp,names = CollabInterpretation(learn),['Comedy','Drama']
-    def state(): return dict(weights={k:v.tolist() for k,v in learn.model.state_dict().items()}, grads=[p.grad is None for p in learn.model.parameters()],
-        needs=[p.requires_grad for p in learn.model.parameters()], modes=[m.training for m in learn.model.modules()], training=learn.training,
-        rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()),
-        data=[o.tolist() for o in (dls.train_ds.store.ids(),dls.train_ds.store.ratings(),*dls.train_ds.tables)], classes={k:list(v) for k,v in dls.classes.items()},
-        cbs=[id(o) for o in learn.cbs], style=plt.rcParams.copy())
+    def state():
+        return dict(weights={k:v.tolist() for k,v in learn.model.state_dict().items()},
+            grads=[p.grad is None for p in learn.model.parameters()],
+            needs=[p.requires_grad for p in learn.model.parameters()], modes=[m.training for m in learn.model.modules()],
+            training=learn.training,
+            rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],
+                random.getstate()),
+            data=[o.tolist() for o in (dls.train_ds.store.ids(),dls.train_ds.store.ratings(),*dls.train_ds.tables)],
+            classes={k:list(v) for k,v in dls.classes.items()},
+            cbs=[id(o) for o in learn.cbs], style=plt.rcParams.copy())
     before = state()
     for what in WHAT:
         interp.bias(what)
         interp.similarity(what=what)
     interp.similar('Comedy', what='genres')
-    for method,dims in (('pca',2),('pca',3),('tsne',2)): interp.plot_factors(method, dims, n=20, by='genres', mark=names)
+    for method,dims in (('pca',2),('pca',3),('tsne',2)):
+        interp.plot_factors(method, dims, n=20, by='genres', mark=names)
     assert state()==before and names==['Comedy','Drama']
 
 @pytest.mark.cuda
@@ -370,37 +407,51 @@ def test_one_name_and_axes_of_another_kind(interp):
     assert list(interp.similarity('Comedy', 'genres').columns)==['Comedy']
     assert interp.plot_factors(by='genres', mark='Comedy').get_legend().get_texts()[0].get_text().startswith('Comedy (')
     for dims,projection in ((3,None),(2,'3d')):
-        with pytest.raises(ValueError, match=f'dims is {dims}, but the axes are'): interp.plot_factors(dims=dims, ax=plt.figure().add_subplot(projection=projection))
+        with pytest.raises(ValueError, match=f'dims is {dims}, but the axes are'):
+            interp.plot_factors(dims=dims, ax=plt.figure().add_subplot(projection=projection))
 
 def test_marks_look_alike_in_three_dimensions(interp):
     "Marks are as dark at the back as in the legend, and on top of the dots"
     ax = interp.plot_factors(dims=3, by='genres', top=5)
     ax.figure.canvas.draw()
     for c,handle in zip(ax.collections[1:], ax.get_legend().legend_handles):
-        assert len(np.unique(c.get_facecolors(), axis=0))==1 and np.allclose(c.get_facecolors()[0], handle.get_facecolors()[0])
+        assert len(np.unique(c.get_facecolors(), axis=0))==1 and np.allclose(c.get_facecolors()[0],
+            handle.get_facecolors()[0])
     assert len({o.get_zorder() for o in ax.collections})==1 and not ax.computed_zorder
 
-@pytest.mark.parametrize('call,match', [(lambda i: i.bias(n=0), 'n is 0; give a whole number of at least 1, or None for all'), (lambda i: i.similar('x', n=-2), 'n is -2'),
-    (lambda i: i.representation(n_users=0), 'n_users is 0; give a whole number of at least 1$'), (lambda i: i.representation(k=0), 'k is 0'), (lambda i: i.bias(n='5'), "n is '5'")])
+@pytest.mark.parametrize('call,match', [(lambda i: i.bias(n=0),
+    'n is 0; give a whole number of at least 1, or None for all'), (lambda i: i.similar('x', n=-2), 'n is -2'),
+    (lambda i: i.representation(n_users=0), 'n_users is 0; give a whole number of at least 1$'),
+    (lambda i: i.representation(k=0), 'k is 0'), (lambda i: i.bias(n='5'), "n is '5'")])
 def test_counts(interp, call, match):
     with pytest.raises(ValueError, match=match): call(interp)
 
 def test_similar_takes_one_name(interp):
     for names in (['The'], ('The',), pd.Series(['The'])):
-        with pytest.raises(TypeError, match=f'name is a {type(names).__name__}; similar takes one name, and similarity takes several'): interp.similar(names)
+        with pytest.raises(TypeError,
+            match=f'name is a {type(names).__name__}; similar takes one name, and similarity takes '
+            f'several'): interp.similar(names)
 
 def test_parts_of_the_loaders(learn, interp):
     for bad in (2,-1,'valid',None):
-        with pytest.raises(ValueError, match=f'ds_idx is {bad!r}; the loaders have 2 parts: 0 is training, 1 is validation'): CollabInterpretation.from_learner(learn, bad)
+        with pytest.raises(ValueError,
+            match=f'ds_idx is {bad!r}; the loaders have 2 parts: 0 is training, 1 is '
+            f'validation'): CollabInterpretation.from_learner(learn, bad)
     n = len(learn.dls.train_ds)
-    assert repr(CollabInterpretation.from_learner(learn, 0))==f'CollabInterpretation of a {type(learn.model).__name__} and part 0 of its loaders, {n:,} ratings'
+    assert repr(CollabInterpretation.from_learner(learn,
+        0))==f'CollabInterpretation of a {type(learn.model).__name__} and part 0 of its loaders, {n:,} ratings'
     alone = CollabInterpretation.from_recommender(learn.recommender(), learn.dls.valid_ds.items)
-    assert repr(alone)==f'CollabInterpretation of a recommender and {len(learn.dls.valid_ds):,} test ratings' and not {'counts','rows'} & set(vars(alone.data))
+    assert repr(alone)==f'CollabInterpretation of a recommender and {len(learn.dls.valid_ds):,} test ratings' and not {
+        'counts','rows'} & set(vars(alone.data))
 
-FUNCTIONS = {'bias':tables.bias_ranking, 'similar':tables.similar_table, 'similarity':tables.similarity_table, 'genre_similarity':tables.feature_similarity,
-    'representation':tables.representation_table, 'top_losses':error_analysis.top_losses, 'cold_report':error_analysis.cold_report, 'report':report.write_report,
-    **{o:getattr(error_analysis, o) for o in ('plot_error_by_popularity','plot_calibration','plot_residuals','plot_star_confusion')},
-    **{o:getattr(plots, o) for o in ('plot_factors','plot_genres','plot_bias','plot_similarity','plot_popularity','plot_training')}}
+FUNCTIONS = {'bias':tables.bias_ranking, 'similar':tables.similar_table, 'similarity':tables.similarity_table,
+    'genre_similarity':tables.feature_similarity,
+    'representation':tables.representation_table, 'top_losses':error_analysis.top_losses,
+    'cold_report':error_analysis.cold_report, 'report':report.write_report,
+    **{o:getattr(error_analysis, o) for o in ('plot_error_by_popularity','plot_calibration','plot_residuals',
+        'plot_star_confusion')},
+    **{o:getattr(plots, o) for o in ('plot_factors','plot_genres','plot_bias','plot_similarity','plot_popularity',
+        'plot_training')}}
 
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_methods_have_the_arguments_of_their_functions(name):

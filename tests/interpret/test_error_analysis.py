@@ -18,12 +18,15 @@ def frame():
 @pytest.fixture(scope='module')
 def held(frame):
     "Row numbers: all of user 5 and of item 11, and a fifth of the others"
-    return np.flatnonzero(((frame.userId==5)|(frame.movieId==11)).to_numpy() | (np.random.default_rng(0).random(len(frame))<.2))
+    return np.flatnonzero(((frame.userId==5)|(frame.movieId==11)).to_numpy()
+        | (np.random.default_rng(0).random(len(frame))<.2))
 
 def make(frame, held, epochs=2, cols=dict(item_cols=['genres','decade']), loss=None, **kwargs):
     set_seed(1)
-    dls = CollabDataLoaders.from_df(frame, splits=(np.setdiff1d(np.arange(len(frame)), held),held), seed=1, bs=256, **cols)
-    learn = collab_learner(dls, n_factors=4, loss_func=loss and loss.from_dls(dls), y_range=None if loss else (0,5.5), **kwargs)
+    dls = CollabDataLoaders.from_df(frame, splits=(np.setdiff1d(np.arange(len(frame)), held),held), seed=1, bs=256,
+        **cols)
+    learn = collab_learner(dls, n_factors=4, loss_func=loss and loss.from_dls(dls), y_range=None if loss else (0,5.5),
+        **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 2e-2, wd=.1)
     return learn
 
@@ -48,8 +51,10 @@ def quiet(rec, test):
 def test_rows_of_a_learner(learn, interp, frame, held):
     "Ratings, predictions and counts are those of the loaders, the learner and the training part, in order"
     rows,df = interp.rows,frame.iloc[held].reset_index(drop=True)
-    assert list(rows.columns)==['user','item','title','rating','prediction','error','user_ratings','item_ratings'] and len(rows)==len(df)
-    assert np.array_equal(rows.rating, df.rating) and np.allclose(rows.prediction, learn.get_preds()[0].reshape(-1), atol=1e-5)
+    assert list(rows.columns)==['user','item','title','rating','prediction','error','user_ratings',
+        'item_ratings'] and len(rows)==len(df)
+    assert np.array_equal(rows.rating, df.rating) and np.allclose(rows.prediction, learn.get_preds()[0].reshape(-1),
+        atol=1e-5)
     assert np.allclose(rows.error, rows.prediction-rows.rating)
     train = frame.drop(index=frame.index[held])
     for col,name in (('user','userId'),('item','movieId')):
@@ -62,24 +67,29 @@ def test_rows_of_a_learner(learn, interp, frame, held):
 def test_rows_of_a_recommender(interp, alone, frame, held):
     "The same, but that unknown ids keep their names"
     a,b,df = interp.rows,alone.rows,frame.iloc[held]
-    assert list(b.user)==list(df.userId) and list(b.item)==list(df.movieId) and (b.title==b.item)[b.item_ratings==0].all()
+    assert list(b.user)==list(df.userId) and list(b.item)==list(df.movieId) and (b.title==b.item)[
+        b.item_ratings==0].all()
     for col in ('rating','user_ratings','item_ratings'): assert np.array_equal(a[col], b[col])
     warm = a.item_ratings>0       # the learner knows the genres of cold items too, a recommender does not
     assert np.allclose(a.prediction[warm], b.prediction[warm], atol=1e-4)
 
 def test_training_rows(learn):
     rows = CollabInterpretation.from_learner(learn, ds_idx=0).rows
-    assert np.array_equal(rows.rating, learn.dls.train_ds.store.ratings()[:,0]) and (rows[['user_ratings','item_ratings']]>0).all(axis=None)
+    assert np.array_equal(rows.rating,
+        learn.dls.train_ds.store.ratings()[:,0]) and (rows[['user_ratings','item_ratings']]>0).all(axis=None)
 
-@pytest.mark.parametrize('kwargs', [dict(arch=DotProduct), dict(arch=HybridNN), dict(arch='auto', cols=dict(genre_name='genres')),
+@pytest.mark.parametrize('kwargs', [dict(arch=DotProduct), dict(arch=HybridNN),
+    dict(arch='auto', cols=dict(genre_name='genres')),
     dict(loss=OrdinalLoss), dict(center=True)], ids=str)
 def test_rows_of_other_models(frame, held, kwargs):
     "Stars, also where the model gives scores of another kind; a recommender gives the same for warm ids"
     learn = make(frame, held, 1, **kwargs)
     rows = CollabInterpretation(learn).rows
-    assert np.allclose(rows.prediction, learn.get_preds()[0].reshape(-1), atol=1e-4) and rows.prediction.between(.5, 5.5).all()
+    assert np.allclose(rows.prediction, learn.get_preds()[0].reshape(-1), atol=1e-4) and rows.prediction.between(.5,
+        5.5).all()
     warm = (rows.user_ratings>0) & (rows.item_ratings>0)
-    assert np.allclose(quiet(learn.recommender(), frame.iloc[held]).rows.prediction[warm], rows.prediction[warm], atol=1e-4)
+    assert np.allclose(quiet(learn.recommender(), frame.iloc[held]).rows.prediction[warm], rows.prediction[warm],
+        atol=1e-4)
 
 # Tables of errors
 
@@ -90,7 +100,8 @@ def test_worst(source, request):
     for by,call in (('user',it.worst_users),('item',it.worst_items)):
         rows = it.rows[it.rows[f'{by}_ratings']>0]
         g = rows.groupby(by)
-        want = pd.DataFrame(dict(rows=g.size(), rmse=g.error.apply(lambda e: (e**2).mean()**.5), mean_error=g.error.mean(), ratings=g[f'{by}_ratings'].first()))
+        want = pd.DataFrame(dict(rows=g.size(), rmse=g.error.apply(lambda e: (e**2).mean()**.5),
+            mean_error=g.error.mean(), ratings=g[f'{by}_ratings'].first()))
         want = want[want.rows>=8].sort_values('rmse', ascending=False)
         got = call(None, min_rows=8)
         assert 0<len(got)<g.ngroups and list(got[by])==list(want.index)
@@ -101,7 +112,8 @@ def test_worst(source, request):
 
 def test_top_losses(interp):
     got = interp.top_losses(7)
-    assert list(got.columns)==list(interp.rows.columns) and np.allclose(got.error.abs(), interp.rows.error.abs().nlargest(7))
+    assert list(got.columns)==list(interp.rows.columns) and np.allclose(got.error.abs(),
+        interp.rows.error.abs().nlargest(7))
     assert len(interp.top_losses(10**6))==len(interp.rows)
 
 @pytest.mark.parametrize('source', ['interp','alone'])
@@ -136,7 +148,8 @@ def test_representation(interp, alone, learn, frame):
     order,m,ends = np.argsort(-n, kind='stable'),len(n),[0]
     for p in (.01,.1,.5,1): ends.append(int(np.ceil(p*m)))
     parts = [order[a:b] for a,b in zip(ends, ends[1:])]
-    for col,c in (('rated',n),('recommended',listed.numpy())): assert np.allclose(got.loc['popularity'][col], [c[o].sum()/c.sum() for o in parts])
+    for col,c in (('rated',n),('recommended',listed.numpy())):
+        assert np.allclose(got.loc['popularity'][col], [c[o].sum()/c.sum() for o in parts])
     assert not interp.representation(k=5, n_users=20).equals(got)
     assert interp.representation(k=5, n_users=20).equals(interp.representation(k=5, n_users=20))
 
@@ -145,9 +158,12 @@ def test_representation(interp, alone, learn, frame):
 def test_titles_and_ids(interp, frame):
     "Items are asked for by id or by title, are shown with both, and a title that two have is asked for by id"
     title = frame.title[frame.movieId==3].iloc[0]
-    assert interp.similar(title).equals(interp.similar(3)) and list(interp.similar(3).columns)==['items','title','cosine','ratings']
+    assert interp.similar(title).equals(interp.similar(3)) and list(interp.similar(3).columns)==['items','title',
+        'cosine','ratings']
     both = interp.bias('items', None)
-    assert list(both.columns)==['items','title','bias','ratings'] and list(both.title)==list(both['items'].map(frame.drop_duplicates('movieId').set_index('movieId').title))
+    assert list(both.columns)==['items','title','bias',
+        'ratings'] and list(both.title)==list(both['items'].map(frame.drop_duplicates('movieId').set_index(
+            'movieId').title))
     twin = frame.title[frame.movieId==9].iloc[0]
     with pytest.raises(KeyError, match=r'2 items have the title .*; name one by its id: \[7, 9\]'): interp.similar(twin)
     assert interp.similar(f'{twin} [7]').equals(interp.similar(7))
@@ -157,19 +173,26 @@ def test_genre_is_the_feature_with_several(interp, frame, held):
     "'genre' and 'genres' mean it whatever it is called, if there is one such feature; a column of that name comes first"
     learn = make(frame.rename(columns=dict(genres='kinds')), held, 1, cols=dict(item_cols=['decade','kinds']))
     other = CollabInterpretation(learn)
-    for o in ('genre','genres'): assert other.bias(o, None).equals(other.bias('kinds', None)) and list(other.bias(o).columns)==['kinds','bias','ratings']
-    assert interp.bias('genre').equals(interp.bias('genres')) and other.genre_similarity().equals(other.similarity(what='kinds'))
+    for o in ('genre','genres'):
+        assert other.bias(o, None).equals(other.bias('kinds', None)) and list(other.bias(o).columns)==['kinds','bias',
+            'ratings']
+    assert interp.bias('genre').equals(interp.bias('genres')) and other.genre_similarity().equals(other.similarity(
+        what='kinds'))
     two = CollabInterpretation(make(frame.assign(tags=frame.genres), held, 1, cols=dict(item_cols=['genres','tags'])))
     assert list(two.bias('genres').columns)[0]=='genres'
-    with pytest.raises(KeyError, match="'genre' is not the name of users, items or a feature; choose from .'users', 'items', 'genres', 'tags'."): two.bias('genre')
+    with pytest.raises(KeyError,
+        match="'genre' is not the name of users, items or a feature; choose from .'users', 'items', 'genres', "
+        "'tags'."): two.bias('genre')
     none = CollabInterpretation(make(frame.drop(columns='genres'), held, 1, cols={}))
-    with pytest.raises(KeyError, match="choose from .'users', 'items'.. Name features in from_df"): none.genre_similarity()
+    with pytest.raises(KeyError, match="choose from .'users', 'items'.. Name features in from_df"):
+        none.genre_similarity()
     with pytest.raises(ValueError, match="'items' is not a feature; similarity takes"): interp.genre_similarity('items')
 
 def test_genres_without_vectors(frame, held):
     "Where the model has none, the mean of the items less the mean of all"
     learn = make(frame, held, 1, arch=DotProduct)
-    v,sets = learn.model.vectors(1)[1:].numpy(),learn.dls.train_ds.items.drop_duplicates('movieId').set_index('movieId').genres.str.split('|')
+    v,sets = learn.model.vectors(1)[1:].numpy(),learn.dls.train_ds.items.drop_duplicates('movieId').set_index(
+        'movieId').genres.str.split('|')
     names = list(learn.dls.classes['genres'])[1:]
     has = np.array([[g in sets[o] for o in list(learn.dls.classes['movieId'])[1:]] for g in names], float)
     want = has@(v-v.mean(0))
@@ -182,7 +205,8 @@ def test_tables_of_a_recommender(interp, alone):
     "What a recommender keeps is what the learner says"
     for what in ('items','users','genres','decade'):
         pd.testing.assert_frame_equal(alone.bias(what, None), interp.bias(what, None), atol=1e-6)
-        if what!='users': pd.testing.assert_frame_equal(alone.similarity(what=what), interp.similarity(what=what), atol=1e-6)
+        if what!='users':
+            pd.testing.assert_frame_equal(alone.similarity(what=what), interp.similarity(what=what), atol=1e-6)
     pd.testing.assert_frame_equal(alone.similar(3), interp.similar(3), atol=1e-6)
 
 def test_saved_and_folded_in(learn, alone, frame, held, tmp_path):
@@ -206,14 +230,20 @@ def test_what_a_recommender_does_not_keep(frame, held):
 
 def test_other_sources(learn, frame):
     rec = learn.recommender()
-    with pytest.raises(TypeError, match='learn is a Recommender; give a CollabLearner'): CollabInterpretation.from_learner(rec)
-    with pytest.raises(TypeError, match='learn is a Learner; give a CollabLearner'): CollabInterpretation(Learner(learn.dls, learn.model))
-    with pytest.raises(TypeError, match='rec is a CollabLearner; give a Recommender'): CollabInterpretation.from_recommender(learn, frame)
-    with pytest.raises(TypeError, match='test is a list; give a DataFrame with the columns'): CollabInterpretation.from_recommender(rec, [1])
+    with pytest.raises(TypeError, match='learn is a Recommender; give a CollabLearner'):
+        CollabInterpretation.from_learner(rec)
+    with pytest.raises(TypeError, match='learn is a Learner; give a CollabLearner'):
+        CollabInterpretation(Learner(learn.dls, learn.model))
+    with pytest.raises(TypeError, match='rec is a CollabLearner; give a Recommender'):
+        CollabInterpretation.from_recommender(learn, frame)
+    with pytest.raises(TypeError, match='test is a list; give a DataFrame with the columns'):
+        CollabInterpretation.from_recommender(rec, [1])
     def rows(df): return CollabInterpretation.from_recommender(rec, df).rows
-    with pytest.raises(KeyError, match="no rating column 'rating' in the test ratings"): rows(frame.drop(columns='rating'))
+    with pytest.raises(KeyError, match="no rating column 'rating' in the test ratings"):
+        rows(frame.drop(columns='rating'))
     with pytest.raises(KeyError, match='movieId'): rows(frame.drop(columns='movieId'))
-    with pytest.raises(KeyError, match='none of the ids in 2500 rows was seen|none of the ids in 2,500 rows was seen'): rows(frame.assign(userId=-1, movieId=-1))
+    with pytest.raises(KeyError, match='none of the ids in 2500 rows was seen|none of the ids in 2,500 rows was seen'):
+        rows(frame.assign(userId=-1, movieId=-1))
     with pytest.raises(TypeError, match='text here'): rows(frame.assign(userId=frame.userId.astype(str)))
     with pytest.raises(ValueError, match='not a finite number'): rows(frame.assign(rating=np.nan))
     with pytest.raises(ValueError, match='there are no ratings to examine'): rows(frame[:0])

@@ -5,8 +5,8 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Callback, set_seed
 from fastcollab.interpret import feedback_loop, popularity_bias
 from fastcollab.interpret.popularity_bias import top_rows
-from fastcollab.all import (CollabDataLoaders, CollabLearner, IdDropout, PopularityBias, RatingMSE, ValidRMSE, collab_learner,
-    plot_feedback, simulate_feedback, synthetic_ratings)
+from fastcollab.all import (CollabDataLoaders, CollabLearner, IdDropout, PopularityBias, RatingMSE, ValidRMSE,
+    collab_learner, plot_feedback, simulate_feedback, synthetic_ratings)
 from popularity import learner_state, quiet, rng_state, second_opinion
 
 @pytest.fixture(scope='module')
@@ -46,7 +46,8 @@ def spy(monkeypatch): return Spy(monkeypatch)
 @pytest.fixture(scope='module')
 def truth(frame): return frame.attrs['truth']
 
-def loop(learn, truth, rounds=2, k=5, **kwargs): return simulate_feedback(learn, rounds, k, truth=truth, **{'n_epoch':1, **kwargs})
+def loop(learn, truth, rounds=2, k=5, **kwargs):
+    return simulate_feedback(learn, rounds, k, truth=truth, **{'n_epoch':1, **kwargs})
 
 def test_the_learner_is_not_changed(frame, truth):
     dls = CollabDataLoaders.from_df(frame, genre_name='genres', seed=42, bs=128)
@@ -89,12 +90,14 @@ def test_rows_of_the_loop(learn, truth, spy):
     assert list(res.index)==[0,1,2,3] and res.index.name=='round'
     assert list(res.columns)==['ratings','shown','liked',*second_opinion(learn, 1)[0]]
     assert res.ratings[0]==2000 and (res.ratings.diff()[1:].to_numpy()==res.liked[:3].to_numpy()).all()
-    assert list(res.shown)==[25*4]*3+[0] and res.liked[3]==0 and (res.liked[:3]>0).all() and (res.liked<=res.shown).all()
+    assert list(res.shown)==[25*4]*3+[0] and res.liked[3]==0 and (res.liked[:3]>0).all() and (
+        res.liked<=res.shown).all()
     assert [len(c[1]) for c in spy.calls[::2]]==list(res.ratings)
     for before,u,lists,new in spy.rounds(): assert len(set(u))==len(u)==25 and len(new)>0
     assert len({tuple(u) for _,u,*_ in spy.rounds()})==3                      # others come in each round
     for (_,items,u,lists),(_,row) in zip(spy.calls[::2], res.iterrows()):
-        assert u==list(range(1, 101)) and row['coverage']==len({i for o in lists for i in o})/60       # the numbers are those of all users
+        # the numbers are those of all users
+        assert u==list(range(1, 101)) and row['coverage']==len({i for o in lists for i in o})/60
         assert row['top 10 % of users']==pytest.approx(items.userId.value_counts()[:10].sum()/len(items))
 
 def test_last_numbers_are_those_of_the_last_model(learn, truth, spy):
@@ -111,11 +114,14 @@ def test_only_what_is_liked_is_rated(learn, truth, spy, like):
     loop(learn, exact, like=like, visits=.4)
     classes = {o:list(learn.dls.classes[o]) for o in ('userId','movieId')}
     for before,u,lists,new in spy.rounds():
-        shown = pd.DataFrame([(classes['userId'][o],classes['movieId'][i]) for o,row in zip(u, lists) for i in row if i], columns=['userId','movieId'])
+        shown = pd.DataFrame([(classes['userId'][o],classes['movieId'][i]) for o,row in zip(u, lists) for i in row
+            if i], columns=['userId','movieId'])
         score = truth.scores(shown).clip(.5, 5)
         want = shown.assign(rating=np.round(score*2)/2)[score>=like]
-        pd.testing.assert_frame_equal(new[['userId','movieId','rating']].reset_index(drop=True), want.reset_index(drop=True), check_dtype=False)
-        assert 0<len(want)<len(shown) and not len(shown.merge(before))            # nothing is shown twice to who has rated it
+        pd.testing.assert_frame_equal(new[['userId','movieId','rating']].reset_index(drop=True),
+            want.reset_index(drop=True), check_dtype=False)
+        # nothing is shown twice to who has rated it
+        assert 0<len(want)<len(shown) and not len(shown.merge(before))
 
 def test_noise_and_the_scale(learn, truth, spy):
     "Everything is rated where the lowest star is enough: half stars from .5 to 5, which differ from the truth by its noise"
@@ -126,7 +132,8 @@ def test_noise_and_the_scale(learn, truth, spy):
     assert set(stars*2)<=set(range(1, 11)) and stars.max()==5
     inner = (truth.scores(new)>2.5) & (truth.scores(new)<3.5)
     error = (stars-truth.scores(new))[inner]
-    assert inner.sum()>100 and abs(error.mean())<.15 and error.std()==pytest.approx((truth.noise**2+.25/12)**.5, rel=.15)
+    assert inner.sum()>100 and abs(error.mean())<.15 and error.std()==pytest.approx((truth.noise**2+.25/12)**.5,
+        rel=.15)
     wild = copy.copy(truth)
     wild.__dict__.update(truth.__dict__, noise=30.)
     spy.calls.clear()
@@ -157,15 +164,18 @@ def test_weights_and_callbacks_of_the_loop(frame, truth, spy):
     class Look(Callback):
         def before_batch(self): seen.append(len(self.x))
     dls = CollabDataLoaders.from_df(frame, seed=42, bs=100)
-    learn = quiet(collab_learner(dls, n_factors=3, unk_p=.3, cbs=[PopularityBias(limits=dict.fromkeys(PopularityBias.limits, 1e9)), Look()]), 1, 1e-2)
+    learn = quiet(collab_learner(dls, n_factors=3, unk_p=.3,
+        cbs=[PopularityBias(limits=dict.fromkeys(PopularityBias.limits, 1e9)), Look()]), 1, 1e-2)
     seen.clear(), spy.calls.clear()
     runs = {o:loop(learn, truth, user_weight=o) for o in (None,'sqrt')}
     first,last = spy.calls[0][0],spy.calls[-1][0]
     n = torch.cat([b[0] for b in first.dls.train]).shape[0]
-    assert (first.dls.train.user_weight,last.dls.train.user_weight)==(None,'sqrt') and not runs[None].equals(runs['sqrt'])
+    assert (first.dls.train.user_weight,last.dls.train.user_weight)==(None,
+        'sqrt') and not runs[None].equals(runs['sqrt'])
     assert not seen and len(learn.popularity_bias.history)==1
     drop = last._grab_cbs(IdDropout)
-    assert [o.p for o in drop]==[.3] and drop[0] is not learn._grab_cbs(IdDropout)[0] and not last._grab_cbs(PopularityBias)
+    assert [o.p for o in drop]==[.3] and drop[0] is not learn._grab_cbs(IdDropout)[0] and not last._grab_cbs(
+        PopularityBias)
     assert last.model is not learn.model and last.dls.train_ds is not learn.dls.train_ds and last.dls.train.bs==100
     assert n==len(first.dls.train_ds)==runs[None].ratings.iloc[-1]>2000
 
@@ -176,7 +186,8 @@ def test_training_of_the_loop(learn, truth, spy):
         spy.calls.clear()
         loop(learn, truth, rounds=1, **kwargs)
         now = spy.calls[-1][0].model.state_dict()
-        return sum((now[k]-v).float().norm().item() for k,v in start.items()),len(spy.calls[-1][0].recorder.values),now['u_weight.weight'].norm().item()
+        return sum((now[k]-v).float().norm().item()
+            for k,v in start.items()),len(spy.calls[-1][0].recorder.values),now['u_weight.weight'].norm().item()
     tiny,more,decay = far(lr=1e-6, wd=0.),far(n_epoch=3),far(n_epoch=3, wd=5.)
     assert tiny[0]<1e-2<.5<more[0] and (tiny[1],more[1])==(1,3) and decay[2]<.9*more[2]
 
@@ -185,9 +196,12 @@ def test_shown_counts_items_only(learn, truth, spy):
     assert res.shown[0]==sum(i>0 for row in spy.rounds()[0][2] for i in row)
 
 ERRORS = {
-    'no round': (dict(rounds=0), ValueError, 'rounds is 0; give a whole number of at least 1'), 'less than none': (dict(rounds=-1), ValueError, 'rounds is -1'),
-    'no visits': (dict(visits=0), ValueError, 'visits is 0; give a share of the users, more than 0 and at most 1'), 'too many': (dict(visits=1.1), ValueError, 'visits is 1.1'),
-    'negative': (dict(visits=-.1), ValueError, 'visits is -0.1'), 'no list': (dict(k=0), ValueError, 'k is 0; give a whole number of items, at least 1'),
+    'no round': (dict(rounds=0), ValueError, 'rounds is 0; give a whole number of at least 1'),
+    'less than none': (dict(rounds=-1), ValueError, 'rounds is -1'),
+    'no visits': (dict(visits=0), ValueError, 'visits is 0; give a share of the users, more than 0 and at most 1'),
+    'too many': (dict(visits=1.1), ValueError, 'visits is 1.1'),
+    'negative': (dict(visits=-.1), ValueError, 'visits is -0.1'), 'no list': (dict(k=0), ValueError,
+        'k is 0; give a whole number of items, at least 1'),
     'weight': (dict(user_weight='log'), ValueError, "user_weight is 'log'; choose None or 'sqrt'")}
 
 @pytest.mark.parametrize('name', ERRORS)
@@ -196,9 +210,12 @@ def test_errors_of_the_loop(learn, truth, name):
     with pytest.raises(kind, match=match): loop(learn, truth, **kwargs)
 
 def test_the_truth_knows_its_own_columns_only(frame, truth):
-    with pytest.raises(ValueError, match="the ground truth knows userId and movieId, but the loaders have .'userId', 'title'.; leave out user_name and item_name"):
+    with pytest.raises(ValueError,
+        match="the ground truth knows userId and movieId, but the loaders have .'userId', 'title'.; leave out "
+        "user_name and item_name"):
         loop(collab_learner(CollabDataLoaders.from_df(frame, item_name='title', seed=1)), truth)
-    with pytest.raises(TypeError, match='truth'): simulate_feedback(collab_learner(CollabDataLoaders.from_df(frame, seed=1)), 1)
+    with pytest.raises(TypeError, match='truth'):
+        simulate_feedback(collab_learner(CollabDataLoaders.from_df(frame, seed=1)), 1)
 
 # The plot
 
@@ -206,14 +223,17 @@ def test_the_truth_knows_its_own_columns_only(frame, truth):
 def runs():
     "Made-up results of two runs"
     cols = ['gini of ratings','gini of lists','coverage','popularity lift','liked']
-    return {nm:pd.DataFrame(np.random.default_rng(k).random((3,5)), columns=cols).rename_axis('round') for k,nm in enumerate(['as it comes','tempered'])}
+    return {nm:pd.DataFrame(np.random.default_rng(k).random((3,5)), columns=cols).rename_axis('round')
+        for k,nm in enumerate(['as it comes','tempered'])}
 
 def test_plot_has_a_line_per_run(runs):
     axs = plot_feedback(runs)
-    assert axs.shape==(4,) and [o.get_title() for o in axs]==['gini of ratings','gini of lists','coverage','popularity lift']
+    assert axs.shape==(4,) and [o.get_title() for o in axs]==['gini of ratings','gini of lists','coverage',
+        'popularity lift']
     for ax in axs:
         assert len(ax.lines)==2 and ax.get_xlabel()=='round'
-        for line,df in zip(ax.lines, runs.values()): assert list(line.get_xdata())==[0,1,2] and list(line.get_ydata())==list(df[ax.get_title()])
+        for line,df in zip(ax.lines, runs.values()):
+            assert list(line.get_xdata())==[0,1,2] and list(line.get_ydata())==list(df[ax.get_title()])
         assert len({o.get_linestyle() for o in ax.lines})==2
     assert [o.get_text() for o in axs[0].get_legend().get_texts()]==list(runs)
 

@@ -6,12 +6,14 @@ from browser import console_errors, contrast, set_width, too_wide
 from fastcollab.all import CollabDataLoaders, CollabInterpretation, CollabNN, DotProduct, collab_learner, set_seed, synthetic_ratings
 from fastcollab.interpret.item_map import ItemMap, item_map, write_page
 
-EVIL = ['</script><script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '<b>"Bold" & \'brave\'</b> &amp; &lt;', 'Amélie 🎬 \u2028 ñ', '${window.hacked=1}', 'javascript:window.hacked=1']
+EVIL = ['</script><script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">',
+    '<b>"Bold" & \'brave\'</b> &amp; &lt;', 'Amélie 🎬 \u2028 ñ', '${window.hacked=1}', 'javascript:window.hacked=1']
 
 def frame(n=60, dims=2):
     "Items in a line, so that one knows where they are; the first titles are those that want to be code"
     df = pd.DataFrame({o:np.linspace(0, k+1, n) for k,o in enumerate('xyz'[:dims])})
-    return df.assign(title=[*EVIL, *(f'Film {k}' for k in range(len(EVIL), n))], genres=[['Comedy','Comedy|Drama',None][k%3] for k in range(n)],
+    return df.assign(title=[*EVIL, *(f'Film {k}' for k in range(len(EVIL), n))],
+        genres=[['Comedy','Comedy|Drama',None][k%3] for k in range(n)],
         bias=np.linspace(-1, 1, n).round(3), count=np.arange(n)[::-1]*1000)
 
 def data(page): return json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
@@ -22,32 +24,38 @@ def test_what_the_page_holds():
     assert got['title']==list(df.title) and got['axes']==['one','two'] and got['top']==50
     assert np.allclose(got['x'], df.x, rtol=1e-4) and np.allclose(got['y'], df.y, rtol=1e-4) and 'z' not in got
     more = {o['name']:o['values'] for o in got['more']}
-    assert list(more)==['genres','bias','count'] and more['genres'][:3]==['Comedy','Comedy, Drama',''] and more['count']==df['count'].tolist() and np.allclose(more['bias'], df.bias)
+    assert list(more)==['genres','bias','count'] and more['genres'][:3]==['Comedy','Comedy, Drama',
+        ''] and more['count']==df['count'].tolist() and np.allclose(more['bias'], df.bias)
     assert [(o['name'],len(o['rows']),o['shown']) for o in got['kinds']]==[('Comedy',40,True),('Drama',20,True)]
     assert got['kinds'][1]['rows']==list(range(1, 60, 3))
     assert 'z' in data(item_map(frame(dims=3)).page)
 
 def test_columns_of_any_kind():
     "Missing values become null, lists are categories as text is, and dates are text"
-    df = pd.DataFrame(dict(x=[0.,1,2], y=[0,1,2], title=['a',None,7], kinds=[['A','B'],(),['B']], seen=[True,False,True], n=pd.array([1,None,3], 'Int64'),
+    df = pd.DataFrame(dict(x=[0.,1,2], y=[0,1,2], title=['a',None,7], kinds=[['A','B'],(),['B']],
+        seen=[True,False,True], n=pd.array([1,None,3], 'Int64'),
         timestamps=pd.to_datetime(['2020-01-01',None,'2021-01-01']), far=[np.inf,np.nan,1e-9]))
     got = data(item_map(df, by='kinds').page)
     more = {o['name']:o['values'] for o in got['more']}
-    assert more==dict(kinds=['A, B','','B'], seen=['True','False','True'], n=[1,None,3], timestamps=['2020-01-01 00:00:00',None,'2021-01-01 00:00:00'], far=['inf',None,1e-9])
+    assert more==dict(kinds=['A, B','','B'], seen=['True','False','True'], n=[1,None,3],
+        timestamps=['2020-01-01 00:00:00',None,'2021-01-01 00:00:00'], far=['inf',None,1e-9])
     assert [o['name'] for o in got['kinds']]==['B','A'] and got['title'][2]=='7'
 
 def test_marks():
     "Those asked for come first and are on; of many, the 24 most frequent have a button"
     df = pd.DataFrame(dict(x=range(90), y=0, title='t', genres=[f'g{min(k, 29)}' for k in range(90)]))
     kinds = data(item_map(df, mark=['g3']).page)['kinds']
-    assert len(kinds)==24 and kinds[0]==dict(name='g3', rows=[3], shown=True) and kinds[1]['name']=='g29' and not any(o['shown'] for o in kinds[1:])
+    assert len(kinds)==24 and kinds[0]==dict(name='g3', rows=[3],
+        shown=True) and kinds[1]['name']=='g29' and not any(o['shown'] for o in kinds[1:])
     assert not any(o['shown'] for o in data(item_map(df, mark=[]).page)['kinds'])
     assert data(item_map(df.drop(columns='genres')).page)['kinds']==[]
 
 def test_one_file_without_a_network():
     page = item_map(frame()).page
     own = page.replace(re.search(r'<script>(/\*\*.*?)</script>', page, re.S)[1], '')
-    assert 'http' not in re.sub('http-equiv', '', own) and '<link' not in own and ' src=' not in own.replace(json.dumps(EVIL[1])[1:-1], '').replace('\\u003cimg src=x', '')
+    assert 'http' not in re.sub('http-equiv', '',
+        own) and '<link' not in own and ' src=' not in own.replace(json.dumps(EVIL[1])[1:-1],
+            '').replace('\\u003cimg src=x', '')
     assert "default-src 'none'" in own
 
 def test_titles_are_never_html():
@@ -57,11 +65,17 @@ def test_titles_are_never_html():
     srcdoc = re.search('srcdoc="([^"]*)"', m._repr_html_())[1]
     assert html.unescape(srcdoc)==m.page and 'allow-same-origin' not in m._repr_html_()
 
-BAD = {'no title': (dict(df=frame().drop(columns='title')), KeyError, "no column 'title' in the frame; the columns are"), 'no rows': (dict(df=frame()[:0]), ValueError, 'the frame has no rows'),
-    'no number': (dict(df=frame().assign(y=[np.nan,'u']*30)), ValueError, "60 of 60 values in y are not finite numbers, e.g. nan"),
-    'endless': (dict(df=frame(dims=3).assign(z=[np.inf]+[0]*59)), ValueError, '1 of 60 values in z are not finite numbers, e.g. inf'),
-    'no such mark': (dict(df=frame(), mark=['Comedy','Polka']), KeyError, "1 of 2 categories are not in 'genres', e.g. .'Polka'.; choose from .'Comedy', 'Drama'."),
-    'no such column': (dict(df=frame(), by='genre', mark=['Comedy']), KeyError, "mark names categories of 'genre', which is not a column")}
+BAD = {'no title': (dict(df=frame().drop(columns='title')), KeyError,
+    "no column 'title' in the frame; the columns are"), 'no rows': (dict(df=frame()[:0]), ValueError,
+        'the frame has no rows'),
+    'no number': (dict(df=frame().assign(y=[np.nan,'u']*30)), ValueError,
+        "60 of 60 values in y are not finite numbers, e.g. nan"),
+    'endless': (dict(df=frame(dims=3).assign(z=[np.inf]+[0]*59)), ValueError,
+        '1 of 60 values in z are not finite numbers, e.g. inf'),
+    'no such mark': (dict(df=frame(), mark=['Comedy','Polka']), KeyError,
+        "1 of 2 categories are not in 'genres', e.g. .'Polka'.; choose from .'Comedy', 'Drama'."),
+    'no such column': (dict(df=frame(), by='genre', mark=['Comedy']), KeyError,
+        "mark names categories of 'genre', which is not a column")}
 
 @pytest.mark.parametrize('name', BAD)
 def test_errors(name):
@@ -86,7 +100,8 @@ def test_pages_are_whole_or_not_there(tmp_path, monkeypatch):
     assert path.read_text(encoding='utf-8')=='old 🎬' and [o.name for o in path.parent.iterdir()]==['page.html']
     with pytest.raises(IsADirectoryError, match='is a folder; name a file in it'): write_page(tmp_path, 'new')
     for o in (path/'p.html', path/'deep'/'p.html'):
-        with pytest.raises(NotADirectoryError, match='page.html is a file, but .*p.html needs a folder there'): write_page(o, 'new')
+        with pytest.raises(NotADirectoryError, match='page.html is a file, but .*p.html needs a folder there'):
+            write_page(o, 'new')
 
 # From a learner
 
@@ -94,7 +109,8 @@ RATINGS = synthetic_ratings(120, 60, 3000)
 
 @pytest.fixture(scope='module')
 def learn():
-    dls = CollabDataLoaders.from_df(RATINGS, user_name='userId', item_name='movieId', rating_name='rating', genre_name='genres', title_name='title', seed=1, bs=256)
+    dls = CollabDataLoaders.from_df(RATINGS, user_name='userId', item_name='movieId', rating_name='rating',
+        genre_name='genres', title_name='title', seed=1, bs=256)
     set_seed(1)
     learn = collab_learner(dls, n_factors=4, y_range=(0,5.5))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 2e-2)
@@ -110,7 +126,8 @@ def test_from_a_learner(learn, dims):
     xy = np.stack(ax.collections[0]._offsets3d, 1) if dims==3 else ax.collections[0].get_offsets()
     assert np.allclose(np.stack([got[o] for o in 'xyz'[:dims]], 1), xy, atol=1e-3)
     more,table = {o['name']:o['values'] for o in got['more']},interp.bias('items', None).set_index('title')
-    assert np.allclose(more['bias'], table.bias[got['title']], atol=1e-3) and more['ratings']==table.ratings[got['title']].tolist()==sorted(more['ratings'], reverse=True)
+    assert np.allclose(more['bias'], table.bias[got['title']],
+        atol=1e-3) and more['ratings']==table.ratings[got['title']].tolist()==sorted(more['ratings'], reverse=True)
     genres = RATINGS.drop_duplicates('title').set_index('title').genres
     assert [set(o.split(', ')) for o in more['genres']]==[set(genres[o].split('|')) for o in got['title']]
     assert [o['name'] for o in got['kinds'] if o['shown']]==['Drama']
@@ -119,13 +136,15 @@ def test_from_a_learner(learn, dims):
 def test_models_without_biases_or_vectors(learn):
     def interp(arch): return CollabInterpretation.from_learner(collab_learner(learn.dls, arch=arch, n_factors=4))
     assert 'bias' not in [o['name'] for o in data(interp(DotProduct).plot_factors(interactive=True).page)['more']]
-    with pytest.raises(ValueError, match='an interactive map is a page of its own; leave out ax'): interp(CollabNN).plot_factors(interactive=True, ax=object())
+    with pytest.raises(ValueError, match='an interactive map is a page of its own; leave out ax'):
+        interp(CollabNN).plot_factors(interactive=True, ax=object())
 
 # In a browser
 
 def opened(browser, m, path, width=1280, height=900, dark=False, wait=60):
     set_width(browser, width, height)
-    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[dict(name='prefers-color-scheme', value='dark' if dark else 'light')]))
+    browser.execute_cdp_cmd('Emulation.setEmulatedMedia',
+        dict(features=[dict(name='prefers-color-scheme', value='dark' if dark else 'light')]))
     browser.get(m.save(path).as_uri())
     until(browser, 'document.body.dataset.ready', wait)
     return browser
@@ -153,7 +172,8 @@ def test_search(browser, tmp_path, dims):
     find = ready_for_keys(b)
     find.send_keys('fiLM 1')
     said = until(b, 'document.getElementById("said").textContent')
-    assert said.startswith('1 of 10: Film 10, genres: Comedy, Drama, bias: -0.661, count: 49,000') and ring(b)==list(range(10, 20))
+    assert said.startswith('1 of 10: Film 10, genres: Comedy, Drama, bias: -0.661, count: '
+        '49,000') and ring(b)==list(range(10, 20))
     def middle():
         if dims==3: return b.execute_script('return [plot.layout.scene.camera.center.x]')[0]
         return np.mean(b.execute_script('return plot._fullLayout.xaxis.range'))
@@ -184,13 +204,16 @@ def test_nothing_in_a_title_runs(browser, tmp_path):
     for o in EVIL:
         b.execute_script('document.getElementById("find").value = arguments[0]; return find()', o.split('\u2028')[0])
         assert EVIL.index(o) in ring(b) and o.split('\u2028')[0].strip() in seen(b)
-    assert b.execute_script('return window.hacked') is None and b.execute_script('return document.querySelectorAll("img, b").length')==0
+    assert b.execute_script('return window.hacked') is None and b.execute_script(
+        'return document.querySelectorAll("img, b").length')==0
     assert b.title==EVIL[0] and not console_errors(b)
 
 def point(b, r):
     "Move the pointer onto an item"
     from selenium.webdriver.common.action_chains import ActionChains
-    x,y = b.execute_script('const L = plot._fullLayout, box = plot.getBoundingClientRect(); return [box.x+L.xaxis._offset+L.xaxis.l2p(D.x[arguments[0]]), box.y+L.yaxis._offset+L.yaxis.l2p(D.y[arguments[0]])]', r)
+    x,y = b.execute_script('const L = plot._fullLayout, box = plot.getBoundingClientRect(); return '
+        '[box.x+L.xaxis._offset+L.xaxis.l2p(D.x[arguments[0]]), box.y+L.yaxis._offset+L.yaxis.l2p(D.y[arguments[0]])]',
+        r)
     acts = ActionChains(b)
     acts.w3c_actions.pointer_action.move_to_location(round(x)-30, round(y))
     acts.w3c_actions.pointer_action.move_to_location(round(x), round(y))
@@ -203,13 +226,17 @@ def test_pointer_and_marks(browser, tmp_path, n):
     "Title, genres, bias and count where the pointer is, drawn by SVG or, of many, by WebGL; a button turns a genre off"
     b = opened(browser, item_map(frame(n)), tmp_path/'map.html')
     assert b.execute_script('return plot.data[0].type')==('scatter' if n==60 else 'scattergl')
-    assert point(b, 1).split('\n')==[EVIL[1],'genres: Comedy, Drama',f'bias: {frame(n).bias[1]:g}',f'count: {frame(n)["count"][1]:,}']
-    box = b.execute_script('const t = document.getElementById("tip").getBoundingClientRect(); return [t.left, t.right, t.top, t.bottom]')
+    assert point(b, 1).split('\n')==[EVIL[1],'genres: Comedy, Drama',f'bias: {frame(n).bias[1]:g}',
+        f'count: {frame(n)["count"][1]:,}']
+    box = b.execute_script('const t = document.getElementById("tip").getBoundingClientRect(); return [t.left, '
+        't.right, t.top, t.bottom]')
     assert box[0]>=0 and box[1]<=1280 and box[3]<=900
-    button = b.find_element('xpath', f'//button[contains(., "Drama ({n//3:,})") or contains(., "Drama ({-(-(n-1)//3):,})")]')
+    button = b.find_element('xpath',
+        f'//button[contains(., "Drama ({n//3:,})") or contains(., "Drama ({-(-(n-1)//3):,})")]')
     assert button.get_attribute('aria-pressed')=='true' and b.execute_script('return plot.data[2].visible')
     button.click()
-    assert until(b, 'plot.data[2].visible === false') and button.get_attribute('aria-pressed')=='false' and not console_errors(b)
+    assert until(b, 'plot.data[2].visible === '
+        'false') and button.get_attribute('aria-pressed')=='false' and not console_errors(b)
 
 def test_narrow_and_dark(browser, tmp_path):
     "At 400 px nothing is cut off and the plot has room; colours follow the machine, while the page is open too"
@@ -224,7 +251,8 @@ def test_narrow_and_dark(browser, tmp_path):
     light = b.execute_script('return [getComputedStyle(document.body).backgroundColor, plot.layout.paper_bgcolor]')
     b.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[dict(name='prefers-color-scheme', value='dark')]))
     until(b, f'plot.layout.paper_bgcolor != {light[1]!r}')
-    assert b.execute_script('return getComputedStyle(document.body).backgroundColor')!=light[0] and 'Film 123' in seen(b)
+    assert b.execute_script('return getComputedStyle(document.body).backgroundColor')!=light[0] and 'Film 123' in seen(
+        b)
     set_width(b, 1280)
     until(b, 'plot._fullLayout.width == 1280')
     assert not console_errors(b)
@@ -232,14 +260,16 @@ def test_narrow_and_dark(browser, tmp_path):
 def test_in_a_notebook(browser, tmp_path):
     "The frame that a notebook shows works, and cannot reach the page around it"
     path = tmp_path/'notebook.html'
-    path.write_text(f'<!doctype html><meta charset=utf-8><b>mine</b>{item_map(frame())._repr_html_()}', encoding='utf-8')
+    path.write_text(f'<!doctype html><meta charset=utf-8><b>mine</b>{item_map(frame())._repr_html_()}',
+        encoding='utf-8')
     set_width(browser, 1000)
     browser.get(path.as_uri())
     inner = browser.find_element('tag name', 'iframe')
     browser.switch_to.frame(inner)
     try:
         until(browser, 'document.body.dataset.ready', 60)
-        assert browser.execute_script('try { return parent.document.title } catch { return "out of reach" }')=='out of reach'
+        assert browser.execute_script('try { return parent.document.title } catch { return "out of reach" '
+            '}')=='out of reach'
     finally: browser.switch_to.default_content()
     assert contrast(inner)>5 and not console_errors(browser)
 
@@ -247,7 +277,8 @@ def test_in_a_notebook(browser, tmp_path):
 def test_many_items():
     "A hundred thousand items take seconds; every one of them is on the page"
     rng,n = np.random.default_rng(0),100_000
-    df = pd.DataFrame(rng.normal(size=(n,3)), columns=['x','y','bias']).assign(title=[f'Film {k}' for k in range(n)], genres=rng.choice(['Comedy|Drama','War','Crime|War'], n), count=n)
+    df = pd.DataFrame(rng.normal(size=(n,3)), columns=['x','y','bias']).assign(title=[f'Film {k}' for k in range(n)],
+        genres=rng.choice(['Comedy|Drama','War','Crime|War'], n), count=n)
     start = time.process_time()
     m = item_map(df)
     assert time.process_time()-start<10 and len(m.page)<20e6 and len(data(m.page)['title'])==n

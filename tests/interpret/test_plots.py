@@ -57,23 +57,32 @@ def made(frame):
     def get(name):
         if name not in kept:
             learn = make(frame, name)
-            kept[name] = CollabInterpretation.from_recommender(learn, frame.iloc[splits(frame)[1]]) if name=='recommender' else CollabInterpretation.from_learner(learn)
+            kept[name] = CollabInterpretation.from_recommender(learn,
+                frame.iloc[splits(frame)[1]]) if name=='recommender' else CollabInterpretation.from_learner(learn)
         return kept[name]
     return get
 
-PLOTS = {'factors': lambda i,**k: i.plot_factors(**k), 'factors by': lambda i,**k: i.plot_factors('tsne', by='genre', **k), 'genres': lambda i,**k: i.plot_genres(**k),
-    'factors 3d': lambda i,**k: i.plot_factors(dims=3, by='genre', **k), 'bias': lambda i,**k: i.plot_bias(**k), 'bias of genres': lambda i,**k: i.plot_bias('genres', **k),
-    'similarity': lambda i,**k: i.plot_similarity(**k), 'similarity of genres': lambda i,**k: i.plot_similarity(what='genres', **k), 'popularity': lambda i,**k: i.plot_popularity(**k),
-    'error by items': lambda i,**k: i.plot_error_by_popularity(**k), 'error by users': lambda i,**k: i.plot_error_by_popularity('users', **k),
-    'calibration': lambda i,**k: i.plot_calibration(**k), 'residuals': lambda i,**k: i.plot_residuals(**k), 'confusion': lambda i,**k: i.plot_star_confusion(**k)}
-ERRORS = ['popularity','error by items','error by users','calibration','residuals','confusion']   # need nothing but predictions
+PLOTS = {'factors': lambda i,**k: i.plot_factors(**k), 'factors by': lambda i,**k: i.plot_factors('tsne', by='genre',
+    **k), 'genres': lambda i,**k: i.plot_genres(**k),
+    'factors 3d': lambda i,**k: i.plot_factors(dims=3, by='genre', **k), 'bias': lambda i,**k: i.plot_bias(**k),
+    'bias of genres': lambda i,**k: i.plot_bias('genres', **k),
+    'similarity': lambda i,**k: i.plot_similarity(**k), 'similarity of genres': lambda i,
+    **k: i.plot_similarity(what='genres', **k), 'popularity': lambda i,**k: i.plot_popularity(**k),
+    'error by items': lambda i,**k: i.plot_error_by_popularity(**k), 'error by users': lambda i,
+    **k: i.plot_error_by_popularity('users', **k),
+    'calibration': lambda i,**k: i.plot_calibration(**k), 'residuals': lambda i,**k: i.plot_residuals(**k),
+    'confusion': lambda i,**k: i.plot_star_confusion(**k)}
+# need nothing but predictions
+ERRORS = ['popularity','error by items','error by users','calibration','residuals','confusion']
 NO_GENRES = ['factors by','factors 3d','genres','bias of genres','similarity of genres']
 NO_BIAS = dict.fromkeys(['bias','bias of genres'], TypeError)
-FAILS = dict(plain=dict.fromkeys(NO_GENRES, KeyError), dot=NO_BIAS, net=NO_BIAS, blend=NO_BIAS, own=dict.fromkeys(set(PLOTS)-set(ERRORS), TypeError))
+FAILS = dict(plain=dict.fromkeys(NO_GENRES, KeyError), dot=NO_BIAS, net=NO_BIAS, blend=NO_BIAS,
+    own=dict.fromkeys(set(PLOTS)-set(ERRORS), TypeError))
 
 def boxes(texts, fig):
     "Extents of the texts that say something"
-    return [(t.get_text(),t.get_window_extent(fig.canvas.get_renderer())) for t in texts if t.get_visible() and t.get_text().strip()]
+    return [(t.get_text(),t.get_window_extent(fig.canvas.get_renderer())) for t in texts if t.get_visible()
+        and t.get_text().strip()]
 
 def ticks(axis):
     "Labels of the ticks that are within the axes"
@@ -121,7 +130,8 @@ def test_axes_that_are_given(made, plot):
     polar = plt.figure().add_subplot(projection='polar')
     with pytest.raises(ValueError, match="but the axes are 'polar'"): PLOTS[plot](interp, ax=polar)
     assert not other.has_data() and not polar.has_data()
-    with pytest.raises(TypeError, match='ax is a ndarray; give one pair of matplotlib axes'): PLOTS[plot](interp, ax=np.array(axs))
+    with pytest.raises(TypeError, match='ax is a ndarray; give one pair of matplotlib axes'):
+        PLOTS[plot](interp, ax=np.array(axs))
 
 @pytest.mark.parametrize('plot', PLOTS)
 def test_size(made, plot): assert list(PLOTS[plot](made('features'), figsize=(5,4)).figure.get_size_inches())==[5,4]
@@ -131,9 +141,12 @@ def test_umap_as_asked_for(made):
     "The call of the documentation, in three dimensions; the seed decides, and the global random states are left alone"
     pytest.importorskip('umap')
     interp,state = made('features'),np.random.get_state()[1].tolist()
-    def run(seed): return np.stack(interp.plot_factors(method='umap', dims=3, by='genre', top=50, seed=seed).collections[0]._offsets3d, 1)
+    def run(seed):
+        return np.stack(interp.plot_factors(method='umap', dims=3, by='genre', top=50,
+            seed=seed).collections[0]._offsets3d, 1)
     first = run(0)
-    assert first.shape==(len(interp.bias(n=None)),3) and np.array_equal(first, run(0)) and not np.allclose(first, run(1))
+    assert first.shape==(len(interp.bias(n=None)),3) and np.array_equal(first, run(0)) and not np.allclose(first,
+        run(1))
     assert np.random.get_state()[1].tolist()==state
     check_picture(interp.plot_factors('umap', top=20))
     with pytest.raises(ValueError, match='4 items are too few for UMAP'): interp.plot_factors('umap', n=4)
@@ -160,7 +173,8 @@ def test_genres_by_vectors(made):
         if model=='features': want = learn.model.feature_factors('genres').vec[1:].double().numpy()
         else:
             sets = dls.train_ds.items.drop_duplicates('movieId').set_index('movieId').genres.str.split('|')
-            has = np.array([[g in sets[o] for o in list(dls.classes['movieId'])[1:]] for g in list(dls.classes['genres'])[1:]])
+            has = np.array([[g in sets[o] for o in list(dls.classes['movieId'])[1:]]
+                for g in list(dls.classes['genres'])[1:]])
             want = has@(v-v.mean(0))/has.sum(1, keepdims=True)
         want = want@pca.components_.T
         order = np.argsort(-counts_of(interp.data, 'genres'), kind='stable')
@@ -173,21 +187,27 @@ def test_all_ends_of_bias(made):
     interp = made('features')
     df,ax = interp.bias('items', None),interp.plot_bias(n=4)
     ends = pd.concat([df[:4], df[-4:]])
-    assert np.allclose(ax.lines[0].get_xdata(), ends.bias) and [o.get_text().rsplit(' ', 1)[1] for o in ax.get_yticklabels()]==[f'({o})' for o in ends.ratings]
+    assert np.allclose(ax.lines[0].get_xdata(), ends.bias) and [o.get_text().rsplit(' ', 1)[1]
+        for o in ax.get_yticklabels()]==[f'({o})' for o in ends.ratings]
     assert ax.get_title()==f'The 4 most and the 4 least liked of {len(df)} items'
-    assert interp.plot_bias('genres', n=50).get_title()==f'{len(interp.bias("genres", None))} genres, the most liked first'
-    assert interp.plot_bias('users', n=4).get_title()==f'The 4 most and the 4 least generous of {len(interp.bias("users", None))} users'
+    assert interp.plot_bias('genres',
+        n=50).get_title()==f'{len(interp.bias("genres", None))} genres, the most liked first'
+    assert interp.plot_bias('users',
+        n=4).get_title()==f'The 4 most and the 4 least generous of {len(interp.bias("users", None))} users'
     assert interp.plot_bias('age').get_title()=='2 age, the most generous first'
-    with pytest.raises(ValueError, match='none of the items has 9,999 ratings; lower min_ratings'): interp.plot_bias(min_ratings=9999)
+    with pytest.raises(ValueError, match='none of the items has 9,999 ratings; lower min_ratings'):
+        interp.plot_bias(min_ratings=9999)
 
 def test_similarity_of_names(made):
     "Cells are the table; names keep their order; an item is named by title, or by its id if two have the title"
     interp = made('features')
     table,ax = interp.similarity([1,7,3]),interp.plot_similarity([1,7,3])
-    assert np.allclose(ax.images[0].get_array(), table, atol=1e-6) and [o.get_text()[:25] for o in ax.get_xticklabels()]==[o[:25] for o in table.index]
+    assert np.allclose(ax.images[0].get_array(), table, atol=1e-6) and [o.get_text()[:25]
+        for o in ax.get_xticklabels()]==[o[:25] for o in table.index]
     assert table.index[1].endswith(' [7]') and interp.similarity([table.index[0],7,3]).equals(table)
     twin = table.index[1].removesuffix(' [7]')
-    with pytest.raises(KeyError, match=r"2 items have the title .*; name one by its id: \[7, 9\]"): interp.plot_similarity([twin])
+    with pytest.raises(KeyError, match=r"2 items have the title .*; name one by its id: \[7, 9\]"):
+        interp.plot_similarity([twin])
     with pytest.raises(ValueError, match='61 items are too many'): interp.plot_similarity([1]*61)
     with pytest.raises(ValueError, match='the list of items is empty; name some'): interp.plot_similarity([])
     assert ax.get_title()=='Similarity of 3 items' and interp.plot_similarity().get_title()==f'Similarity of the 15 most rated of {len(interp.bias(n=None))} items'
@@ -203,13 +223,15 @@ def test_error_by_popularity(made, what):
     cold = rows[rows[by]==0]
     assert len(cold)>0 and x[0]==0 and y[0]==pytest.approx((cold.error**2).mean()**.5) and len(x)==11
     bins = pd.qcut(rows[by][rows[by]>0], 10, labels=False)
-    assert np.allclose(y[1:], (rows.error**2).groupby(bins).mean()**.5) and np.allclose(x[1:], rows[by].groupby(bins).mean())
+    assert np.allclose(y[1:], (rows.error**2).groupby(bins).mean()**.5) and np.allclose(x[1:],
+        rows[by].groupby(bins).mean())
     with pytest.raises(ValueError, match="choose 'items' or 'users'"): interp.plot_error_by_popularity('genres')
 
 def test_calibration_against_pandas(made):
     rows,ax = made('features').rows,made('features').plot_calibration(bins=4)
     g = rows.groupby(pd.qcut(rows.prediction, 4, labels=False))
-    assert np.allclose(ax.lines[1].get_xdata(), g.prediction.mean()) and np.allclose(ax.lines[1].get_ydata(), g.rating.mean())
+    assert np.allclose(ax.lines[1].get_xdata(), g.prediction.mean()) and np.allclose(ax.lines[1].get_ydata(),
+        g.rating.mean())
     half = 1.96*g.rating.std()/g.size()**.5
     segments = np.array(ax.collections[0].get_segments())
     assert np.allclose(segments[:,1,1]-segments[:,0,1], 2*half)
@@ -220,7 +242,8 @@ def test_confusion_against_pandas(made):
     levels = np.unique(made('features').data.history()[2])
     near = levels[np.abs(rows.prediction.to_numpy()[:,None]-levels).argmin(1)]
     want = pd.crosstab(rows.rating, near, normalize='index').reindex(index=levels, columns=levels, fill_value=0)*100
-    assert np.allclose(ax.images[0].get_array(), want) and ax.get_title().startswith(f'{(near==rows.rating).mean():.0%} of')
+    assert np.allclose(ax.images[0].get_array(),
+        want) and ax.get_title().startswith(f'{(near==rows.rating).mean():.0%} of')
 
 def test_long_tail(made):
     "The lines are cumulative shares, of the ratings and of the lists of all users"
@@ -229,11 +252,14 @@ def test_long_tail(made):
     n = learn.dls.train_ds.items.movieId.value_counts().reindex(list(learn.dls.classes['movieId'])[1:])
     lists = learn.recommend(k=5).item.value_counts().reindex(n.index, fill_value=0)
     order = np.argsort(-n.to_numpy(), kind='stable')
-    for line,c in zip(ax.lines, (n,lists)): assert np.allclose(line.get_ydata()[1:], 100*c.to_numpy()[order].cumsum()/c.sum())
+    for line,c in zip(ax.lines, (n,lists)):
+        assert np.allclose(line.get_ydata()[1:], 100*c.to_numpy()[order].cumsum()/c.sum())
     assert ax.get_title().startswith(f'{(lists>0).mean():.0%} of the items')
 
-@pytest.mark.parametrize('call,match', [(lambda i: i.plot_bias(n=0), 'n is 0; give a whole number of at least 1$'), (lambda i: i.plot_genres(n=-1), 'n is -1'),
-    (lambda i: i.plot_popularity(n_users=0), 'n_users is 0'), (lambda i: i.plot_popularity(k=0), 'k is 0'), (lambda i: i.plot_residuals(bins=2.5), 'bins is 2.5')])
+@pytest.mark.parametrize('call,match', [(lambda i: i.plot_bias(n=0), 'n is 0; give a whole number of at least 1$'),
+    (lambda i: i.plot_genres(n=-1), 'n is -1'),
+    (lambda i: i.plot_popularity(n_users=0), 'n_users is 0'), (lambda i: i.plot_popularity(k=0), 'k is 0'),
+    (lambda i: i.plot_residuals(bins=2.5), 'bins is 2.5')])
 def test_counts(made, call, match):
     with pytest.raises(ValueError, match=match): call(made('features'))
     assert not plt.get_fignums()
@@ -246,33 +272,42 @@ def test_training(frame, fused):
     dls = CollabDataLoaders.from_df(frame, seed=1, bs=256)
     learn = collab_learner(dls, n_factors=3, fused=fused, metrics=rmse)
     interp = CollabInterpretation(learn)
-    with pytest.raises(ValueError, match='the model has not been fitted yet; fit the learner first'): interp.plot_training()
+    with pytest.raises(ValueError, match='the model has not been fitted yet; fit the learner first'):
+        interp.plot_training()
     fit(learn, 3)
     axs = interp.plot_training()
     assert axs.shape==(4,) and len(plt.get_fignums())==1
     for ax in axs: check_picture(ax)
     rec = learn.recorder
-    assert np.allclose(axs[0].lines[0].get_ydata(), [float(o) for o in rec.losses]) and np.allclose(axs[0].lines[1].get_ydata(), [o[1] for o in rec.values])
-    assert np.allclose(axs[1].lines[0].get_ydata(), [o[2] for o in rec.values]) and list(axs[1].lines[0].get_xdata())==[1,2,3]
-    assert np.allclose(axs[2].lines[0].get_ydata(), rec.lrs) and np.allclose(axs[3].lines[0].get_ydata(), rec.hps['mom'])
+    assert np.allclose(axs[0].lines[0].get_ydata(), [float(o)
+        for o in rec.losses]) and np.allclose(axs[0].lines[1].get_ydata(), [o[1] for o in rec.values])
+    assert np.allclose(axs[1].lines[0].get_ydata(), [o[2]
+        for o in rec.values]) and list(axs[1].lines[0].get_xdata())==[1,2,3]
+    assert np.allclose(axs[2].lines[0].get_ydata(), rec.lrs) and np.allclose(axs[3].lines[0].get_ydata(),
+        rec.hps['mom'])
     given = plt.subplots(2, 2)[1]
     assert (interp.plot_training(ax=given)==given.ravel()).all()
     with pytest.raises(ValueError, match='2 axes; give four'): interp.plot_training(ax=given[0])
-    with pytest.raises(TypeError, match='ax is a int; give one pair of matplotlib axes'): interp.plot_training(ax=np.array([1,2,3,4], object))
-    with pytest.raises(ValueError, match='but the axes are'): interp.plot_training(ax=[*given.ravel()[:3],plt.figure().add_subplot(projection='polar')])
+    with pytest.raises(TypeError, match='ax is a int; give one pair of matplotlib axes'):
+        interp.plot_training(ax=np.array([1,2,3,4], object))
+    with pytest.raises(ValueError, match='but the axes are'):
+        interp.plot_training(ax=[*given.ravel()[:3],plt.figure().add_subplot(projection='polar')])
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
-    assert len(set(interp.plot_training()[3].lines[0].get_ydata()))==1                    # the momentum of an earlier fit is not drawn
+    # the momentum of an earlier fit is not drawn
+    assert len(set(interp.plot_training()[3].lines[0].get_ydata()))==1
 
 def test_training_without_an_rmse(made):
     "The root of a mean square is one; without either, the axes say what to do"
     assert made('plain').plot_training()[1].get_legend().get_texts()[0].get_text()=='root of the validation loss'
     ax = made('ordinal').plot_training()[1]
     assert 'no RMSE was recorded' in ax.texts[0].get_text()
-    with pytest.raises(TypeError, match='a recommender keeps no record of its training'): made('recommender').plot_training()
+    with pytest.raises(TypeError, match='a recommender keeps no record of its training'):
+        made('recommender').plot_training()
 
 # Edges
 
-def small(df, valid): return CollabDataLoaders.from_df(df, splits=(np.setdiff1d(np.arange(len(df)), valid), valid), seed=1, bs=64)
+def small(df, valid):
+    return CollabDataLoaders.from_df(df, splits=(np.setdiff1d(np.arange(len(df)), valid), valid), seed=1, bs=64)
 
 @pytest.mark.slow
 def test_one_row_and_none(frame):
@@ -283,7 +318,8 @@ def test_one_row_and_none(frame):
     plt.close('all')
     learn = collab_learner(small(frame, []), n_factors=3, y_range=(0,5.5))
     for plot in ERRORS[1:]:
-        with pytest.raises(ValueError, match='there are no ratings to examine; split some off for validation'): PLOTS[plot](CollabInterpretation(learn))
+        with pytest.raises(ValueError, match='there are no ratings to examine; split some off for validation'):
+            PLOTS[plot](CollabInterpretation(learn))
     assert not plt.get_fignums()
     assert PLOTS['popularity'](CollabInterpretation(learn)).has_data()
     assert CollabInterpretation.from_learner(learn, ds_idx=0).plot_residuals().has_data()
@@ -302,13 +338,19 @@ def test_reads_do_not_write(frame):
     learn.model.train()
     learn.model.i_weight.eval()
     interp,dls = CollabInterpretation(learn),learn.dls
-    def state(): return dict(weights={k:v.tolist() for k,v in learn.model.state_dict().items()}, grads=[p.grad is None for p in learn.model.parameters()],
-        modes=[m.training for m in learn.model.modules()], training=learn.training, keys=sorted(learn.__dict__), order=dls.train.order.state(),
-        dl=id(learn.dl), rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()),
-        data=[o.tolist() for d in (dls.train_ds,dls.valid_ds) for o in (d.store.ids(),d.store.ratings(),*d.tables)], cbs=[id(o) for o in learn.cbs], style=plt.rcParams.copy(),
-        rec={k:str(v) for k,v in learn.recorder.__dict__.items() if k in ('lrs','losses','iters','values','hps')})
+    def state():
+        return dict(weights={k:v.tolist() for k,v in learn.model.state_dict().items()},
+            grads=[p.grad is None for p in learn.model.parameters()],
+            modes=[m.training for m in learn.model.modules()], training=learn.training, keys=sorted(learn.__dict__),
+            order=dls.train.order.state(),
+            dl=id(learn.dl), rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],
+                random.getstate()),
+            data=[o.tolist() for d in (dls.train_ds,dls.valid_ds) for o in (d.store.ids(),d.store.ratings(),*d.tables)],
+            cbs=[id(o) for o in learn.cbs], style=plt.rcParams.copy(),
+            rec={k:str(v) for k,v in learn.recorder.__dict__.items() if k in ('lrs','losses','iters','values','hps')})
     before = state()
     for plot in PLOTS.values(): plot(interp)
     interp.plot_training()
-    for call in (interp.worst_users, interp.worst_items, interp.top_losses, interp.cold_report, interp.representation, interp.genre_similarity): call()
+    for call in (interp.worst_users, interp.worst_items, interp.top_losses, interp.cold_report, interp.representation,
+        interp.genre_similarity): call()
     assert state()==before and interp.rows is interp.rows

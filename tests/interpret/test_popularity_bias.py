@@ -3,8 +3,8 @@ import warnings
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed, tensor
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, PopularityBias, collab_learner,
-    create_params, synthetic_ratings)
+from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, PopularityBias,
+    collab_learner, create_params, synthetic_ratings)
 from fastcollab.interpret.popularity_bias import top_rows
 from popularity import learner_state, quiet, rng_state, second_opinion
 
@@ -36,7 +36,8 @@ def learn(frame):
 def make(dls, arch):
     "A learner with large random weights: fitting would take longer and say no more"
     set_seed(3)
-    config = dict(act_cls=torch.nn.Tanh()) if arch is CollabNN else None      # no ties, as there are of units that are off
+    # no ties, as there are of units that are off
+    config = dict(act_cls=torch.nn.Tanh()) if arch is CollabNN else None
     learn = collab_learner(dls, n_factors=3, arch=arch, config=config)
     for p in learn.model.parameters(): torch.nn.init.normal_(p, std=.5)
     return learn
@@ -63,7 +64,8 @@ def test_top_rows_against_a_loop(dls, arch):
 
 def test_lists_end_with_zeros_where_nothing_is_left(frame):
     "A user who has rated nearly everything gets what is left, and 0 behind it"
-    extra = pd.DataFrame(dict(userId=1, movieId=[o for o in frame.movieId.unique() if o not in set(frame.movieId[frame.userId==1])], rating=3.))
+    extra = pd.DataFrame(dict(userId=1, movieId=[o for o in frame.movieId.unique()
+        if o not in set(frame.movieId[frame.userId==1])], rating=3.))
     full = pd.concat([frame[['userId','movieId','rating']], extra], ignore_index=True)
     one,two = np.flatnonzero(full.userId==1),np.flatnonzero(full.userId==2)
     out = [one[5],one[9],*two[:3]]
@@ -73,10 +75,13 @@ def test_lists_end_with_zeros_where_nothing_is_left(frame):
     assert torch.equal(got, brute(learn, [1,2], 4)) and (got[0]>0).sum()==2 and (got[0,2:]==0).all()
     assert set(got[0,:2].tolist())=={list(dls.classes['movieId']).index(full.movieId[o]) for o in out[:2]}
     longest = top_rows(learn.recommender(), tensor([1,2]), 1000)                       # more than there are items
-    assert torch.equal(longest, brute(learn, [1,2], dls.n_items-1)) and (longest[1]>0).sum()==dls.n_items-1-len(dls.train_ds.items.query('userId==2'))
+    assert torch.equal(longest,
+        brute(learn, [1,2], dls.n_items-1)) and (longest[1]>0).sum()==dls.n_items-1-len(dls.train_ds.items.query(
+            'userId==2'))
 
 def test_top_rows_of_nobody_and_of_one(learn):
-    assert top_rows(learn.recommender(), tensor([], dtype=torch.int64), 3).shape==(0,3) and top_rows(learn.recommender(), tensor([5]), 3).shape==(1,3)
+    assert top_rows(learn.recommender(), tensor([], dtype=torch.int64), 3).shape==(0,
+        3) and top_rows(learn.recommender(), tensor([5]), 3).shape==(1,3)
     assert torch.equal(top_rows(learn.recommender(), tensor([5])), brute(learn, [5], 10))
 
 def test_top_rows_reads_only(dls):
@@ -94,7 +99,8 @@ class Own(Module):
 
 def test_errors_of_top_rows(learn):
     for k in (0,-3):
-        with pytest.raises(ValueError, match=f'k is {k}; give a whole number of items, at least 1'): top_rows(learn.recommender(), tensor([1]), k)
+        with pytest.raises(ValueError, match=f'k is {k}; give a whole number of items, at least 1'):
+            top_rows(learn.recommender(), tensor([1]), k)
 
 # The report
 
@@ -131,10 +137,13 @@ def test_shares_of_categories_against_pandas(dls, frame, by):
     learn,_ = with_report(dls, by=by, k=4)
     got,(_,rated,listed) = learn.popularity_bias.genres(),second_opinion(learn, 4)
     name = by or 'genres'
-    sets = frame.drop_duplicates('movieId').set_index('movieId')[name].loc[rated.index].astype(str).str.get_dummies('|')     # (items, categories)
+    # (items, categories)
+    sets = frame.drop_duplicates('movieId').set_index('movieId')[name].loc[rated.index].astype(str).str.get_dummies('|')
     want = pd.DataFrame({what:sets.mul(n, axis=0).sum()/n.sum() for what,n in (('rated',rated),('recommended',listed))})
-    assert got.index.name==name and list(got.columns)==['rated','recommended','ratio'] and set(got.index)==set(want.index)
-    assert np.allclose(got[['rated','recommended']], want.loc[got.index]) and np.allclose(got.ratio, got.recommended/got.rated)
+    assert got.index.name==name and list(got.columns)==['rated','recommended',
+        'ratio'] and set(got.index)==set(want.index)
+    assert np.allclose(got[['rated','recommended']], want.loc[got.index]) and np.allclose(got.ratio,
+        got.recommended/got.rated)
     assert got.ratio.is_monotonic_decreasing and got.ratio.nunique()>3
     assert (got.rated.sum()>1.5) if name=='genres' else got.rated.sum()==pytest.approx(1)
 
@@ -158,11 +167,13 @@ def test_sample_of_users(still):
 def test_report_leaves_the_fit_alone(dls):
     "The same weights and the same random states with the callback as without it"
     def run(cbs):
-        loaders = CollabDataLoaders.from_df(dls.train_ds.items, item_cols=['genres','decade'], user_cols='age', seed=3, bs=128)
+        loaders = CollabDataLoaders.from_df(dls.train_ds.items, item_cols=['genres','decade'], user_cols='age', seed=3,
+            bs=128)
         set_seed(2)
         learn = collab_learner(loaders, n_factors=4, arch=DotProductBias, cbs=cbs)
         caught(lambda: quiet(learn, 1, 1e-2))
-        return rng_state(),{k:v.tolist() for k,v in learn.model.state_dict().items()},[m.training for m in learn.model.modules()],loaders.train_ds.store.ids().tolist()
+        return rng_state(),{k:v.tolist() for k,v in learn.model.state_dict().items()},[m.training
+            for m in learn.model.modules()],loaders.train_ds.store.ids().tolist()
     assert run(PopularityBias())==run(None)
 
 LIMITS = PopularityBias.limits
@@ -189,16 +200,20 @@ def test_limit_of_the_ratio(still):
 
 def test_all_that_is_beyond_is_in_one_warning(dls):
     learn,res = with_report(dls, limits={**{k:-1. for k in off}, 'coverage':2.})
-    assert len(res)==1 and all(f'{k} is ' in res[0] for k in off if k!='genre ratio') and res[0].count(' times as often ')>5
+    assert len(res)==1 and all(f'{k} is ' in res[0] for k in off
+        if k!='genre ratio') and res[0].count(' times as often ')>5
     assert PopularityBias(limits={'coverage':.5}).limits=={**LIMITS, 'coverage':.5}
-    assert PopularityBias.limits==LIMITS and LIMITS['coverage']==.1 and PopularityBias().limits==LIMITS       # those of the class stay
+    # those of the class stay
+    assert PopularityBias.limits==LIMITS and LIMITS['coverage']==.1 and PopularityBias().limits==LIMITS
 
 def test_errors_of_the_report(dls, frame):
-    with pytest.raises(KeyError, match="'gini' is not a limit; choose from .*'top 1 % of users'.*'genre ratio'"): PopularityBias(limits={'coverage':.2, 'gini':1})
+    with pytest.raises(KeyError, match="'gini' is not a limit; choose from .*'top 1 % of users'.*'genre ratio'"):
+        PopularityBias(limits={'coverage':.2, 'gini':1})
     for call in ('report','genres'):
         with pytest.raises(ValueError, match='fit the learner first'): getattr(PopularityBias(), call)()
     for by in ('age','nothing'):
-        with pytest.raises(ValueError, match=f"by is '{by}', but the features of the items are .'genres', 'decade'."): with_report(dls, by=by)
+        with pytest.raises(ValueError, match=f"by is '{by}', but the features of the items are .'genres', 'decade'."):
+            with_report(dls, by=by)
 
 def test_report_without_features(frame):
     "The numbers are there, the shares of categories are not"
@@ -206,7 +221,8 @@ def test_report_without_features(frame):
     learn,res = with_report(dls, DotProductBias, limits=off)
     assert not res and len(learn.popularity_bias.report())==7
     with pytest.raises(ValueError, match='no features of items; name them in from_df'): learn.popularity_bias.genres()
-    with pytest.raises(ValueError, match="by is 'genres', but the features of the items are .."): with_report(dls, DotProductBias, by='genres')
+    with pytest.raises(ValueError, match="by is 'genres', but the features of the items are .."):
+        with_report(dls, DotProductBias, by='genres')
 
 def test_one_report_per_fit(dls):
     "After each fit there is one more, and what is handed out is a copy; searching a learning rate and predicting are no fits"

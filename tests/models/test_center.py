@@ -27,7 +27,8 @@ def randomly(model, std=.3):
 
 # The mean as a part of the model
 
-CENTERED = dict(DotProduct=DotProduct, DotProductBias=DotProductBias, CollabNN=CollabNN, LinearCollab=LinearCollab, HybridMF=HybridMF,
+CENTERED = dict(DotProduct=DotProduct, DotProductBias=DotProductBias, CollabNN=CollabNN, LinearCollab=LinearCollab,
+    HybridMF=HybridMF,
     HybridNN=HybridNN)
 
 def zeroed(model):
@@ -106,7 +107,8 @@ def test_center_is_saved(tmp_path):
     assert other.model.mean != learn.model.mean
     other.load('m')
     assert other.model.mean == learn.model.mean
-    assert np.array_equal(collab_learner(dls, n_factors=3, y_range=(0,5.5), center=True).load('m').predict(SMALL[:20]), want)
+    assert np.array_equal(collab_learner(dls, n_factors=3, y_range=(0,5.5), center=True).load('m').predict(SMALL[:20]),
+        want)
     assert np.array_equal(load_learner(tmp_path/'m.pkl').predict(SMALL[:20]), want)
     assert copy.deepcopy(learn.model).mean == learn.model.mean
     with pytest.raises(RuntimeError, match='mean'): collab_learner(dls, n_factors=3, y_range=(0,5.5)).load('m')
@@ -119,12 +121,14 @@ def test_a_mean_outside_of_the_range(y_range):
         collab_learner(load(df, splits=(range(200), range(200, 300))), y_range=y_range, center=True)
 
 def test_center_needs_a_model_of_ours():
-    with pytest.raises(TypeError, match='center=True needs a CollabModel, not Plain'): collab_learner(load(), arch=Plain(), center=True)
+    with pytest.raises(TypeError, match='center=True needs a CollabModel, not Plain'):
+        collab_learner(load(), arch=Plain(), center=True)
     assert isinstance(collab_learner(load(), arch=Plain()).model, Plain)
 
 def test_center_helps_an_unbounded_model():
     "After an epoch at a small rate, a centred model is near the mean, and the other near 0"
-    errs = [quiet(collab_learner(load(), n_factors=3, center=c), 1, 1e-3).recorder.values[-1][1]**.5 for c in (True,False)]
+    errs = [quiet(collab_learner(load(), n_factors=3, center=c), 1, 1e-3).recorder.values[-1][1]**.5
+        for c in (True,False)]
     assert errs[0] < 1.2 and errs[1] > 2.5
 
 # One linear layer
@@ -142,7 +146,8 @@ def test_linear_collab_is_additive(y_range):
     want = (model.u_weight(x[:,0])*w[:8]).sum(1) + (model.i_weight(x[:,1])*w[8:]).sum(1) + b
     assert torch.allclose(s.reshape(-1), want.double(), atol=1e-4)
     assert sum(p.numel() for p in model.parameters()) == 8*(31+21)+17
-    assert LinearCollab(31, 21).u_weight.weight.shape == (31,32) and LinearCollab(31, 21).i_weight.weight.shape == (21,32)
+    assert LinearCollab(31, 21).u_weight.weight.shape == (31,32) and LinearCollab(31, 21).i_weight.weight.shape == (21,
+        32)
 
 def test_linear_collab_learns():
     "As far as an additive model goes: about as good as user and item means"
@@ -150,5 +155,6 @@ def test_linear_collab_learns():
     set_seed(0)
     learn = quiet(collab_learner(dls, arch=LinearCollab, y_range=(0,5.5)), 5, 2e-2, how='fit_one_cycle')
     base = BiasBaseline.from_dls(dls)
-    err = [((torch.cat([m(b[0]) for b in dls.valid])-dls.valid_ds.store.ratings()[:,0])**2).mean().item()**.5 for m in (learn.model.eval(),base)]
+    err = [((torch.cat([m(b[0]) for b in dls.valid])-dls.valid_ds.store.ratings()[:,0])**2).mean().item()**.5
+        for m in (learn.model.eval(),base)]
     assert err[0] < 1.05*err[1]

@@ -47,4 +47,5 @@ def test_baseline_against_a_loop(ratings, damping):
     want = [mean+bu.get(u, 0)+bi.get(i, 0) for u,i in zip(dls.valid_ds.items.userId, dls.valid_ds.items.movieId)]
     got = torch.cat([base(b[0]) for b in dls.valid]).reshape(-1).numpy()
     assert np.allclose(got, want, atol=1e-5)
-    assert math.isclose(baseline_rmse(dls, damping)['user + item bias'], np.sqrt(np.mean((np.array(want)-dls.valid_ds.store.ratings().numpy()[:,0])**2)), rel_tol=1e-5)
+    assert math.isclose(baseline_rmse(dls, damping)['user + item bias'],
+        np.sqrt(np.mean((np.array(want)-dls.valid_ds.store.ratings().numpy()[:,0])**2)), rel_tol=1e-5)

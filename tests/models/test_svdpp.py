@@ -12,12 +12,15 @@ FRAME = synthetic_ratings(60, 40, 900, seed=5)
 FEATURES = dict(item_cols=['genres'], user_cols=['group','job'])
 
 def loaders(features=True, time=False, **kwargs):
-    df = FRAME.assign(group=FRAME.userId%3, job=np.where(FRAME.userId%4, 'a|b', 'c'), timestamp=10**9+FRAME.timestamp%5*86400)
-    return CollabDataLoaders.from_df(df, seed=1, bs=64, time_name='timestamp' if time else None, **(FEATURES if features else {}), **kwargs)
+    df = FRAME.assign(group=FRAME.userId%3, job=np.where(FRAME.userId%4, 'a|b', 'c'),
+        timestamp=10**9+FRAME.timestamp%5*86400)
+    return CollabDataLoaders.from_df(df, seed=1, bs=64, time_name='timestamp' if time else None,
+        **(FEATURES if features else {}), **kwargs)
 
 def fitted(dls, opt_func=LazyAdam, epochs=2, unk_p=.1, seed=0, **kwargs):
     set_seed(seed)
-    learn = collab_learner(dls, arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=opt_func, unk_p=unk_p, **kwargs)
+    learn = collab_learner(dls, arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=opt_func, unk_p=unk_p,
+        **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 2e-2, wd=[.3,.4])
     return learn
 
@@ -31,7 +34,8 @@ def test_sums_over_sets(pairs, k):
     dense = dense/dense.sum(1, keepdim=True).clamp(min=1).sqrt()
     w = torch.randn(6, k, generator=torch.Generator().manual_seed(0))
     (sets()*w).sum().backward()
-    assert torch.allclose(sets(), dense@sets.weight, atol=1e-5) and torch.allclose(sets.weight.grad, dense.T@w, atol=1e-5)
+    assert torch.allclose(sets(), dense@sets.weight, atol=1e-5) and torch.allclose(sets.weight.grad, dense.T@w,
+        atol=1e-5)
 
 def spread(m, std=.3):
     g = torch.Generator().manual_seed(0)
@@ -48,7 +52,8 @@ def test_the_formula_by_hand(features, time):
     def tower(k, row, cats):
         t,others = m.ids[k][row].clone(),seen[seen[:,k]==row,1-k]
         t += m.sets[k].weight[others].sum(0)/max(1, len(others))**.5
-        for spec,at,c in zip(m.sides[k], starts[k], cats): t += m.f_weight[k][at+c[c>0]].sum(0)/max(1, int((c>0).sum()))**.5
+        for spec,at,c in zip(m.sides[k], starts[k], cats):
+            t += m.f_weight[k][at+c[c>0]].sum(0)/max(1, int((c>0).sum()))**.5
         return t
     def timestamps(row, u):
         ts = np.cumsum([0,*m.timestamps])
@@ -146,7 +151,8 @@ def test_recommender_export_and_checkpoint(tmp_path):
     assert abs(rec.explain(1, 2).stars.sum()-rec.predict(1, 2))<1e-4
     learn.save('m')
     other = fitted(loaders(path=tmp_path), seed=7)
-    assert not np.allclose(other.predict(rows), want, atol=1e-3) and np.allclose(other.load('m').predict(rows), want, atol=1e-6)
+    assert not np.allclose(other.predict(rows), want, atol=1e-3) and np.allclose(other.load('m').predict(rows), want,
+        atol=1e-6)
     learn.export('m.pkl')
     assert np.allclose(load_learner(tmp_path/'m.pkl').predict(rows), want, atol=1e-6)
 

@@ -21,16 +21,20 @@ def made(seed=0, n_users=40, n_items=30, net=False):
     if net: scorer = NetScorer(U, M, layers, link, (U,M))
     else: scorer = DotScorer(Factors(U[:,:4], U[:,4]), Factors(M[:,:4], M[:,4]), link)
     u,i = torch.randint(1, n_users+1, (200,), generator=g),torch.randint(1, n_items+1, (200,), generator=g)
-    films = pd.DataFrame(dict(item=[f'i{k}' for k in range(n_items)], title=[f'Übung {seed} {k}' for k in range(n_items)], year=range(1990, 1990+n_items)))
-    history,ids = UserHistory.from_ratings(u, i, torch.randint(1, 6, (200,), generator=g), n_users+1),(pd.Index(range(7, 7+n_users)),pd.Index(films['item']))
-    rec = Recommender(scorer, ids, ('user','item','rating'), films, history, (None,None) if net else (FoldTerms(),FoldTerms()), (1.,5.))
+    films = pd.DataFrame(dict(item=[f'i{k}' for k in range(n_items)],
+        title=[f'Übung {seed} {k}' for k in range(n_items)], year=range(1990, 1990+n_items)))
+    history,ids = UserHistory.from_ratings(u, i, torch.randint(1, 6, (200,), generator=g),
+        n_users+1),(pd.Index(range(7, 7+n_users)),pd.Index(films['item']))
+    rec = Recommender(scorer, ids, ('user','item','rating'), films, history, (None,None) if net
+        else (FoldTerms(),FoldTerms()), (1.,5.))
     rec.decays = [None,None] if net else [float(seed+1),.5]
     return rec
 
 def same(a, b):
     "Are two recommenders the same in all that they hold and answer?"
     (info,t),(info2,t2) = a.scorer.state(),b.scorer.state()
-    return (info==info2 and t.keys()==t2.keys() and all(torch.equal(t[k], t2[k]) for k in t) and all(torch.equal(*o) for o in zip(a.history, b.history))
+    return (info==info2 and t.keys()==t2.keys() and all(torch.equal(t[k], t2[k]) for k in t)
+        and all(torch.equal(*o) for o in zip(a.history, b.history))
         and all(x.equals(y) for x,y in zip((*a.ids,a.items,a.recommend(k=5)), (*b.ids,b.items,b.recommend(k=5))))
         and all(getattr(a, o)==getattr(b, o) for o in ('names','link','rated','terms','separators','decays')))
 
@@ -50,7 +54,8 @@ def test_round_trip(net, tmp_path):
     "Everything is as it was, and the lists are the same to the last bit; only four kinds of file are there, none of them a pickle"
     rec = made(net=net)
     rec.save(tmp_path/'a/b')
-    assert same(rec, Recommender.load(tmp_path/'a/b')) and same(rec, Recommender.load(str(tmp_path/'a/b'))) and clean(tmp_path/'a/b')
+    assert same(rec, Recommender.load(tmp_path/'a/b')) and same(rec,
+        Recommender.load(str(tmp_path/'a/b'))) and clean(tmp_path/'a/b')
     assert {Path(o).suffix for o in files(tmp_path)}=={'.json','.parquet','.safetensors'}
 
 def test_saved_again_and_elsewhere(saved, tmp_path):
@@ -60,7 +65,8 @@ def test_saved_again_and_elsewhere(saved, tmp_path):
     shutil.copytree(tmp_path/'moved', tmp_path/'copied')
     for o in ('again','moved','copied'): assert same(made(), Recommender.load(tmp_path/o))
     made(1).save(tmp_path/'moved')
-    assert same(made(1), Recommender.load(tmp_path/'moved')) and not same(made(), Recommender.load(tmp_path/'moved')) and clean(tmp_path/'moved')
+    assert same(made(1), Recommender.load(tmp_path/'moved')) and not same(made(),
+        Recommender.load(tmp_path/'moved')) and clean(tmp_path/'moved')
 
 def test_reading_does_not_write(saved):
     before = files(saved),[o.stat().st_mtime_ns for o in sorted(saved.rglob('*'))]
@@ -75,7 +81,8 @@ def test_saving_does_not_write_into_what_is_saved(tmp_path):
     Recommender.load(tmp_path/'m').scorer.factors(0).vec.zero_()
     assert same(rec, other) and same(Recommender.load(tmp_path/'m'), other)
 
-IDS = dict(int=range(5), negative=[-3,-1,0,7,10**15], float=[.5,1.5,2.5,3.5,9.], text=['a','ü','日本','#na#',''], time=pd.date_range('2020-01-01', periods=5),
+IDS = dict(int=range(5), negative=[-3,-1,0,7,10**15], float=[.5,1.5,2.5,3.5,9.], text=['a','ü','日本','#na#',''],
+    time=pd.date_range('2020-01-01', periods=5),
     category=pd.Categorical(list('abcde')), bool_like=['True','False','1','0','None'])
 
 @pytest.mark.parametrize('ids', IDS.values(), ids=IDS)
@@ -90,14 +97,17 @@ def test_ids_keep_their_type(ids, tmp_path):
 
 def test_raw_round_trip(tmp_path):
     "Info, tensors of every type and layout, tables with gaps, scripts and no rows"
-    tensors = {str(t):torch.arange(6).to(t).view(2, 3) for t in (torch.float32,torch.float64,torch.int64,torch.int32,torch.bool,torch.float16)}
+    tensors = {str(t):torch.arange(6).to(t).view(2, 3) for t in (torch.float32,torch.float64,torch.int64,torch.int32,
+        torch.bool,torch.float16)}
     base = torch.arange(20.)
-    tensors.update(part=base[::2], turned=base.view(4, 5).T, empty=torch.zeros(0, 3), one=torch.tensor(3.), shared=base, shared2=base[:3])
+    tensors.update(part=base[::2], turned=base.view(4, 5).T, empty=torch.zeros(0, 3), one=torch.tensor(3.), shared=base,
+        shared2=base[:3])
     tables = dict(a=pd.DataFrame({'x':[1,None,3],'日本':['a',None,'\n|"']}), none=pd.DataFrame(dict(x=[])))
     info = dict(n=1, f=.1, t='ü"\n', l=[None,True,[1]], inf=float('inf'))
     write_artifact(tmp_path/'m', info, tensors, tables)
     got = read_artifact(tmp_path/'m')
-    assert got[0]==info and got[1].keys()==tensors.keys() and all(torch.equal(got[1][k], v) and got[1][k].dtype==v.dtype for k,v in tensors.items())
+    assert got[0]==info and got[1].keys()==tensors.keys() and all(torch.equal(got[1][k], v)
+        and got[1][k].dtype==v.dtype for k,v in tensors.items())
     for k,v in tables.items(): pd.testing.assert_frame_equal(got[2][k], v)
 
 def test_own_model_round_trip(tmp_path):
@@ -112,7 +122,9 @@ def test_own_model_round_trip(tmp_path):
     rec.scorer = ModelScorer(Mine().eval(), 31)
     rec.save(tmp_path)
     other = Mine()
-    assert Recommender.load(tmp_path, model=other).recommend(k=5).equals(rec.recommend(k=5)) and torch.equal(other.u.weight, rec.scorer.model.u.weight)
+    assert Recommender.load(tmp_path,
+        model=other).recommend(k=5).equals(rec.recommend(k=5)) and torch.equal(other.u.weight,
+            rec.scorer.model.u.weight)
     with pytest.raises(TypeError, match='Mine.*model='): Recommender.load(tmp_path)
     with pytest.raises(ValueError, match='(?s)Mine do not fit the model'): Recommender.load(tmp_path, model=Mine(50))
 
@@ -161,7 +173,8 @@ def patched(monkey, step, n, act):
         return old(*args, **kwargs)
     monkey.setattr(where, name, new)
 
-@pytest.mark.parametrize('step,n,first', [(*o, k) for o in STEPS for k in (False,True) if o[0]!='shutil.rmtree' or not k])
+@pytest.mark.parametrize('step,n,first', [(*o, k) for o in STEPS for k in (False,True) if o[0]!='shutil.rmtree'
+    or not k])
 def test_gone_at_each_step(step, n, first, tmp_path, monkeypatch):
     "A process that vanishes before each single step leaves the old one, or the new one if it was in place; and then saving works"
     path,done = tmp_path/'m',step=='shutil.rmtree'
@@ -249,14 +262,18 @@ def manifest(path, signed=True, **changes):
     body = json.loads((path/'recommender.json').read_text())
     body.pop('sum')
     body = {k:v for k,v in {**body, **changes}.items() if v is not ...}
-    (path/'recommender.json').write_text(json.dumps({**body, 'sum':artifact._json_checksum(body) if signed else '0'*64}))
+    (path/'recommender.json').write_text(json.dumps({**body, 'sum':artifact._json_checksum(body) if signed
+        else '0'*64}))
 
 def resigned(path, name, change):
     "Change what is in a file, a dict of tensors or a table, with checksums that fit"
     file = data(path)/name
     if name.endswith('.parquet'): change(pd.read_parquet(file)).to_parquet(file, index=False)
-    else: safetensors.torch.save_file({k:v.contiguous() for k,v in change(safetensors.torch.load_file(file)).items()}, file)
-    manifest(path, files={**json.loads((path/'recommender.json').read_text())['files'], name:artifact._checksum(file.read_bytes())})
+    else:
+        safetensors.torch.save_file({k:v.contiguous() for k,v in change(safetensors.torch.load_file(file)).items()},
+            file)
+    manifest(path, files={**json.loads((path/'recommender.json').read_text())['files'],
+        name:artifact._checksum(file.read_bytes())})
 
 def informed(path, **changes):
     "Change what `info` says of the recommender, or with `scorer_` in front of the scorer"
@@ -264,7 +281,8 @@ def informed(path, **changes):
     own = {k:v for k,v in changes.items() if not k.startswith('scorer_')}
     scorer = {k.removeprefix('scorer_'):v for k,v in changes.items() if k.startswith('scorer_')}
     manifest(path, info={**info, 'scorer':{**info['scorer'], **scorer}, **own})
-def tensors(path, **changes): resigned(path, 'tensors.safetensors', lambda t: {**t, **{k:f(t[k]) for k,f in changes.items()}})
+def tensors(path, **changes):
+    resigned(path, 'tensors.safetensors', lambda t: {**t, **{k:f(t[k]) for k,f in changes.items()}})
 def data(path): return next(path.glob('data-*'))
 def put(path, content): path.write_bytes(content)
 def cut(path, n): put(path, path.read_bytes()[:n])
@@ -274,50 +292,80 @@ def flip(path, at):
     put(path, bytes(old))
 
 FILES = ['tensors.safetensors','user_ids.parquet','item_ids.parquet','items.parquet','history.parquet']
-DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'damaged','bytes','checksum','again']) for f in FILES},
+DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'damaged','bytes','checksum','again'])
+    for f in FILES},
     **{f'{f} empty':(lambda p, f=f: cut(data(p)/f, 0), ValueError, [f,'damaged','0 bytes','again']) for f in FILES},
-    **{f'{f} flipped':(lambda p, f=f: flip(data(p)/f, -9), ValueError, [f,'damaged','checksum','again']) for f in FILES},
-    **{f'{f} missing':(lambda p, f=f: (data(p)/f).unlink(), ValueError, ['damaged','data-','missing','again']) for f in FILES},
-    'file longer':(lambda p: put(data(p)/FILES[0], (data(p)/FILES[0]).read_bytes()+b'\0'), ValueError, [FILES[0],'damaged','checksum']),
-    'file of another save':(lambda p: put(data(p)/FILES[2], (data(p)/FILES[3]).read_bytes()), ValueError, [FILES[2],'damaged','checksum']),
+    **{f'{f} flipped':(lambda p, f=f: flip(data(p)/f, -9), ValueError, [f,'damaged','checksum','again'])
+        for f in FILES},
+    **{f'{f} missing':(lambda p, f=f: (data(p)/f).unlink(), ValueError, ['damaged','data-','missing','again'])
+        for f in FILES},
+    'file longer':(lambda p: put(data(p)/FILES[0], (data(p)/FILES[0]).read_bytes()+b'\0'), ValueError,
+        [FILES[0],'damaged','checksum']),
+    'file of another save':(lambda p: put(data(p)/FILES[2], (data(p)/FILES[3]).read_bytes()), ValueError,
+        [FILES[2],'damaged','checksum']),
     'data missing':(lambda p: shutil.rmtree(data(p)), ValueError, ['damaged','data-','missing','again']),
     'manifest cut':(lambda p: cut(p/'recommender.json', 300), ValueError, ['recommender.json','damaged','again']),
     'manifest empty':(lambda p: cut(p/'recommender.json', 0), ValueError, ['recommender.json','damaged','again']),
-    'manifest of bytes':(lambda p: put(p/'recommender.json', bytes(range(256))), ValueError, ['recommender.json','damaged','again']),
-    'manifest edited':(lambda p: manifest(p, False, info={}), ValueError, ['recommender.json','damaged','checksum','again']),
-    'manifest without a checksum':(lambda p: put(p/'recommender.json', json.dumps(dict(format=FORMAT, version=VERSION)).encode()), ValueError, ['damaged','checksum']),
-    'manifest of a list':(lambda p: put(p/'recommender.json', b'[1]'), ValueError, ['recommender.json','not a','name the folder']),
-    'manifest of another program':(lambda p: put(p/'recommender.json', b'{"name":"x"}'), ValueError, ['recommender.json','not a','name the folder']),
-    'manifest missing':(lambda p: (p/'recommender.json').unlink(), FileNotFoundError, ['no recommender','recommender.json','name the folder']),
+    'manifest of bytes':(lambda p: put(p/'recommender.json', bytes(range(256))), ValueError,
+        ['recommender.json','damaged','again']),
+    'manifest edited':(lambda p: manifest(p, False, info={}), ValueError, ['recommender.json','damaged','checksum',
+        'again']),
+    'manifest without a checksum':(lambda p: put(p/'recommender.json',
+        json.dumps(dict(format=FORMAT, version=VERSION)).encode()), ValueError, ['damaged','checksum']),
+    'manifest of a list':(lambda p: put(p/'recommender.json', b'[1]'), ValueError,
+        ['recommender.json','not a','name the folder']),
+    'manifest of another program':(lambda p: put(p/'recommender.json', b'{"name":"x"}'), ValueError,
+        ['recommender.json','not a','name the folder']),
+    'manifest missing':(lambda p: (p/'recommender.json').unlink(), FileNotFoundError,
+        ['no recommender','recommender.json','name the folder']),
     'data elsewhere':(lambda p: manifest(p, data='../../etc'), ValueError, ['damaged']),
-    'newer':(lambda p: manifest(p, version=VERSION+1), ValueError, [f'version {VERSION+1}', f'up to {VERSION}', 'update fastcollab']),
-    'much newer':(lambda p: put(p/'recommender.json', json.dumps(dict(format=FORMAT, version=99, other=1)).encode()), ValueError, ['version 99', f'up to {VERSION}', 'update']),
+    'newer':(lambda p: manifest(p, version=VERSION+1), ValueError, [f'version {VERSION+1}', f'up to {VERSION}',
+        'update fastcollab']),
+    'much newer':(lambda p: put(p/'recommender.json', json.dumps(dict(format=FORMAT, version=99, other=1)).encode()),
+        ValueError, ['version 99', f'up to {VERSION}', 'update']),
     'version of text':(lambda p: manifest(p, version='1'), ValueError, ['version']),
     'no version':(lambda p: manifest(p, version=...), ValueError, ['version']),
     'no files':(lambda p: manifest(p, files=...), ValueError, ['damaged','again']),
     'no info':(lambda p: manifest(p, info=...), ValueError, ['damaged','again']),
     'info without a kind':(lambda p: manifest(p, info={}), ValueError, ['damaged','again']),
-    **{f'version {v}':(lambda p, v=v: manifest(p, version=v), ValueError, ['version', repr(v), 'damaged','again']) for v in (0,-1,True,1.)},
-    'too few users':(lambda p: tensors(p, **{'scorer.users':lambda o: o[:-1]}), ValueError, ['users','(40, 4)','41 rows','damaged','again']),
-    'too few items':(lambda p: tensors(p, **{'scorer.items':lambda o: o[:7]}), ValueError, ['items','(7, 4)','31 rows','damaged','again']),
-    'users in a row':(lambda p: tensors(p, **{'scorer.users':lambda o: o[0]}), ValueError, ['users','(4,)','damaged','again']),
-    'vectors too short':(lambda p: tensors(p, **{'scorer.users':lambda o: o[:,:3]}), ValueError, ['3 columns','4','damaged','again']),
-    'no tensor of users':(lambda p: resigned(p, FILES[0], lambda t: {k:v for k,v in t.items() if k!='scorer.users'}), ValueError, ["'users'",'damaged','again']),
-    'table of items too short':(lambda p: resigned(p, 'items.parquet', lambda o: o[:9]), ValueError, ['table of items','9 rows','30 items','damaged','again']),
-    'ids too short':(lambda p: resigned(p, 'item_ids.parquet', lambda o: o[:9]), ValueError, ['31','10 rows','damaged','again']),
-    'an item that is not there':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(item=o['item'].replace(3, 31))), ValueError, ['row of items','31','damaged','again']),
-    'a negative item':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(item=-1)), ValueError, ['200 of 200','row of items','-1','damaged']),
-    'a user that is not there':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(user=999)), ValueError, ['200 of 200','row of users','999','damaged']),
-    'seen without ratings':(lambda p: resigned(p, 'history.parquet', lambda o: o.drop(columns='rating')), ValueError, ["'rating'",'damaged','again']),
-    'one number as a range':(lambda p: informed(p, rated=3), ValueError, ['rated is 3','two numbers','damaged','again']),
-    'text as a range':(lambda p: informed(p, scorer_y_range=['a','b']), ValueError, ['y_range is','two numbers','damaged','again']),
-    'a range of three':(lambda p: informed(p, scorer_y_range=[1,2,3]), ValueError, ['y_range is [1, 2, 3]','two numbers','damaged','again']),
+    **{f'version {v}':(lambda p, v=v: manifest(p, version=v), ValueError, ['version', repr(v), 'damaged','again'])
+        for v in (0,-1,True,1.)},
+    'too few users':(lambda p: tensors(p, **{'scorer.users':lambda o: o[:-1]}), ValueError,
+        ['users','(40, 4)','41 rows','damaged','again']),
+    'too few items':(lambda p: tensors(p, **{'scorer.items':lambda o: o[:7]}), ValueError,
+        ['items','(7, 4)','31 rows','damaged','again']),
+    'users in a row':(lambda p: tensors(p, **{'scorer.users':lambda o: o[0]}), ValueError,
+        ['users','(4,)','damaged','again']),
+    'vectors too short':(lambda p: tensors(p, **{'scorer.users':lambda o: o[:,:3]}), ValueError,
+        ['3 columns','4','damaged','again']),
+    'no tensor of users':(lambda p: resigned(p, FILES[0], lambda t: {k:v for k,v in t.items() if k!='scorer.users'}),
+        ValueError, ["'users'",'damaged','again']),
+    'table of items too short':(lambda p: resigned(p, 'items.parquet', lambda o: o[:9]), ValueError,
+        ['table of items','9 rows','30 items','damaged','again']),
+    'ids too short':(lambda p: resigned(p, 'item_ids.parquet', lambda o: o[:9]), ValueError,
+        ['31','10 rows','damaged','again']),
+    'an item that is not there':(lambda p: resigned(p, 'history.parquet',
+        lambda o: o.assign(item=o['item'].replace(3, 31))), ValueError, ['row of items','31','damaged','again']),
+    'a negative item':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(item=-1)), ValueError,
+        ['200 of 200','row of items','-1','damaged']),
+    'a user that is not there':(lambda p: resigned(p, 'history.parquet', lambda o: o.assign(user=999)), ValueError,
+        ['200 of 200','row of users','999','damaged']),
+    'seen without ratings':(lambda p: resigned(p, 'history.parquet', lambda o: o.drop(columns='rating')), ValueError,
+        ["'rating'",'damaged','again']),
+    'one number as a range':(lambda p: informed(p, rated=3), ValueError, ['rated is 3','two numbers','damaged',
+        'again']),
+    'text as a range':(lambda p: informed(p, scorer_y_range=['a','b']), ValueError,
+        ['y_range is','two numbers','damaged','again']),
+    'a range of three':(lambda p: informed(p, scorer_y_range=[1,2,3]), ValueError,
+        ['y_range is [1, 2, 3]','two numbers','damaged','again']),
     'terms that are a number':(lambda p: informed(p, terms=3), ValueError, ['damaged','again']),
     'an unknown kind':(lambda p: informed(p, scorer_kind='tree'), ValueError, ["'tree'",'damaged','again']),
     'empty folder':(lambda p: (shutil.rmtree(p), p.mkdir()), FileNotFoundError, ['no recommender','name the folder']),
     'no folder':(lambda p: shutil.rmtree(p), FileNotFoundError, ['no recommender','name the folder']),
-    'a file':(lambda p: (shutil.rmtree(p), put(p, b'x')), (FileNotFoundError,ValueError), ['no recommender','name the folder']),
-    'a pickle':(lambda p: (shutil.rmtree(p), p.mkdir(), put(p/'learner.pkl', pickle.dumps(3))), FileNotFoundError, ['no recommender'])}
+    'a file':(lambda p: (shutil.rmtree(p), put(p, b'x')), (FileNotFoundError,ValueError),
+        ['no recommender','name the folder']),
+    'a pickle':(lambda p: (shutil.rmtree(p), p.mkdir(), put(p/'learner.pkl', pickle.dumps(3))), FileNotFoundError,
+        ['no recommender'])}
 
 @pytest.mark.parametrize('hurt,error,words', DAMAGE.values(), ids=DAMAGE)
 def test_damage(hurt, error, words, saved):
@@ -379,17 +427,21 @@ def test_files_beside_an_artifact_stay(saved):
     for o in ('notes.txt','data-mine','.writing','data-abc.txt'): (saved/o).write_text(o)
     (saved/'data').mkdir()
     made(1).save(saved)
-    assert {o.name for o in saved.iterdir()}>={'notes.txt','data-mine','.writing','data-abc.txt','data'} and same(Recommender.load(saved), made(1))
+    assert {o.name for o in saved.iterdir()}>={'notes.txt','data-mine','.writing','data-abc.txt',
+        'data'} and same(Recommender.load(saved), made(1))
 
 @pytest.mark.parametrize('column', [[{1:2},3]+[None]*28, [object()]*30, [1,'a']*15], ids=['dict','object','mixed'])
 def test_tables_that_parquet_cannot_hold(column, tmp_path):
     "A TypeError that names the table, and no folder"
     rec = made()
     rec.items = rec.items.assign(odd=column)
-    with pytest.raises(TypeError, match='table of items cannot be saved as Parquet.*convert its columns'): rec.save(tmp_path/'m')
+    with pytest.raises(TypeError, match='table of items cannot be saved as Parquet.*convert its columns'):
+        rec.save(tmp_path/'m')
     assert not (tmp_path/'m').exists()
 
 def test_the_tensors_are_safetensors(saved):
     "Others can read them without this library"
     t = safetensors.torch.load_file(data(saved)/'tensors.safetensors')
-    assert torch.equal(t['scorer.users'], made().scorer.factors(0).vec) and np.array_equal(pd.read_parquet(data(saved)/'user_ids.parquet').id, range(7, 47))
+    assert torch.equal(t['scorer.users'],
+        made().scorer.factors(0).vec) and np.array_equal(pd.read_parquet(data(saved)/'user_ids.parquet').id,
+            range(7, 47))

@@ -28,7 +28,8 @@ def numbers(n, m, seed, kind):
     return s
 
 @few
-@given(st.integers(1, 6), st.integers(1, 700), seeds, st.sampled_from(['plain','ties','same','inf','none','rising','falling','huge']), st.data())
+@given(st.integers(1, 6), st.integers(1, 700), seeds, st.sampled_from(['plain','ties','same','inf','none','rising',
+    'falling','huge']), st.data())
 def test_topk(n, m, seed, kind, data):
     "The same values as `torch.topk`, and columns that hold them, none of them twice"
     s,k = numbers(n, m, seed, kind),data.draw(st.integers(1, m)|st.integers(1, min(m, 12)))
@@ -38,7 +39,8 @@ def test_topk(n, m, seed, kind, data):
     assert torch.equal(s.gather(1, cols), values) and (cols.sort(1).values.diff(dim=1)>0).all()
     assert torch.equal(s, before)
 
-@pytest.mark.parametrize('n,m,k', [(0,5,2), (0,5000,3), (3,5000,1), (2,20_011,10), (1,99_991,37), (2,4096,4096), (3,1,1), (4,17,17)])
+@pytest.mark.parametrize('n,m,k', [(0,5,2), (0,5000,3), (3,5000,1), (2,20_011,10), (1,99_991,37), (2,4096,4096),
+    (3,1,1), (4,17,17)])
 @pytest.mark.parametrize('kind', ['plain','ties','inf'])
 def test_topk_of_long_rows(n, m, k, kind):
     "Rows long enough to be cut into groups, of lengths that leave a rest"
@@ -69,16 +71,19 @@ def reference(full, k, cand, seen):
 
 def csr(seen):
     "Ends and items of a list of sets, in mixed order"
-    return torch.tensor([0, *np.cumsum([len(o) for o in seen])]),torch.tensor([i for o in seen for i in sorted(o, reverse=True)], dtype=torch.int32)
+    return torch.tensor([0, *np.cumsum([len(o) for o in seen])]),torch.tensor([i for o in seen
+        for i in sorted(o, reverse=True)], dtype=torch.int32)
 
 def check(scores, full, k, cand=None, seen=None, size=64, users=None):
     "`top_items` gives the items and scores of the reference"
     n = full.shape[1]
     users = torch.arange(len(full)) if users is None else users
-    parts = list(top_items(scores, users, n, k, None if cand is None else torch.tensor(cand), None if seen is None else csr(seen), size))
+    parts = list(top_items(scores, users, n, k, None if cand is None else torch.tensor(cand), None if seen is None
+        else csr(seen), size))
     u,items,values = (torch.cat(o) for o in zip(*parts))
     assert torch.equal(u, users) and items.shape==values.shape==(len(users),k) and values.dtype==torch.float64
-    want,best = reference(full[users.numpy()], k, range(1, n) if cand is None else cand, [seen[o] if seen else () for o in users.tolist()])
+    want,best = reference(full[users.numpy()], k, range(1, n) if cand is None else cand,
+        [seen[o] if seen else () for o in users.tolist()])
     for row,(got,w,v,b) in enumerate(zip(items.tolist(), want, values.tolist(), best)):
         real = sum(map(math.isfinite, b))
         assert got[:real]==w[:real], (row, got, w)
@@ -99,7 +104,8 @@ def worlds(draw):
     elif kind=='uneven': M = M*10.**torch.randint(-6, 7, (m,1), generator=gen(seed))
     cand = draw(st.none()|st.sets(st.integers(1, m-1), min_size=1).map(sorted))
     rated = st.sets(st.integers(0, m-1)) | st.just(set(range(m)))
-    return U,M,cand,draw(st.none()|st.lists(rated, min_size=n, max_size=n)),draw(st.integers(1, 7)),draw(st.integers(1, m-1 if cand is None else len(cand)))
+    return U,M,cand,draw(st.none()|st.lists(rated, min_size=n, max_size=n)),draw(st.integers(1, 7)),draw(st.integers(1,
+        m-1 if cand is None else len(cand)))
 
 @settings(max_examples=150, deadline=None)
 @given(worlds())
@@ -128,7 +134,9 @@ def test_constant_scores(n, k):
     "Where nothing is better than anything else, the first items that were not seen"
     dot = DotScorer(Factors(torch.ones(3, 2)), Factors(torch.full((n,2), .1)))
     seen = torch.tensor([0,0,1,1]),torch.tensor([1])
-    if n>2: assert next(top_items(dot, torch.arange(3), n, k, None, seen))[1].tolist()==[[*range(1, k+1)], [*range(2, k+2)], [*range(1, k+1)]]
+    if n>2:
+        assert next(top_items(dot, torch.arange(3), n, k, None, seen))[1].tolist()==[[*range(1, k+1)], [*range(2, k+2)],
+            [*range(1, k+1)]]
     for parts in (dot, NetScorer(torch.zeros(3, 2), torch.zeros(n, 2), [(torch.ones(1, 2),torch.ones(1))])):
         assert next(top_items(parts, torch.arange(3), n, k))[1].tolist()==[[*range(1, k+1)]]*3
 
@@ -176,7 +184,8 @@ def test_scores_that_are_no_numbers(bad):
     "An error that names the row, and no list"
     U = rand(4, 2)
     U[2,0] = bad
-    with pytest.raises(ValueError, match="aren't numbers, e.g. for row 2"): list(top_items(DotScorer(Factors(U), Factors(rand(50, 2).abs())), torch.arange(4), 50, 3))
+    with pytest.raises(ValueError, match="aren't numbers, e.g. for row 2"):
+        list(top_items(DotScorer(Factors(U), Factors(rand(50, 2).abs())), torch.arange(4), 50, 3))
 
 @few
 @given(worlds(), seeds)
@@ -186,12 +195,14 @@ def test_slack_covers_float32(world, seed):
     i = None if cand is None else torch.tensor(cand)
     for s in (DotScorer(Factors(U), Factors(M)), DotScorer(Factors(U*1e4), Factors(M*1e3))):
         u = torch.arange(len(U))
-        far = (s.block(u, i).double()-s.pairs(u[:,None], (torch.arange(1, len(M)) if i is None else i)[None])).abs().max(1).values
+        far = (s.block(u, i).double()-s.pairs(u[:,None], (torch.arange(1, len(M)) if i is None
+            else i)[None])).abs().max(1).values
         assert (far<=s.slack(u, i, s.block(u, i).amax(1))).all()
 
 def test_reads_do_not_write():
     "Tables, candidates, seen sets, random state and modes are as before, and a given piece of memory is used"
-    U,M,net = rand(3, 4),rand(30, 4, seed=1),nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Dropout(.5), nn.Linear(3, 1)).eval()
+    U,M,net = rand(3, 4),rand(30, 4, seed=1),nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Dropout(.5),
+        nn.Linear(3, 1)).eval()
     cand,seen = torch.arange(2, 29),(torch.tensor([0,1,2,2]),torch.tensor([3,4]))
     given_ = [U, M, cand, *seen, *net.state_dict().values()]
     before,state = [o.clone() for o in given_],torch.get_rng_state()
@@ -213,14 +224,20 @@ def trained(layers, seed=0):
         if 'var' in name: o.data = o.data.abs()+.1
     return net.eval()
 
-NETS = dict(linear=lambda: [nn.Linear(8, 1)], no_bias=lambda: [nn.Linear(8, 5, bias=False), nn.ReLU(), nn.Linear(5, 1, bias=False)],
-    deep=lambda: [nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 4), nn.SiLU(), nn.Linear(4, 1)],
-    gelu=lambda: [nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 1)], norm_first=lambda: [nn.BatchNorm1d(8), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 1)],
+NETS = dict(linear=lambda: [nn.Linear(8, 1)], no_bias=lambda: [nn.Linear(8, 5, bias=False), nn.ReLU(),
+    nn.Linear(5, 1, bias=False)],
+    deep=lambda: [nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 4), nn.SiLU(),
+        nn.Linear(4, 1)],
+    gelu=lambda: [nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 1)], norm_first=lambda: [nn.BatchNorm1d(8), nn.Linear(8, 5),
+        nn.ReLU(), nn.Linear(5, 1)],
     two_norms_first=lambda: [nn.BatchNorm1d(8), nn.BatchNorm1d(8, affine=False), nn.Linear(8, 1)],
-    norms=lambda: [nn.Linear(8, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 1), nn.BatchNorm1d(1)],
-    dropout=lambda: [nn.Dropout(.9), nn.Linear(8, 5), nn.Identity(), nn.ReLU(inplace=True), nn.Dropout(.5), nn.Linear(5, 1)],
+    norms=lambda: [nn.Linear(8, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 1),
+        nn.BatchNorm1d(1)],
+    dropout=lambda: [nn.Dropout(.9), nn.Linear(8, 5), nn.Identity(), nn.ReLU(inplace=True), nn.Dropout(.5),
+        nn.Linear(5, 1)],
     last=lambda: [nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 1), nn.Sigmoid()],
-    fastai=lambda: [*LinBnDrop(8, 5, p=.3, act=nn.ReLU(), lin_first=True), *LinBnDrop(5, 4, p=.1, act=nn.ReLU()), *LinBnDrop(4, 1, bn=False)])
+    fastai=lambda: [*LinBnDrop(8, 5, p=.3, act=nn.ReLU(), lin_first=True), *LinBnDrop(5, 4, p=.1, act=nn.ReLU()),
+        *LinBnDrop(4, 1, bn=False)])
 
 @pytest.mark.parametrize('which', NETS)
 @pytest.mark.parametrize('cols', [None, ((7,1,2),(0,3,4,5,6))], ids=['users first','mixed'])
@@ -232,7 +249,8 @@ def test_net_scores_are_those_of_torch(which, cols):
     x[:,:,list(u)],x[:,:,list(i)] = U[:,None].expand(4, 30, 3),M[None].expand(4, 30, 5)
     with torch.no_grad(): want = copy.deepcopy(net).double()(x.double().view(-1, 8)).view(4, 30)
     got = net_scorer(U, M, net, cols)
-    assert isinstance(got, NetScorer) and all(isinstance(o, str) or all(torch.is_tensor(t) and not t.requires_grad for t in o) for o in got.layers)
+    assert isinstance(got, NetScorer) and all(isinstance(o, str) or all(torch.is_tensor(t) and not t.requires_grad
+        for t in o) for o in got.layers)
     rows = torch.arange(4)
     assert torch.allclose(got.block(rows).double(), want[:,1:], atol=1e-4)
     assert torch.allclose(got.block(rows[[3,0]], torch.tensor([5,0,5])).double(), want[[3,0]][:,[5,0,5]], atol=1e-4)
@@ -244,9 +262,11 @@ class Own(nn.Module):
     def forward(self, x): return x
 class Relu(nn.ReLU): pass
 
-REFUSED = dict(leaky=[nn.Linear(8, 4), nn.LeakyReLU(), nn.Linear(4, 1)], gelu_tanh=[nn.Linear(8, 4), nn.GELU(approximate='tanh'), nn.Linear(4, 1)],
+REFUSED = dict(leaky=[nn.Linear(8, 4), nn.LeakyReLU(), nn.Linear(4, 1)],
+    gelu_tanh=[nn.Linear(8, 4), nn.GELU(approximate='tanh'), nn.Linear(4, 1)],
     act_first=[nn.ReLU(), nn.Linear(8, 1)], layer_norm=[nn.LayerNorm(8), nn.Linear(8, 1)], own=[nn.Linear(8, 1), Own()],
-    no_statistics=[nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 1)], subclass=[nn.Linear(8, 4), Relu(), nn.Linear(4, 1)],
+    no_statistics=[nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 1)], subclass=[nn.Linear(8, 4), Relu(),
+        nn.Linear(4, 1)],
     no_linear=[nn.BatchNorm1d(8)], nothing=[], dropout=[nn.Dropout(.5)], bilinear=[nn.Bilinear(4, 4, 1)])
 
 @pytest.mark.parametrize('layers', REFUSED.values(), ids=REFUSED)
@@ -262,7 +282,8 @@ def test_all_activations_are_torchs():
 @given(seeds, st.integers(1, 40), st.integers(1, 60))
 def test_parts_agree(seed, n, m):
     "A block, pieces of it, and single pairs are the same numbers, whatever the sizes"
-    U,M,net = rand(n, 3, seed=seed),rand(m+1, 3, seed=seed+1),trained([nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1)], seed%99)
+    U,M,net = rand(n, 3, seed=seed),rand(m+1, 3, seed=seed+1),trained([nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1)],
+        seed%99)
     class Whole(nn.Module):
         def forward(self, x): return net(torch.cat([U[x[:,0]], M[x[:,1]]], 1))
     u = torch.randint(n, (5,), generator=gen(seed))
@@ -271,6 +292,7 @@ def test_parts_agree(seed, n, m):
         assert full.shape==(5,m) and full.dtype==torch.float32
         assert torch.allclose(full, torch.cat([s.block(o[None]) for o in u]), atol=1e-5)
         assert torch.allclose(full[:,-1:], s.block(u, torch.tensor([m])), atol=1e-5)
-        assert torch.allclose(full.double(), s.pairs(u[:,None], torch.arange(1, m+1)[None]), atol=1e-4) and s.pairs(u, u*0).shape==(5,)
+        assert torch.allclose(full.double(), s.pairs(u[:,None], torch.arange(1, m+1)[None]), atol=1e-4) and s.pairs(u,
+            u*0).shape==(5,)
         slack = s.slack(u, None, full.amax(1))
         assert (slack>=0).all() and slack.shape==(5,)

@@ -41,12 +41,15 @@ def test_fold_is_ridge(seed, d, decay):
         if not len(t): assert torch.equal(got[r], s)
         else:
             v,t,s = v.double().numpy(),(t-off).double().numpy(),s.double().numpy()
-            assert np.allclose(got[r], s+np.linalg.solve(v.T@v+decay*np.eye(d), v.T@(t-v@s)), atol=2e-3 if decay<.1 else 1e-4)
+            assert np.allclose(got[r], s+np.linalg.solve(v.T@v+decay*np.eye(d), v.T@(t-v@s)), atol=2e-3 if decay<.1
+                else 1e-4)
 
 @few
 @given(seeds, st.sampled_from([.05,.5,8.]), st.sampled_from([(0.,5.5),(.5,5.)]))
-@example(924657728, .05, (.5,5.))                                           # 30 steps with old curvature were not enough
-@example(2914205, .05, (.5,5.))                                             # a row that old curvature cannot help is not done
+# 30 steps with old curvature were not enough
+@example(924657728, .05, (.5,5.))
+# a row that old curvature cannot help is not done
+@example(2914205, .05, (.5,5.))
 def test_fold_finds_the_minimum(seed, decay, y_range):
     "With `y_range`: the gradient of the stated loss is gone but for a small share of that at the start, and the loss is not above that of the start"
     V,o,y,ends,x0 = problem(seed, y_range=y_range)
@@ -65,7 +68,8 @@ def test_order_of_ratings_is_irrelevant(seed, y_range):
     "The ratings of a row in any order give the same row"
     V,o,y,ends,x0 = problem(seed, y_range=y_range)
     perm = torch.cat([a+torch.randperm(b-a, generator=gen(seed)) for a,b in zip(ends[:-1].tolist(), ends[1:].tolist())])
-    assert torch.allclose(fold(V, o, y, ends, x0, .5, y_range), fold(V[perm], o[perm], y[perm], ends, x0, .5, y_range), atol=2e-3 if y_range else 1e-4)
+    assert torch.allclose(fold(V, o, y, ends, x0, .5, y_range), fold(V[perm], o[perm], y[perm], ends, x0, .5, y_range),
+        atol=2e-3 if y_range else 1e-4)
 
 @few
 @given(seeds, st.sampled_from([None,(0.,5.5)]), st.sampled_from([2**24,0]))
@@ -73,7 +77,8 @@ def test_rows_do_not_know_each_other(seed, y_range, numbers):
     "Alone, with others of other lengths, or one at a time: the same row"
     V,o,y,ends,x0 = problem(seed, y_range=y_range)
     whole = fold(V, o, y, ends, x0, .5, y_range)
-    alone = torch.cat([fold(v, off, t, torch.tensor([0,len(t)]), s[None], .5, y_range) for _,v,off,t,s in parts(V, o, y, ends, x0)])
+    alone = torch.cat([fold(v, off, t, torch.tensor([0,len(t)]), s[None], .5, y_range) for _,v,off,t,s in parts(V, o, y,
+        ends, x0)])
     assert torch.allclose(whole, alone, atol=2e-3 if y_range else 1e-4)
     with pytest.MonkeyPatch.context() as m:
         m.setattr(solve, '_NUMBERS', numbers)

@@ -18,7 +18,8 @@ def fit(learn, *args, **kwargs):
 def ordinal(dls=None, **kwargs):
     dls = dls or loaders()
     set_seed(0)
-    return fit(collab_learner(dls, n_factors=5, loss_func=OrdinalLoss.from_dls(dls), metrics=rmse, **kwargs), 5, 2e-2, wd=.1)
+    return fit(collab_learner(dls, n_factors=5, loss_func=OrdinalLoss.from_dls(dls), metrics=rmse, **kwargs), 5, 2e-2,
+        wd=.1)
 
 # Ordinal ratings
 
@@ -39,7 +40,8 @@ def test_the_loss_by_hand(seed):
     a,b = (torch.autograd.grad(o, s, retain_graph=True)[0] for o in (got,-p.log().mean()))
     assert torch.allclose(a, b, atol=1e-6)
     probs = loss.probs(s)
-    assert torch.allclose(probs.sum(1), torch.ones(20).double(), atol=1e-9) and torch.allclose(probs.gather(1, l[:,None])[:,0], p, atol=1e-9)
+    assert torch.allclose(probs.sum(1), torch.ones(20).double(), atol=1e-9) and torch.allclose(probs.gather(1,
+        l[:,None])[:,0], p, atol=1e-9)
 
 def test_far_scores_have_finite_losses():
     loss,s = OrdinalLoss(range(1, 6)),torch.tensor([60.,-60,60,-60,0], requires_grad=True)
@@ -54,10 +56,13 @@ def test_it_learns_cuts_and_their_distribution():
     rows = learn.dls.valid_ds.items
     dist,pred = learn.predict_dist(rows),learn.predict(rows)
     assert np.allclose(dist.sum(axis=1), 1, atol=1e-4) and np.allclose(dist@dist.columns.to_numpy(), pred, atol=1e-4)
-    assert math.isclose(learn.recorder.values[-1][2], ((pred-rows.rating)**2).mean()**.5, rel_tol=1e-4)    # the metric is in stars
+    # the metric is in stars
+    assert math.isclose(learn.recorder.values[-1][2], ((pred-rows.rating)**2).mean()**.5, rel_tol=1e-4)
     assert learn.recorder.values[-1][2]<baseline_rmse(learn.dls).iloc[0]
-    share = pd.Series(learn.dls.train_ds.store.ratings()[:,0]).value_counts(normalize=True).reindex(dist.columns).to_numpy()
-    assert np.abs(dist.mean().to_numpy()-share).max()<.05                                                   # calibrated as a whole
+    share = pd.Series(learn.dls.train_ds.store.ratings()[:,0]).value_counts(normalize=True).reindex(
+        dist.columns).to_numpy()
+    # calibrated as a whole
+    assert np.abs(dist.mean().to_numpy()-share).max()<.05
     assert np.isclose(learn.get_preds()[0].reshape(-1), pred, atol=1e-4).all()
 
 @pytest.mark.slow
@@ -100,7 +105,8 @@ def test_weights_of_twins():
 
 def test_an_ensemble_is_a_learner(tmp_path):
     dls = loaders(path=tmp_path)
-    learns = [fit(collab_learner(dls, arch=o, n_factors=5, y_range=(0,5.5), metrics=rmse), 3, 2e-2, wd=.1) for o in (DotProductBias,CollabNN)]
+    learns = [fit(collab_learner(dls, arch=o, n_factors=5, y_range=(0,5.5), metrics=rmse), 3, 2e-2, wd=.1)
+        for o in (DotProductBias,CollabNN)]
     both = ensemble(learns)
     w,rows = both.model.weights.numpy(),FRAME.iloc[:30]
     assert both.validate()[1]<=min(o.validate()[1] for o in learns)+1e-5
@@ -109,7 +115,8 @@ def test_an_ensemble_is_a_learner(tmp_path):
     both.export('both.pkl')
     assert np.allclose(load_learner(tmp_path/'both.pkl').predict(rows), both.predict(rows), atol=1e-5)
     steps = ordinal(dls)
-    assert np.allclose(ensemble([learns[0],steps], [.5,.5]).predict(rows), (learns[0].predict(rows)+steps.predict(rows))/2, atol=1e-4)
+    assert np.allclose(ensemble([learns[0],steps], [.5,.5]).predict(rows),
+        (learns[0].predict(rows)+steps.predict(rows))/2, atol=1e-4)
 
 # Suggestions
 
@@ -124,10 +131,12 @@ def test_suggestions():
     dls = loaders(time_name='timestamp')
     s = auto_config(dls)
     n = len(dls.train_ds)
-    assert s.bs==64 and s.epochs==12 and s.wd==decays(n, dls.n_users-1, dls.n_items-1, True) and s.y_range==rating_range(dls.train_ds.store.ratings())
+    assert s.bs==64 and s.epochs==12 and s.wd==decays(n, dls.n_users-1, dls.n_items-1,
+        True) and s.y_range==rating_range(dls.train_ds.store.ratings())
     lines = str(s).splitlines()
     assert len(lines)==7 and all(len(o.split(None, 2))==3 for o in lines)
-    assert auto_config(loaders()).wd[0]==pytest.approx(.8*s.wd[0]) and 'no times' in str(auto_config(loaders())) and 'no times' not in str(s)
+    assert auto_config(loaders()).wd[0]==pytest.approx(.8*s.wd[0]) and 'no times' in str(auto_config(
+        loaders())) and 'no times' not in str(s)
 
 def test_range_of_one_rating(): assert rating_range(torch.tensor([3.,3.]))==(2.5,3.5)
 def test_newcomers_are_counted():
@@ -153,11 +162,14 @@ def test_best():
 ERRORS = [('another name', lambda: collab_learner(loaders(), arch='good'), TypeError, ["'good'","'auto'"]),
     ('fit_auto of another', lambda: collab_learner(loaders()).fit_auto(), ValueError, ["arch='auto'"]),
     ('no probabilities', lambda: collab_learner(loaders()).predict_dist(1, 2), TypeError, ['OrdinalLoss']),
-    ('y_range and cuts', lambda: collab_learner(loaders(), y_range=(0,5.5), loss_func=OrdinalLoss.from_dls(loaders())), ValueError, ['y_range']),
-    ('levels', lambda: OrdinalLoss([3,2,1]), ValueError, ['ascending']), ('one level', lambda: OrdinalLoss([3]), ValueError, ['two or more']),
+    ('y_range and cuts', lambda: collab_learner(loaders(), y_range=(0,5.5), loss_func=OrdinalLoss.from_dls(loaders())),
+        ValueError, ['y_range']),
+    ('levels', lambda: OrdinalLoss([3,2,1]), ValueError, ['ascending']), ('one level', lambda: OrdinalLoss([3]),
+        ValueError, ['two or more']),
     ('many levels', lambda: OrdinalLoss(range(500)), ValueError, ['500','RatingMSE']),
     ('one learner', lambda: ensemble([collab_learner(loaders())]), ValueError, ['1 learners']),
-    ('other loaders', lambda: ensemble([collab_learner(loaders(valid_pct=o)) for o in (.1,.2)]), ValueError, ['learner 1','same ratings']),
+    ('other loaders', lambda: ensemble([collab_learner(loaders(valid_pct=o)) for o in (.1,.2)]), ValueError,
+        ['learner 1','same ratings']),
     ('weights', lambda: ensemble([collab_learner(loaders())]*2, [1.]), ValueError, ['1 weights for 2']),
     ('no validation', lambda: ensemble([collab_learner(loaders(valid_pct=0))]*2), ValueError, ['no validation'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
@@ -175,6 +187,7 @@ def test_the_good_model_on_u1(data_dir):
     "Two calls, ids and ratings only: far below what biased matrix factorisation reaches (0.917), and below the best published (0.9057)"
     df,splits = movielens_fold('ml-100k', 1)
     set_seed(0)
-    learn = collab_learner(CollabDataLoaders.from_df(df[['userId','movieId','rating']], splits=splits, seed=42), arch='auto', metrics=rmse)
+    learn = collab_learner(CollabDataLoaders.from_df(df[['userId','movieId','rating']], splits=splits, seed=42),
+        arch='auto', metrics=rmse)
     with learn.no_bar(), learn.no_logging(): learn.fit_auto()
     assert learn.recorder.values[-1][2]<.895

@@ -63,7 +63,8 @@ def test_sched_step_with_the_recorder():
     learn = collab_learner(dls, n_factors=2)
     n = len(learn.cbs)
     quiet(learn, 2, cbs=sched_step(1e-2, step=1, gamma=.5))
-    assert len(learn.cbs)==n and np.allclose(learn.recorder.hps['lr'], learn.recorder.lrs) and list(learn.recorder.hps)==['lr']
+    assert len(learn.cbs)==n and np.allclose(learn.recorder.hps['lr'],
+        learn.recorder.lrs) and list(learn.recorder.hps)==['lr']
     learn.recorder.plot_sched()
     quiet(learn, 2, cbs=sched_step(4e-2, step=1, gamma=.5))
     assert np.allclose(learn.recorder.lrs[::len(dls.train)], [4e-2,2e-2])
@@ -95,19 +96,22 @@ def test_gravity_on_larger_tables():
     "Cancellation, sizes and biases of a real model: still 1e-5"
     g = torch.Generator().manual_seed(0)
     U,M = torch.randn(600, 64, generator=g)*.1,torch.randn(400, 64, generator=g)*.1
-    U,M = torch.cat([U, torch.randn(600, 1, generator=g), torch.ones(600, 1)], 1),torch.cat([M, torch.ones(400, 1), torch.randn(400, 1, generator=g)-1], 1)
+    U,M = torch.cat([U, torch.randn(600, 1, generator=g), torch.ones(600, 1)], 1),torch.cat([M, torch.ones(400, 1),
+        torch.randn(400, 1, generator=g)-1], 1)
     assert gravity(U, M).item()==pytest.approx(full_matrix(U.double(), M.double()).item(), rel=1e-5)
 
 def test_gravity_gradcheck():
     "Analytic against numeric gradients; of one side alone too, and none where none is asked for"
     g = torch.Generator().manual_seed(0)
     U,M = (torch.randn(o, 3, generator=g, dtype=torch.float64, requires_grad=True) for o in (5,4))
-    assert torch.autograd.gradcheck(gravity, (U,M)) and torch.autograd.gradcheck(gravity, (U.detach(),M)) and torch.autograd.gradcheck(gravity, (U,M.detach()))
+    assert torch.autograd.gradcheck(gravity, (U,M)) and torch.autograd.gradcheck(gravity,
+        (U.detach(),M)) and torch.autograd.gradcheck(gravity, (U,M.detach()))
     assert not gravity(U.detach(), M.detach()).requires_grad
     with pytest.raises(RuntimeError):                                # once only, as said
         torch.autograd.grad(torch.autograd.grad(gravity(U, M), U, create_graph=True)[0].sum(), U)
 
-GRAVE = dict(DotProduct=(DotProduct,{}), DotProductBias=(DotProductBias,{}), param=(DotProductBias,dict(emb=ParamEmbedding)),
+GRAVE = dict(DotProduct=(DotProduct,{}), DotProductBias=(DotProductBias,{}),
+    param=(DotProductBias,dict(emb=ParamEmbedding)),
     add=(HybridMF,dict(how='add')), mul=(HybridMF,dict(how='scale', agg='mean')))
 
 def penalty(model, dls, l2, grav):
@@ -120,7 +124,8 @@ def penalty(model, dls, l2, grav):
     rows = sum(p.pow(2).sum()/len(p) for n,p in model.named_parameters() if n!='mean')
     return l2*rows + grav*scores.pow(2).mean()
 
-@pytest.mark.parametrize('kwargs', [{}, dict(y_range=(0,5.5)), dict(center=True), dict(y_range=(0,5.5), center=True)], ids=['plain','range','center','both'])
+@pytest.mark.parametrize('kwargs', [{}, dict(y_range=(0,5.5)), dict(center=True), dict(y_range=(0,5.5), center=True)],
+    ids=['plain','range','center','both'])
 @pytest.mark.parametrize('arch', GRAVE)
 def test_one_step_with_gravity(arch, kwargs):
     "The weights after a step of SGD over all ratings at once are those of MSE + l2*sum(|p|^2/len(p)) + gravity*mean(scores^2)"
@@ -129,11 +134,13 @@ def test_one_step_with_gravity(arch, kwargs):
     start = randomly(collab_learner(dls, arch=cls, n_factors=4, config=extra, **kwargs).model)
     x,y = dls.train_ds.rows(torch.arange(240))
     for l2,grav in ((.3,.2), (.3,0), (0,.2)):
-        learn,ref = collab_learner(dls, arch=copy.deepcopy(start), opt_func=SGD, unk_p=0, cbs=GravityRegularizer(l2, grav)),copy.deepcopy(start)
+        learn,ref = collab_learner(dls, arch=copy.deepcopy(start), opt_func=SGD, unk_p=0,
+            cbs=GravityRegularizer(l2, grav)),copy.deepcopy(start)
         mse = ((ref(x)-y[:,0])**2).mean()
         (mse+penalty(ref, dls, l2, grav)).backward()
         quiet(learn, 1, .05, wd=0.)
-        assert len(learn.recorder.losses)==1 and learn.recorder.losses[0].item()==pytest.approx(mse.item(), rel=1e-5)  # what is shown is the MSE
+        # what is shown is the MSE
+        assert len(learn.recorder.losses)==1 and learn.recorder.losses[0].item()==pytest.approx(mse.item(), rel=1e-5)
         for a,b,c in zip(learn.model.parameters(), ref.parameters(), start.parameters()):
             if not b.requires_grad: assert torch.equal(a, c)
             else: assert torch.allclose(a, b-.05*b.grad, atol=2e-6) and not torch.allclose(a, c, atol=1e-4)
@@ -143,22 +150,26 @@ def test_gravity_in_training_only():
     dls = load(bs=240)
     model = randomly(DotProductBias.from_dls(dls, n_factors=4))
     a,b = (collab_learner(dls, arch=model, unk_p=0, cbs=cbs) for cbs in (GravityRegularizer(5, 5),None))
-    assert a.validate()[0]==b.validate()[0]==pytest.approx(((a.get_preds()[0].reshape(-1)-dls.valid_ds.store.ratings()[:,0])**2).mean().item(), rel=1e-5)
+    assert a.validate()[0]==b.validate()[0]==pytest.approx(((a.get_preds()[0].reshape(-1)-dls.valid_ds.store.ratings()[
+        :,0])**2).mean().item(), rel=1e-5)
     fits = []
     for cbs in (GravityRegularizer(0, 0),None,GravityRegularizer(.1, .1)):
         learn = quiet(collab_learner(load(bs=50), arch=copy.deepcopy(model), unk_p=0, cbs=cbs), 2, 1e-2)
         fits.append((learn.model.u_weight.weight.detach(), learn.recorder.values))
-    torch.testing.assert_close(fits[0][0], fits[1][0], atol=1e-4, rtol=1e-3)   # with the callback all rows move at each step, without it they wait
+    # with the callback all rows move at each step, without it they wait
+    torch.testing.assert_close(fits[0][0], fits[1][0], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(torch.tensor(fits[0][1]), torch.tensor(fits[1][1]), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(fits[1][0], fits[2][0], atol=1e-2)
     learn = quiet(collab_learner(dls, arch=copy.deepcopy(model), unk_p=0, cbs=GravityRegularizer(1, 1)), 2, 1e-2)
-    assert learn.recorder.values[-1][1]==pytest.approx(((learn.get_preds()[0].reshape(-1)-dls.valid_ds.store.ratings()[:,0])**2).mean().item(), rel=1e-5)
+    assert learn.recorder.values[-1][1]==pytest.approx(((learn.get_preds()[0].reshape(-1)-dls.valid_ds.store.ratings()[
+        :,0])**2).mean().item(), rel=1e-5)
 
 def test_gravity_defaults():
     cb = GravityRegularizer()
     assert (cb.l2,cb.gravity)==(.1,.1)
 
-@pytest.mark.parametrize('arch', [CollabNN, LinearCollab, HybridNN, Plain()], ids=['CollabNN','LinearCollab','HybridNN','Plain'])
+@pytest.mark.parametrize('arch', [CollabNN, LinearCollab, HybridNN, Plain()], ids=['CollabNN','LinearCollab','HybridNN',
+    'Plain'])
 def test_gravity_needs_factors(arch):
     "A model whose scores are no matrix product says so before the first batch"
     learn = collab_learner(load(genre_name='genres'), arch=arch, cbs=GravityRegularizer())
@@ -174,14 +185,16 @@ def test_full_batches_with_gravity():
         dls = load(bs=240)
         assert len(dls.train)==1 and len(dls.one_batch()[1])==240
         set_seed(0)
-        learn = quiet(collab_learner(dls, arch=DotProduct, n_factors=5, center=True, unk_p=0, cbs=GravityRegularizer(.01, grav)), 60, 5e-2, wd=0.)
+        learn = quiet(collab_learner(dls, arch=DotProduct, n_factors=5, center=True, unk_p=0,
+            cbs=GravityRegularizer(.01, grav)), 60, 5e-2, wd=0.)
         assert len(learn.recorder.losses)==60
         spread.append((learn.model.predictions(torch.arange(1, 31))[:,1:]-learn.model.mean).pow(2).mean().item())
     assert spread[0] > 1.5*spread[1] > 3*spread[2] > 0, spread
 
 def test_gravity_with_a_plain_learner(dls):
     "The callback needs nothing of `collab_learner`"
-    learn = quiet(Learner(dls, DotProduct.from_dls(dls, n_factors=3).center(3.3), cbs=[PredColumn(), GravityRegularizer()]), 1, 1e-2)
+    learn = quiet(Learner(dls, DotProduct.from_dls(dls, n_factors=3).center(3.3),
+        cbs=[PredColumn(), GravityRegularizer()]), 1, 1e-2)
     assert np.isfinite(learn.recorder.values[-1]).all()
 
 # Stopping early
@@ -197,7 +210,8 @@ def test_early_stopping_on_validation_loss(ratings):
 
 def test_early_stopping_lets_a_good_fit_go_on(ratings):
     set_seed(0)
-    learn = quiet(collab_learner(load(ratings, bs=500), n_factors=2, y_range=(0,5.5)), 4, 1e-3, cbs=EarlyStoppingCallback(monitor='valid_loss', patience=1))
+    learn = quiet(collab_learner(load(ratings, bs=500), n_factors=2, y_range=(0,5.5)), 4, 1e-3,
+        cbs=EarlyStoppingCallback(monitor='valid_loss', patience=1))
     losses = [o[1] for o in learn.recorder.values]
     assert len(losses)==4 and losses==sorted(losses, reverse=True)
 

@@ -5,8 +5,9 @@ import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
 from fastai.tabular.all import AvgMetric, Callback, DataLoader, Module, nn, set_seed
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, DotProductBias, IdDropout, RatingMSE,
-    ValidRMSE, baseline_rmse, collab_learner, create_params, load_learner, mae, movielens_fold, movielens, rmse, synthetic_ratings)
+from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, DotProductBias,
+    IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner, create_params, load_learner, mae, movielens_fold,
+    movielens, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
 def quiet(learn, *args, **kwargs):
@@ -29,15 +30,18 @@ def test_metrics_do_not_depend_on_batches(err, bs):
 
 def test_a_mean_of_batches_would_be_wrong(dls):
     "`rmse` as a fastai metric is exact; the mean over batches is another number"
-    learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5), metrics=[rmse, mae, AvgMetric(lambda p,t: rmse(p, t))], fused=False), 1, 1e-2)
+    learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5),
+        metrics=[rmse, mae, AvgMetric(lambda p,t: rmse(p, t))], fused=False), 1, 1e-2)
     _,r,a,wrong = learn.validate()
     pred,targ = learn.get_preds()
-    assert math.isclose(r, float(((pred-targ)**2).mean()**.5), rel_tol=1e-5) and math.isclose(a, float((pred-targ).abs().mean()), rel_tol=1e-5)
+    assert math.isclose(r, float(((pred-targ)**2).mean()**.5), rel_tol=1e-5) and math.isclose(a,
+        float((pred-targ).abs().mean()), rel_tol=1e-5)
     assert abs(wrong-r) > 1e-3
 
 def test_rating_mse(dls):
     p,t = torch.tensor([1.,2.,4.]),torch.tensor([[1.],[3.],[2.]])
-    assert RatingMSE()(p, t)==5/3 and torch.equal(RatingMSE('none')(p, t), torch.tensor([0.,1.,4.])) and RatingMSE('sum')(p, t)==5
+    assert RatingMSE()(p, t)==5/3 and torch.equal(RatingMSE('none')(p, t),
+        torch.tensor([0.,1.,4.])) and RatingMSE('sum')(p, t)==5
     learn = collab_learner(dls, n_factors=4)
     losses = learn.get_preds(with_loss=True)[2]
     assert losses.shape == (len(dls.valid_ds),)
@@ -52,7 +56,8 @@ def test_valid_rmse_warm_and_cold(ratings):
     cold = (dls.valid_ds.store.ids()==0).any(1)
     names,last = list(learn.recorder.metric_names),learn.recorder.values[-1]
     assert names == ['epoch','train_loss','valid_loss','mae','valid_rmse','warm_rmse','cold_rmse','time']
-    for got,on in zip(last[3:], (cold|True, ~cold, cold)): assert math.isclose(got, float(rmse(pred[on], targ[on])), rel_tol=1e-5)
+    for got,on in zip(last[3:], (cold|True, ~cold, cold)):
+        assert math.isclose(got, float(rmse(pred[on], targ[on])), rel_tol=1e-5)
     assert [m.name for m in learn.metrics] == ['mae']
 
 def test_valid_rmse_after_an_interrupted_fit(dls):
@@ -68,7 +73,8 @@ def test_tracker_is_told_the_direction(dls):
     with pytest.warns(UserWarning, match='comp=np.less'): quiet(learn, 1)
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
-        quiet(collab_learner(dls, n_factors=4, cbs=[ValidRMSE(), EarlyStoppingCallback(monitor='valid_rmse', comp=np.less)]), 1)
+        quiet(collab_learner(dls, n_factors=4, cbs=[ValidRMSE(), EarlyStoppingCallback(monitor='valid_rmse',
+            comp=np.less)]), 1)
 
 def test_id_dropout_in_training_only(dls):
     seen = dict(train=[], valid=[])
@@ -106,8 +112,10 @@ def test_predict_in_every_form(dls, ratings):
     x = torch.tensor(np.stack([enc.encode_ids(o, df[o]) for o in enc.id_names], 1)).long()
     assert want.dtype==np.float32 and np.allclose(want, learn.model.eval()(x).detach().numpy(), atol=1e-6)
     pairs = list(zip(df.userId, df.title))
-    assert np.allclose([learn.predict(u, t) for u,t in pairs], want, atol=1e-6) and isinstance(learn.predict(*pairs[0]), float)
-    for users in (list(df.userId), df.userId, df.userId.to_numpy()): assert np.allclose(learn.predict(users, list(df.title)), want, atol=1e-6)
+    assert np.allclose([learn.predict(u, t) for u,t in pairs], want, atol=1e-6) and isinstance(learn.predict(*pairs[0]),
+        float)
+    for users in (list(df.userId), df.userId, df.userId.to_numpy()):
+        assert np.allclose(learn.predict(users, list(df.title)), want, atol=1e-6)
     assert np.allclose(learn.predict(pairs[0][0], [t for _,t in pairs])[0], want[0], atol=1e-6)
     assert np.allclose([learn.predict(df.iloc[0]), learn.predict(dict(df.iloc[0]))], want[0], atol=1e-6)
     assert len(learn.predict(ratings[:0])) == 0
@@ -132,10 +140,12 @@ def test_squeezing_models_and_batches_of_one(dls):
     class Squeeze(Module):
         def __init__(self): self.w = create_params(dls.n_items, 1)
         def forward(self, x): return self.w[x[:,1]].squeeze() + 3
-    small = CollabDataLoaders.from_df(dls.train_ds.items, splits=(range(65), range(65, 98)), bs=32)      # a last batch of one row in both parts
+    # a last batch of one row in both parts
+    small = CollabDataLoaders.from_df(dls.train_ds.items, splits=(range(65), range(65, 98)), bs=32)
     learn = quiet(collab_learner(small, arch=Squeeze(), loss_func=nn.MSELoss(), metrics=rmse, unk_p=0), 1)
     pred,targ = learn.get_preds()
-    assert pred.shape==targ.shape==(33,) and math.isclose(learn.validate()[0], float(((pred-targ)**2).mean()), rel_tol=1e-5)
+    assert pred.shape==targ.shape==(33,) and math.isclose(learn.validate()[0], float(((pred-targ)**2).mean()),
+        rel_tol=1e-5)
 
 def test_wrong_number_of_outputs_is_an_error(dls):
     class Two(Module):
@@ -184,7 +194,9 @@ def test_close_to_the_truth():
 def test_quality_floor(data_dir, monkeypatch, which):
     "A number on real data, with a seed: the settings of benchmarks/foundation.py"
     monkeypatch.setenv('FASTCOLLAB_DATA', str(data_dir))
-    if which=='small': df,splits,bound,fit,kw = movielens('ml-latest-small'),None,.86,(6, 5e-3, .3),dict(n_factors=100, y_range=(0,5.5))
+    if which=='small':
+        df,splits,bound,fit,kw = movielens('ml-latest-small'),None,.86,(6, 5e-3, .3),dict(n_factors=100,
+            y_range=(0,5.5))
     else: (df,splits),bound,fit,kw = movielens_fold('ml-100k', 1),.92,(8, 5e-3, .4),dict(y_range=(.5,5.5), unk_p=0)
     dls = CollabDataLoaders.from_df(df, splits=splits, seed=42, bs=512)
     set_seed(0)
@@ -193,7 +205,8 @@ def test_quality_floor(data_dir, monkeypatch, which):
 @pytest.mark.data
 def test_newcomers_are_predicted_better_with_id_dropout(data_dir, monkeypatch):
     monkeypatch.setenv('FASTCOLLAB_DATA', str(data_dir))
-    dls = CollabDataLoaders.from_df(movielens('ml-latest-small'), splitter=ColdItemSplitter(.1, seed=42), seed=42, bs=512)
+    dls = CollabDataLoaders.from_df(movielens('ml-latest-small'), splitter=ColdItemSplitter(.1, seed=42), seed=42,
+        bs=512)
     res = []
     for p in (.1, 0):
         set_seed(0)
@@ -264,7 +277,8 @@ def test_a_change_makes_a_new_recommender(dls, tmp_path, copies):
         class Stop(Callback):
             def after_batch(self): raise KeyboardInterrupt
         with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-1, cbs=Stop())
-    for f in (lambda: None, lambda: quiet(learn, 1, 1e-2), add, lambda: learn.load('m'), interrupted, replace): assert fresh(f), f
+    for f in (lambda: None, lambda: quiet(learn, 1, 1e-2), add, lambda: learn.load('m'), interrupted, replace):
+        assert fresh(f), f
 
 def test_the_recommender_is_not_exported(dls, tmp_path):
     learn = collab_learner(dls, n_factors=4)

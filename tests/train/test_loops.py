@@ -10,14 +10,15 @@ from fastai.losses import MSELossFlat
 from fastai.tabular.all import Adam, Callback, CancelEpochException, CancelFitException, CancelTrainException, L1LossFlat, Transform, nn, noop, set_seed
 from fastcollab.kernels import jit
 from fastcollab.train import loops as fused_module
-from fastcollab.all import (BiasInterpretation, ColdItemSplitter, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, Embedding,
-    HybridMF, GravityRegularizer, LazyAdam, ParamEmbedding, RatingMSE, ValidRMSE, collab_learner, mae, movielens, rmse, sched_step,
-    synthetic_ratings)
+from fastcollab.all import (BiasInterpretation, ColdItemSplitter, CollabDataLoaders, CollabNN, DotProduct,
+    DotProductBias, Embedding, HybridMF, GravityRegularizer, LazyAdam, ParamEmbedding, RatingMSE, ValidRMSE,
+    collab_learner, mae, movielens, rmse, sched_step, synthetic_ratings)
 from fastcollab.train.loops import FusedLoop, TorchLoop, loop_for, why_not_loop
 from hypothesis import given, settings, strategies as st
 
 SMALL = synthetic_ratings(60, 40, 800)
-SMALL = SMALL.assign(age=SMALL.userId%7, jobs=[f'{u%3}|{u%5}' if u%4 else None for u in SMALL.userId])   # some users have no job
+# some users have no job
+SMALL = SMALL.assign(age=SMALL.userId%7, jobs=[f'{u%3}|{u%5}' if u%4 else None for u in SMALL.userId])
 SQUARE = SMALL.assign(title=[f'{k%60:02}' for k in range(len(SMALL))])   # as many items as users
 def features(): return dict(item_cols=['genres'], user_cols=['age','jobs'])
 
@@ -41,11 +42,13 @@ class EachBatch(Callback):
 
 def moved(got, want, start):
     "The largest difference of a parameter, relative to the distance that it moved"
-    return max(float((a-b).detach().norm()/(b-c).detach().norm()) for a,b,c in zip(*(o.model.parameters() for o in (got,want,start))) if b.requires_grad)
+    return max(float((a-b).detach().norm()/(b-c).detach().norm())
+        for a,b,c in zip(*(o.model.parameters() for o in (got,want,start))) if b.requires_grad)
 
 def weights(learn): return [p.detach().clone() for p in learn.model.parameters()]
 def equal(a, b): return all(torch.equal(x, y) for x,y in zip(weights(a), weights(b)))
-def taken(learn): return {learn.opt.state[p].get('step', 0) for p in learn.model.parameters() if p.requires_grad}   # steps
+# steps
+def taken(learn): return {learn.opt.state[p].get('step', 0) for p in learn.model.parameters() if p.requires_grad}
 def finite(learn):
     "Weights are numbers, and moments are at least no nan"
     state = [v for s in learn.opt.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
@@ -54,14 +57,16 @@ def finite(learn):
 def same_history(a, b, tol=1e-4):
     "Rates, schedules, losses and tables of two fits"
     ra,rb = a.recorder,b.recorder
-    assert ra.lrs==pytest.approx(rb.lrs, rel=1e-6) and ra.iters==rb.iters and list(ra.metric_names)==list(rb.metric_names)
+    assert ra.lrs==pytest.approx(rb.lrs,
+        rel=1e-6) and ra.iters==rb.iters and list(ra.metric_names)==list(rb.metric_names)
     assert np.allclose(ra.losses, rb.losses, rtol=tol) and np.allclose(ra.values, rb.values, rtol=tol)
     assert set(getattr(ra, 'hps', {}))==set(getattr(rb, 'hps', {}))
     for k in getattr(ra, 'hps', {}): assert np.allclose(ra.hps[k], rb.hps[k], rtol=1e-6)
     assert {k: pytest.approx(v, rel=1e-6) for k,v in a.opt.hypers[0].items()}==dict(b.opt.hypers[0])
     assert (a.train_iter,a.pct_train,a.epoch)==(b.train_iter,pytest.approx(b.pct_train),b.epoch)
 
-ARCHS = dict(plain=DotProduct, plain_param=partial(DotProduct, emb=ParamEmbedding), bias=DotProductBias, bias_param=partial(DotProductBias, emb=ParamEmbedding),
+ARCHS = dict(plain=DotProduct, plain_param=partial(DotProduct, emb=ParamEmbedding), bias=DotProductBias,
+    bias_param=partial(DotProductBias, emb=ParamEmbedding),
     genres=HybridMF, **{f'genres_{o}':partial(HybridMF, agg=o) for o in ('sum','mean')})
 
 def arch_of(name, **kwargs):
@@ -70,16 +75,21 @@ def arch_of(name, **kwargs):
     return dict(arch=a.func, config=a.keywords) if isinstance(a, partial) else dict(arch=a)
 
 N = int(800*.8)
-CASES = [('plain',dict()), ('plain_param',dict(y_range=(0,5.5))), ('bias',dict(y_range=(0,5.5))), ('bias_param',dict(center=True)),
+CASES = [('plain',dict()), ('plain_param',dict(y_range=(0,5.5))), ('bias',dict(y_range=(0,5.5))),
+    ('bias_param',dict(center=True)),
     ('genres',dict(y_range=(0,5.5))), ('genres_sum',dict(center=True, y_range=(0,5.5))), ('genres_mean',dict(unk_p=.3)),
-    ('genres',dict(unk_p=0, dl=dict(bs=7))), ('bias',dict(unk_p=.3, dl=dict(bs=7))), ('bias',dict(unk_p=0, dl=dict(bs=1), y_range=(0,5.5))),
-    ('genres',dict(dl=dict(bs=1))), ('bias',dict(dl=dict(bs=N))), ('genres',dict(dl=dict(bs=N), unk_p=0)), ('bias',dict(dl=dict(bs=5000), n_factors=50)),
+    ('genres',dict(unk_p=0, dl=dict(bs=7))), ('bias',dict(unk_p=.3, dl=dict(bs=7))),
+    ('bias',dict(unk_p=0, dl=dict(bs=1), y_range=(0,5.5))),
+    ('genres',dict(dl=dict(bs=1))), ('bias',dict(dl=dict(bs=N))), ('genres',dict(dl=dict(bs=N), unk_p=0)),
+    ('bias',dict(dl=dict(bs=5000), n_factors=50)),
     ('bias',dict(n_factors=1)), ('genres_sum',dict(n_factors=3)), ('plain',dict(n_factors=50, y_range=(.5,5.))),
-    ('bias',dict(dl=dict(user_weight='sqrt'), n_factors=16, center=True)), ('bias',dict(wd=0.)), ('bias',dict(wd=1., moms=(.9,.8,.9))),
+    ('bias',dict(dl=dict(user_weight='sqrt'), n_factors=16, center=True)), ('bias',dict(wd=0.)),
+    ('bias',dict(wd=1., moms=(.9,.8,.9))),
     ('bias',dict(loss_func=MSELossFlat())), ('bias',dict(opt_func=partial(LazyAdam, eps=1e-8, sqr_mom=.999)))]
 SHARP = partial(LazyAdam, eps=1e-8)   # eps is left aside while a row waits, in tables of features by one loop only
 
-@pytest.mark.parametrize('name,kwargs', CASES, ids=lambda o: o if isinstance(o, str) else ','.join(f'{k}={v}' for k,v in o.items())[:50])
+@pytest.mark.parametrize('name,kwargs', CASES, ids=lambda o: o if isinstance(o, str)
+    else ','.join(f'{k}={v}' for k,v in o.items())[:50])
 def test_fused_equals_unfused(name, kwargs):
     "Compiled, in the torch loop and batch by batch: weights, rates, losses, table"
     cfg = {**arch_of(name), 'opt_func':SHARP, **kwargs}
@@ -95,11 +105,14 @@ def test_fused_equals_unfused(name, kwargs):
 def test_fused_equals_unfused_with_the_usual_eps(name):
     a,b,start = (build(f, **arch_of(name), y_range=(0,5.5)) for f in (True,False,False))
     for o in (a,b): quiet(o, 5, 2e-2)
-    assert moved(a, b, start)<1e-3   # with genres 3e-4, else 1e-6: the torch loop moves all rows of tables of features, where the compiled one lets them wait
+    # with genres 3e-4, else 1e-6: the torch loop moves all rows of tables of features, where the compiled one lets them
+    # wait
+    assert moved(a, b, start)<1e-3
     same_history(a, b)
 
 def test_all_loops_are_what_they_say():
-    assert isinstance(loop_for(build()), FusedLoop) and type(loop_for(build(False))) is TorchLoop and loop_for(build(cbs=EachBatch())) is None
+    assert isinstance(loop_for(build()),
+        FusedLoop) and type(loop_for(build(False))) is TorchLoop and loop_for(build(cbs=EachBatch())) is None
 
 @pytest.mark.parametrize('name', ['bias','genres'])
 def test_eager_adam_gives_the_same_errors(name):
@@ -109,7 +122,8 @@ def test_eager_adam_gives_the_same_errors(name):
 
 def test_rows_without_features():
     "Users without any category, on either loop"
-    a,b,start = (build(f, arch=HybridMF, dl=dict(df=SMALL.assign(jobs=None, age=SMALL.age.where(SMALL.userId>30)))) for f in (True,False,False))
+    a,b,start = (build(f, arch=HybridMF, dl=dict(df=SMALL.assign(jobs=None, age=SMALL.age.where(SMALL.userId>30))))
+        for f in (True,False,False))
     for o in (a,b): quiet(o, 2, 2e-2)
     assert moved(a, b, start)<1e-3
 
@@ -129,7 +143,8 @@ def test_pieces_do_not_change_a_bit(piece, fused, monkeypatch):
     want = quiet(build(fused), 2, 2e-2)
     monkeypatch.setattr(TorchLoop, 'piece', piece)
     got = quiet(build(fused), 2, 2e-2)
-    assert equal(got, want) and got.recorder.lrs==want.recorder.lrs and np.allclose(got.recorder.losses, want.recorder.losses, rtol=1e-6)
+    assert equal(got, want) and got.recorder.lrs==want.recorder.lrs and np.allclose(got.recorder.losses,
+        want.recorder.losses, rtol=1e-6)
     assert [o[1] for o in got.recorder.values]==pytest.approx([o[1] for o in want.recorder.values])
 
 def test_drop_last():
@@ -162,7 +177,8 @@ def test_reads_equal_unfused(name, kwargs, monkeypatch):
     for f in ('auto',False):
         learn.fused,n = f,len(calls)
         with learn.no_bar():
-            res.append([*learn.get_preds(with_loss=True), learn.get_preds(dl=new)[0], learn.get_preds(ds_idx=0)[0], learn.get_preds(with_input=True)[0].float(),
+            res.append([*learn.get_preds(with_loss=True), learn.get_preds(dl=new)[0], learn.get_preds(ds_idx=0)[0],
+                learn.get_preds(with_input=True)[0].float(),
                 torch.tensor(learn.validate())])
         assert (len(calls)>n)==(f=='auto')
     for a,b in zip(*res): assert a.shape==b.shape and torch.allclose(a, b, atol=1e-5, equal_nan=True)
@@ -210,7 +226,8 @@ def on_the_instance():
     cb.after_batch = noop
     return cb
 
-def groups(m): return [list(m.u_weight.parameters()), [p for n,p in m.named_parameters() if not n.startswith('u_weight')]]
+def groups(m):
+    return [list(m.u_weight.parameters()), [p for n,p in m.named_parameters() if not n.startswith('u_weight')]]
 def frozen(learn): learn.model.u_bias.weight.requires_grad_(False)
 def double(learn): learn.model.double()
 def hook(learn): learn.model.i_bias.register_forward_hook(lambda *args: None)
@@ -222,12 +239,17 @@ def recorded(learn): learn.recorder.after_step = noop
 def one_table(learn): learn.model.i_bias = learn.model.u_bias
 def one_weight(learn): learn.model.i_bias.weight = learn.model.u_bias.weight
 
-INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=GravityRegularizer()),'GravityRegularizer needs'),
-    ('after_batch',dict(cbs=EachBatch()),'EachBatch needs'), ('two callbacks',dict(cbs=[Watch(),EachBatch()]),'Watch, EachBatch needs?'),
+INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=GravityRegularizer()),
+    'GravityRegularizer needs'),
+    ('after_batch',dict(cbs=EachBatch()),'EachBatch needs'), ('two callbacks',dict(cbs=[Watch(),EachBatch()]),
+        'Watch, EachBatch needs?'),
     ('CollabNN',dict(arch=CollabNN, n_factors=50),'CollabNN has no plan'), ('own',dict(arch=Own),'Own has no plan'),
-    ('scale',dict(arch=HybridMF, config=dict(how='scale')),'how=.scale.'), ('L1',dict(loss_func=L1LossFlat()),'no fused_pair'),
-    ('callable',dict(loss_func=lambda p,t: ((p-t)**2).mean()),'no fused_pair'), ('sum',dict(loss_func=RatingMSE('sum')),"reduced by 'sum'"),
-    ('MSE sum',dict(loss_func=MSELossFlat(reduction='sum')),"reduced by 'sum'"), ('frozen',dict(change=frozen),'u_bias.weight is frozen'),
+    ('scale',dict(arch=HybridMF, config=dict(how='scale')),'how=.scale.'), ('L1',dict(loss_func=L1LossFlat()),
+        'no fused_pair'),
+    ('callable',dict(loss_func=lambda p,t: ((p-t)**2).mean()),'no fused_pair'), ('sum',dict(loss_func=RatingMSE('sum')),
+        "reduced by 'sum'"),
+    ('MSE sum',dict(loss_func=MSELossFlat(reduction='sum')),"reduced by 'sum'"),
+    ('frozen',dict(change=frozen),'u_bias.weight is frozen'),
     ('float64',dict(change=double),'parameters are .*float64'), ('device',dict(change=elsewhere),'ratings are on meta'),
     ('groups',dict(splitter=groups),'2 parameter groups'), ('hooks',dict(change=hook),'hooks'),
     ('do_wd',dict(change=undecayed),'not all decayed'), ('transform',dict(change=transform),'transforms each batch'),
@@ -235,10 +257,14 @@ INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=G
     ('padding',dict(config=dict(emb=partial(nn.Embedding, padding_idx=0))),'not a plain table'),
     ('by freq',dict(config=dict(emb=partial(nn.Embedding, scale_grad_by_freq=True))),'not a plain table'),
     ('subclass',dict(config=dict(emb=Doubled)),'Doubled is not a plain table'),
-    ('event',dict(cbs=Callback(before_batch=noop)),'Callback needs single'), ('event of an instance',dict(cbs=on_the_instance()),'Callback needs single'),
-    ('event of the recorder',dict(change=recorded),'Recorder needs single'), ('schedule',dict(change=schedule),'sqr_mom is scheduled'),
-    ('one table',dict(dl=dict(df=SQUARE), change=one_table),'share'), ('one weight',dict(dl=dict(df=SQUARE), change=one_weight),'share'),
-    ('train_metrics',dict(metrics=rmse, change=lambda learn: setattr(learn.recorder, 'train_metrics', True)),'train_metrics=True')]
+    ('event',dict(cbs=Callback(before_batch=noop)),'Callback needs single'),
+    ('event of an instance',dict(cbs=on_the_instance()),'Callback needs single'),
+    ('event of the recorder',dict(change=recorded),'Recorder needs single'), ('schedule',dict(change=schedule),
+        'sqr_mom is scheduled'),
+    ('one table',dict(dl=dict(df=SQUARE), change=one_table),'share'),
+    ('one weight',dict(dl=dict(df=SQUARE), change=one_weight),'share'),
+    ('train_metrics',dict(metrics=rmse, change=lambda learn: setattr(learn.recorder, 'train_metrics', True)),
+        'train_metrics=True')]
 
 @pytest.mark.parametrize('name,kwargs,words', INELIGIBLE, ids=[o[0] for o in INELIGIBLE])
 def test_ineligible(name, kwargs, words):
@@ -257,7 +283,8 @@ def test_ineligible(name, kwargs, words):
             assert re.search(words, learn.fused_reason) and f'because {learn.fused_reason}' in learn.summary()
 
 def test_eligible():
-    for kw in (dict(), dict(opt_func=partial(LazyAdam, eps=1e-6)), dict(loss_func=MSELossFlat()), dict(arch=HybridMF), dict(center=True),
+    for kw in (dict(), dict(opt_func=partial(LazyAdam, eps=1e-6)), dict(loss_func=MSELossFlat()), dict(arch=HybridMF),
+        dict(center=True),
         dict(cbs=[ValidRMSE(), BiasInterpretation(), EarlyStoppingCallback()])):
         learn = build(True, **kw)
         assert learn.fused_reason=='' and 'fused, in a compiled loop' in learn.summary()
@@ -291,7 +318,8 @@ def test_a_feature_model_by_hand():
     learn = build(arch=HybridMF)
     learn.model.i_table[3] = 0
     assert 'tables of features' in learn.fused_reason
-    with pytest.raises(ValueError, match='tables of features'): quiet(collab_learner(dls, arch=by_hand(dls), fused=True), 1)
+    with pytest.raises(ValueError, match='tables of features'):
+        quiet(collab_learner(dls, arch=by_hand(dls), fused=True), 1)
 
 @pytest.mark.parametrize('names', [('sqr_mom',), ('eps',), ('lr','sqr_mom','eps','wd')])
 def test_schedules_of_other_hypers(names):
@@ -321,14 +349,18 @@ def test_recorder_and_a_second_fit():
         assert len(a.recorder.losses)==len(a.recorder.lrs)==n*per and a.recorder.iters==[per*(j+1) for j in range(n)]
         assert all(a.opt.state[p]['step']==k*per for p in a.model.parameters())
         want = [combined_cos(.25, 2e-2/25, 2e-2, 2e-7)(torch.tensor(j/(n*per)).item()) for j in range(n*per)]
-        assert np.allclose(a.recorder.lrs, want, rtol=1e-4, atol=1e-9) and a.opt.hypers[-1]['lr']==pytest.approx(a.recorder.lrs[-1])
+        assert np.allclose(a.recorder.lrs, want, rtol=1e-4,
+            atol=1e-9) and a.opt.hypers[-1]['lr']==pytest.approx(a.recorder.lrs[-1])
     assert moved(a, b, start)<1e-3
 
-@pytest.mark.parametrize('method,args,kwargs', [('fit',(2,1e-2),dict(wd=.3)), ('fit_flat_cos',(3,1e-2),{}), ('fit_sgdr',(2,1,1e-2),{}),
-    ('fit',(3,1e-2),dict(cbs='step')), ('fit_one_cycle',(2,slice(1e-3,1e-2)),{})], ids=['fit','flat_cos','sgdr','step','slice'])
+@pytest.mark.parametrize('method,args,kwargs', [('fit',(2,1e-2),dict(wd=.3)), ('fit_flat_cos',(3,1e-2),{}),
+    ('fit_sgdr',(2,1,1e-2),{}),
+    ('fit',(3,1e-2),dict(cbs='step')), ('fit_one_cycle',(2,slice(1e-3,1e-2)),{})], ids=['fit','flat_cos','sgdr','step',
+        'slice'])
 def test_other_schedules(method, args, kwargs):
     a,b,start = (build(f) for f in (True,False,False))
-    for o in (a,b): quiet(o, *args, method=method, **{**kwargs, **(dict(cbs=sched_step(2e-2, step=1)) if 'cbs' in kwargs else {})})
+    for o in (a,b):
+        quiet(o, *args, method=method, **{**kwargs, **(dict(cbs=sched_step(2e-2, step=1)) if 'cbs' in kwargs else {})})
     same_history(a, b)
     assert moved(a, b, start)<1e-3
 
@@ -351,7 +383,8 @@ def test_files(fused, tmp_path):
     assert equal(learn, other)
     for p,q in zip(learn.model.parameters(), other.model.parameters()):
         a,b = learn.opt.state[p],other.opt.state[q]
-        assert a['step']==b['step']>0 and torch.equal(a['grad_avg'], b['grad_avg']) and torch.equal(a['sqr_avg'], b['sqr_avg'])
+        assert a['step']==b['step']>0 and torch.equal(a['grad_avg'], b['grad_avg']) and torch.equal(a['sqr_avg'],
+            b['sqr_avg'])
 
 def test_plots_and_finder():
     learn = quiet(build(True), 2, 2e-2)
@@ -375,7 +408,8 @@ class Stop(Callback):
 
 PLACES = ['before_train','after_train','before_validate','after_epoch']
 
-@pytest.mark.parametrize('event,error', [(e,o) for o in (CancelFitException,RuntimeError,KeyboardInterrupt) for e in PLACES]
+@pytest.mark.parametrize('event,error', [(e,o) for o in (CancelFitException,RuntimeError,KeyboardInterrupt)
+    for e in PLACES]
     + [(e,CancelEpochException) for e in PLACES[:3]] + [('before_train',CancelTrainException)])
 def test_stopped_between_pieces(event, error):
     "The model is that of fastai's batches stopped at the same place"
@@ -423,7 +457,8 @@ def test_interrupted_batch_by_batch():
     assert moved(*fits, build(False))<1e-3
 
 @pytest.mark.parametrize('fused', [True, False])
-@pytest.mark.parametrize('name,kwargs', [('bias',dict(unk_p=.1)), ('bias',dict(unk_p=0)), ('genres',dict(unk_p=.1, dl=dict(user_weight='sqrt')))],
+@pytest.mark.parametrize('name,kwargs', [('bias',dict(unk_p=.1)), ('bias',dict(unk_p=0)),
+    ('genres',dict(unk_p=.1, dl=dict(user_weight='sqrt')))],
     ids=['drop','no drop','genres'])
 def test_resumed_fit(name, kwargs, fused, tmp_path):
     "From a file of epoch 2, with new loaders: the weights of the fit that was never interrupted"
@@ -433,12 +468,16 @@ def test_resumed_fit(name, kwargs, fused, tmp_path):
     for p in got.model.parameters(): p.data.zero_()
     got.load('m_1', with_opt=True)
     quiet(got, 4, 2e-2, start_epoch=2)
-    assert moved(got, want, build(fused, **kwargs))<1e-5 and got.recorder.lrs==pytest.approx(want.recorder.lrs[len(want.recorder.lrs)//2:])
+    assert moved(got, want, build(fused,
+        **kwargs))<1e-5 and got.recorder.lrs==pytest.approx(want.recorder.lrs[len(want.recorder.lrs)//2:])
 
-@pytest.mark.parametrize('first,second', [(True,False), (False,True), (Adam,True), (True,Adam)], ids=lambda o: getattr(o, '__name__', str(o)))
+@pytest.mark.parametrize('first,second', [(True,False), (False,True), (Adam,True), (True,Adam)],
+    ids=lambda o: getattr(o, '__name__', str(o)))
 def test_fits_hand_over(first, second):
     "A fit in one loop goes on in another, or with fastai's `Adam`"
-    def arg(o, **kw): return dict(fused=False, opt_func=partial(Adam, eps=1e-8)) if o is Adam else dict(fused=o, opt_func=partial(LazyAdam, eps=1e-8))
+    def arg(o, **kw):
+        return dict(fused=False, opt_func=partial(Adam, eps=1e-8)) if o is Adam else dict(fused=o,
+            opt_func=partial(LazyAdam, eps=1e-8))
     fits = []
     for a,b in ((first,second), (Adam,Adam)):
         learn = quiet(build(**arg(a)), 2, 2e-2)
@@ -459,7 +498,8 @@ def test_diverging_rates(fused, lr):
     "An error that names epoch and step, or a fit that goes on; never weights or moments that are no numbers"
     learn = diverging(fused, unk_p=0)
     try: quiet(learn, 2, lr, wd=0.)
-    except FloatingPointError as e: assert 'epoch 0, step ' in str(e) and 'of 10' in str(e) and 'lower the learning rate' in str(e)
+    except FloatingPointError as e:
+        assert 'epoch 0, step ' in str(e) and 'of 10' in str(e) and 'lower the learning rate' in str(e)
     else: assert lr<1e12
     assert finite(learn)
 
@@ -467,7 +507,8 @@ def test_diverging_rates(fused, lr):
 def test_the_error_says_where(fused):
     "The same place in every loop, with the rate of that step; the steps before count"
     learn = diverging(fused, unk_p=0)
-    with pytest.raises(FloatingPointError, match=r'the loss is inf in epoch 0, step 2 of 10 \(lr (?!0\.001)[0-9.e+]+\)'), warnings.catch_warnings():
+    with pytest.raises(FloatingPointError,
+        match=r'the loss is inf in epoch 0, step 2 of 10 \(lr (?!0\.001)[0-9.e+]+\)'), warnings.catch_warnings():
         warnings.simplefilter('error')
         quiet(learn, 1, 1e15, wd=0.)
     assert finite(learn) and taken(learn)=={1}
@@ -478,7 +519,8 @@ def test_the_last_step_of_an_epoch(fused, arch):
     "No loss is asked for after it, so weights are looked at, but not by `lr_find`, which puts them back"
     if arch is CollabNN and fused is True: fused = 'auto'
     learn,n = diverging(fused, unk_p=0, arch=arch, dl=dict(bs=N), n_factors=50),[]
-    with pytest.raises(FloatingPointError, match=r'weights are not finite after epoch 0, step 1 of 1 \(lr 4e\+58\); lower the learning rate.*lost'):
+    with pytest.raises(FloatingPointError,
+        match=r'weights are not finite after epoch 0, step 1 of 1 \(lr 4e\+58\); lower the learning rate.*lost'):
         quiet(learn, 2, 1e60, wd=0., cbs=Callback(before_validate=lambda self: n.append(1)))
     assert not n and taken(learn)=={1}
     learn = diverging(fused, unk_p=0, arch=arch, dl=dict(bs=N), n_factors=50, wd=0.)
@@ -498,7 +540,8 @@ def test_weights_are_looked_at_once_an_epoch(fused, monkeypatch):
 @pytest.mark.parametrize('lr', [1e38, 1e39, 1e45])
 def test_rates_beyond_float32_in_dense_layers(fused, lr):
     learn = diverging(fused, unk_p=0, arch=CollabNN, n_factors=50)
-    with pytest.raises(FloatingPointError, match='the loss is (nan|inf) in epoch 0, step 2 of 10'): quiet(learn, 1, lr, wd=0.)
+    with pytest.raises(FloatingPointError, match='the loss is (nan|inf) in epoch 0, step 2 of 10'):
+        quiet(learn, 1, lr, wd=0.)
 
 @pytest.mark.parametrize('fused', DIVERGE)
 def test_a_rate_that_takes_all_of_a_row(fused):
@@ -538,7 +581,8 @@ def broken(monkeypatch):
     jit.unusable.cache_clear()
     assert not jit.unusable()
 
-@pytest.mark.parametrize('error', [None, ImportError('no numba'), RuntimeError('cannot cache function'), PermissionError('read-only')], ids=str)
+@pytest.mark.parametrize('error', [None, ImportError('no numba'), RuntimeError('cannot cache function'),
+    PermissionError('read-only')], ids=str)
 def test_without_the_compiled_loops(error, broken):
     "One warning, and the same numbers in torch"
     want = quiet(build(True), 2, 2e-2)
@@ -570,12 +614,14 @@ def test_a_full_disk():
 
 def reference(start, dls, lrs, moms, wd, p, y_range, n_epoch, eps):
     "Minibatches and dense `Adam` in numpy and float64"
-    P = [o.detach().double().numpy().copy() for o in (start.u_weight.weight,start.i_weight.weight,start.u_bias.weight,start.i_bias.weight)]
+    P = [o.detach().double().numpy().copy() for o in (start.u_weight.weight,start.i_weight.weight,start.u_bias.weight,
+        start.i_bias.weight)]
     M,V,s,dl = [o*0 for o in P],[o*0 for o in P],0,dls.train
     x,y = dls.train_ds.store.ids().numpy(),dls.train_ds.store.ratings().double().numpy()[:,0]
     for _ in range(n_epoch):
         order = dl.get_idxs().numpy()
-        drop = (torch.rand(len(order), 2, generator=torch.Generator().manual_seed(dl.epoch_seed))<p).numpy() if p else np.zeros((len(order),2), bool)
+        drop = (torch.rand(len(order), 2,
+            generator=torch.Generator().manual_seed(dl.epoch_seed))<p).numpy() if p else np.zeros((len(order),2), bool)
         for o in range(0, len(order), dl.bs):
             b = order[o:o+dl.bs]
             u,i = np.where(drop[o:o+dl.bs], 0, x[b]).T
@@ -593,11 +639,13 @@ def reference(start, dls, lrs, moms, wd, p, y_range, n_epoch, eps):
     return P
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(2, 20), st.integers(2, 20), st.integers(2, 150), st.integers(1, 60), st.integers(1, 20), st.sampled_from([None,(0,5.5),(-1,6)]),
+@given(st.integers(2, 20), st.integers(2, 20), st.integers(2, 150), st.integers(1, 60), st.integers(1, 20),
+    st.sampled_from([None,(0,5.5),(-1,6)]),
     st.sampled_from([0,.1,2.]), st.sampled_from([0,.1,.5]), st.integers(0, 9), st.booleans())
 def test_against_a_second_implementation(n_users, n_items, n, bs, k, y_range, wd, p, seed, cycle):
     rng = np.random.default_rng(seed)
-    df = pd.DataFrame(dict(user=rng.integers(n_users, size=n+1), item=rng.integers(n_items, size=n+1), rating=rng.integers(1, 11, n+1)/2))
+    df = pd.DataFrame(dict(user=rng.integers(n_users, size=n+1), item=rng.integers(n_items, size=n+1),
+        rating=rng.integers(1, 11, n+1)/2))
     df.loc[:1,['user','item']] = [[0,0],[1,1]]                       # of both at least two
     df.loc[n,['user','item']] = 0
     dls = []
@@ -605,15 +653,18 @@ def test_against_a_second_implementation(n_users, n_items, n, bs, k, y_range, wd
         warnings.simplefilter('ignore')                            # repeated pairs
         for _ in range(2): dls.append(CollabDataLoaders.from_df(df, splits=(range(n),[n]), seed=seed, bs=bs))
     set_seed(seed)
-    learn = collab_learner(dls[0], n_factors=k, y_range=y_range, unk_p=p, opt_func=partial(LazyAdam, eps=1e-9), fused=True, wd=wd)
-    for o in learn.model.parameters(): o.data = torch.randn(o.shape)*.3    # from tiny vectors the first gradients would be rounding
+    learn = collab_learner(dls[0], n_factors=k, y_range=y_range, unk_p=p, opt_func=partial(LazyAdam, eps=1e-9),
+        fused=True, wd=wd)
+    # from tiny vectors the first gradients would be rounding
+    for o in learn.model.parameters(): o.data = torch.randn(o.shape)*.3
     start = copy.deepcopy(learn.model)
     quiet(learn, 2, 2e-2, method='fit_one_cycle' if cycle else 'fit')
     lrs = learn.recorder.lrs
     want = reference(start, dls[1], lrs, learn.recorder.hps['mom'] if cycle else [.9]*len(lrs), wd, p, y_range, 2, 1e-9)
     m = learn.model
     got = [o.detach().numpy() for o in (m.u_weight.weight,m.i_weight.weight,m.u_bias.weight,m.i_bias.weight)]
-    first = [o.detach().numpy() for o in (start.u_weight.weight,start.i_weight.weight,start.u_bias.weight,start.i_bias.weight)]
+    first = [o.detach().numpy() for o in (start.u_weight.weight,start.i_weight.weight,start.u_bias.weight,
+        start.i_bias.weight)]
     off = np.sqrt(sum(((a-b)**2).sum() for a,b in zip(got, want))/sum(((b-c)**2).sum() for b,c in zip(want, first)))
     assert off < 1e-3
 
@@ -665,8 +716,11 @@ def test_feature_rows_out_of_range(side, row):
     "As the model and the loaders have them; `next` to the last row is one of the next feature, or none"
     learn = build(True, arch=HybridMF)
     k = 'ui'.index(side[0])
-    for t in (getattr(learn.model, side),learn.dls.train_ds.tables[k]): t[3,0] = learn.model.sides[k][0].n if row=='next' else row
-    with pytest.raises(IndexError, match=f"{'age' if k==0 else 'genres'!r} run from .* but the model has .*make the model for these loaders"): quiet(learn, 1)
+    for t in (getattr(learn.model, side),learn.dls.train_ds.tables[k]):
+        t[3,0] = learn.model.sides[k][0].n if row=='next' else row
+    with pytest.raises(IndexError,
+        match=f"{'age' if k==0 else 'genres'!r} run from .* but the model has .*make the model for these "
+        f"loaders"): quiet(learn, 1)
     assert finite(learn)
 
 @pytest.mark.parametrize('col,row', [(0,-1), (1,10**6)])
@@ -677,7 +731,8 @@ def test_rows_out_of_range_in_validation(col, row):
 
 def test_a_model_without_the_features_of_its_loaders():
     "Unseen items with genres are row 0 for a model that knows no genres, in the compiled loop too"
-    dls = CollabDataLoaders.from_df(synthetic_ratings(60, 40, 1500), genre_name='genres', splitter=ColdItemSplitter(.2, seed=0), seed=0, bs=64)
+    dls = CollabDataLoaders.from_df(synthetic_ratings(60, 40, 1500), genre_name='genres',
+        splitter=ColdItemSplitter(.2, seed=0), seed=0, bs=64)
     learn = collab_learner(dls, arch=DotProductBias, n_factors=4, y_range=(0,5.5))
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
     fused,learn.fused = learn.get_preds()[0],False

@@ -40,14 +40,17 @@ def batches(n, rows=30, seed=0, most=6, dtype=torch.float64, device='cpu'):
         x,z = torch.randint(0, rows if s%50<3 else rows//3, (2,bs), generator=g)
         yield x.to(device),z.to(device),torch.randn(bs, generator=g).to(device, dtype)
 
-def cycle(n, lr=1e-2): return [dict(lr=combined_cos(.25, lr/25, lr, lr/1e5)(s/n), mom=combined_cos(.25, .95, .85, .95)(s/n)) for s in range(n)]
+def cycle(n, lr=1e-2):
+    return [dict(lr=combined_cos(.25, lr/25, lr, lr/1e5)(s/n), mom=combined_cos(.25, .95, .85, .95)(s/n))
+        for s in range(n)]
 
 def one(model, opt, x, z, y):
     ((model(x, z)-y)**2).mean().backward()
     opt.step()
     opt.zero_grad()
 
-def planned(opt, hypers): return opt.plan(**{k:np.array([h[k] for h in hypers]) for k in hypers[0]}) if isinstance(opt, LazyAdam) else opt
+def planned(opt, hypers):
+    return opt.plan(**{k:np.array([h[k] for h in hypers]) for k in hypers[0]}) if isinstance(opt, LazyAdam) else opt
 
 def train(model, opt, data, hypers=None, each=lambda s,model,opt: None):
     "As many steps as there are batches; `each` sees the model before them"
@@ -62,9 +65,11 @@ def train(model, opt, data, hypers=None, each=lambda s,model,opt: None):
 
 def moved(got, want, start):
     "The largest difference of a parameter, relative to the distance that it moved"
-    return max(float((a-b).detach().norm()/(b-c).detach().norm()) for a,b,c in zip(*(o.parameters() for o in (got,want,start))))
+    return max(float((a-b).detach().norm()/(b-c).detach().norm())
+        for a,b,c in zip(*(o.parameters() for o in (got,want,start))))
 
-def both(data, hypers=None, cls=Net, split=lambda m: list(m.parameters()), each=lambda s,model,opt: None, opts=EXACT, before=lambda m,o: None, **kwargs):
+def both(data, hypers=None, cls=Net, split=lambda m: list(m.parameters()), each=lambda s,model,opt: None, opts=EXACT,
+    before=lambda m,o: None, **kwargs):
     "Models after the same steps of `LazyAdam` and of `Adam`, and before them"
     res,data = [],list(data)
     for f in (LazyAdam,Adam):
@@ -90,22 +95,26 @@ def test_dtypes_and_schedules(path, dtype, tol, hypers, wd):
 def test_beyond_the_tables(path):
     "More steps than the 512 that are prepared, and a schedule of which the optimizer is told nothing, or the wrong thing"
     assert moved(*both(batches(600, most=3))) < 1e-6
-    for plan in (lambda o: None, lambda o: o.plan(lr=np.full(80, 5.)), lambda o: o.plan(lr=np.full(3, 1e-2)), lambda o: o.plan(mom=np.full(80, .9))):
+    for plan in (lambda o: None, lambda o: o.plan(lr=np.full(80, 5.)), lambda o: o.plan(lr=np.full(3, 1e-2)),
+        lambda o: o.plan(mom=np.full(80, .9))):
         def each(s, model, opt):
             if isinstance(opt, LazyAdam) and s==0: plan(opt)
             opt.set_hypers(lr=1e-2*(1+s//7), mom=.9-.1*(s//9%2))
         assert moved(*both(batches(80), each=each)) < 1e-6
 
-STEP = st.fixed_dictionaries(dict(rows=st.lists(st.integers(0, 5), max_size=8), lr=st.sampled_from([0.,1e-4,1e-2,.1]), mom=st.sampled_from([0.,.5,.9,.99]),
+STEP = st.fixed_dictionaries(dict(rows=st.lists(st.integers(0, 5), max_size=8), lr=st.sampled_from([0.,1e-4,1e-2,.1]),
+    mom=st.sampled_from([0.,.5,.9,.99]),
     flush=st.sampled_from([False]*4+[True])))
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(STEP, min_size=1, max_size=25), st.sampled_from([0,.01,1.]), st.sampled_from(['all','half','wrong','none']), st.booleans(), st.booleans(),
+@given(st.lists(STEP, min_size=1, max_size=25), st.sampled_from([0,.01,1.]),
+    st.sampled_from(['all','half','wrong','none']), st.booleans(), st.booleans(),
     st.integers(0, 99))
 def test_any_sequence_of_steps(steps, wd, plan, fast, param, seed):
     "What is read at each step, and all rows at the end, are those of `Adam`, whatever was announced"
     rng,hypers = np.random.default_rng(seed),[dict(lr=s['lr'], mom=s['mom']) for s in steps]
-    coefs,signs = [rng.uniform(.5, 2, (len(s['rows']),2)) for s in steps],rng.choice([-1,1], len(steps))   # no gradient near 0, where eps would count
+    # no gradient near 0, where eps would count
+    coefs,signs = [rng.uniform(.5, 2, (len(s['rows']),2)) for s in steps],rng.choice([-1,1], len(steps))
     reads,keep = [],optimizer.load_kernels
     if not fast: optimizer.load_kernels = lambda name: None
     try:
@@ -115,7 +124,8 @@ def test_any_sequence_of_steps(steps, wd, plan, fast, param, seed):
             opt,got = f(list(emb.parameters()), lr=.1, eps=1e-10, wd=wd),[]
             lazy = f is LazyAdam
             if lazy: opt.attach(emb)
-            if lazy and plan!='none': planned(opt, dict(all=hypers, half=hypers[:len(hypers)//2+1], wrong=hypers[::-1])[plan])
+            if lazy and plan!='none':
+                planned(opt, dict(all=hypers, half=hypers[:len(hypers)//2+1], wrong=hypers[::-1])[plan])
             for s,h,c,sign in zip(steps, hypers, coefs, signs):
                 opt.set_hypers(**h)
                 v = emb(torch.tensor(s['rows'], dtype=torch.long))
@@ -131,7 +141,8 @@ def test_any_sequence_of_steps(steps, wd, plan, fast, param, seed):
 
 def test_one_row_in_the_whole_batch(path):
     x = torch.full((50,), 7)
-    assert moved(*both([(x,x,torch.randn(50, generator=torch.Generator().manual_seed(s)).double()) for s in range(30)])) < 1e-6
+    assert moved(*both([(x,x,torch.randn(50, generator=torch.Generator().manual_seed(s)).double())
+        for s in range(30)])) < 1e-6
 
 # Groups, decay, frozen, shared and whole tables
 
@@ -150,7 +161,8 @@ def test_no_decay_where_the_state_says_so(path):
         for p in (model.a.weight,model.lin.bias): opt.state[p]['do_wd'] = False
     opts = dict(eps=1e-10, wd=1.)
     got,want,start = both(batches(80), cycle(80), before=before, opts=opts)
-    assert moved(got, want, start) < 1e-6 and not torch.allclose(got.a.weight, both(batches(80), cycle(80), opts=opts)[0].a.weight, atol=1e-4)
+    assert moved(got, want, start) < 1e-6 and not torch.allclose(got.a.weight,
+        both(batches(80), cycle(80), opts=opts)[0].a.weight, atol=1e-4)
 
 def freeze(s, model, opt):
     "A table stands still from step 20 to 40; without a gradient `Adam` leaves it alone too"
@@ -195,7 +207,8 @@ def test_frozen_dense_parameters_stand_still():
     for p in params(model.lin): p.requires_grad_(False)
     before = [p.clone() for p in params(model.lin)]
     train(model, opt, batches(20))
-    assert all(torch.equal(a, b) for a,b in zip(before, params(model.lin))) and {opt.state[p]['step'] for p in params(model.lin)}=={20}
+    assert all(torch.equal(a, b) for a,b in zip(before, params(model.lin))) and {opt.state[p]['step']
+        for p in params(model.lin)}=={20}
 
 class Twice(Net):
     "A table read for users and for items, and modules that share a table"
@@ -237,7 +250,8 @@ def test_tables_stay_lazy_after_dense_gradients():
     assert set(opt.tables)=={model.a.weight,model.b.weight}
 
 @pytest.mark.parametrize('kwargs', [dict(padding_idx=0), dict(max_norm=.5), dict(scale_grad_by_freq=True)], ids=str)
-def test_options_of_embeddings(kwargs, path): assert moved(*both(batches(60), cycle(60), emb=partial(nn.Embedding, **kwargs))) < 1e-6
+def test_options_of_embeddings(kwargs, path):
+    assert moved(*both(batches(60), cycle(60), emb=partial(nn.Embedding, **kwargs))) < 1e-6
 
 def test_without_any_table():
     "Dense parameters alone: fastai's `Adam`, at any number of them"
@@ -282,7 +296,8 @@ def test_load_and_clear_in_the_middle(path):
                 if s==10: each.sd = copy.deepcopy(opt.state_dict())
                 if s==30: opt.load_state_dict(each.sd) if act=='load' else opt.clear_state()
             res.append(train(model, opt, batches(50), cycle(50), each))
-            assert opt.state[model.a.weight]['do_wd'] is False and opt.state[model.a.weight]['step']==(30 if act=='load' else 20)
+            assert opt.state[model.a.weight]['do_wd'] is False and opt.state[model.a.weight]['step']==(30
+                if act=='load' else 20)
         assert moved(*res, make()) < 1e-6
 
 def test_detach_leaves_modules_as_they_were():
@@ -299,7 +314,8 @@ def test_detach_leaves_modules_as_they_were():
         assert [(len(m._forward_pre_hooks),m.sparse) for m in (model.a,model.b,model.c)]==before
         assert not opt.tables and not model._state_dict_pre_hooks and not model._load_state_dict_pre_hooks
 
-READS = dict(eval=lambda m,o: m.eval()(torch.arange(30), torch.arange(30)), no_grad=lambda m,o: torch.no_grad()(m)(torch.tensor([29]), torch.tensor([29])),
+READS = dict(eval=lambda m,o: m.eval()(torch.arange(30), torch.arange(30)), no_grad=lambda m,
+    o: torch.no_grad()(m)(torch.tensor([29]), torch.tensor([29])),
     state_dict=lambda m,o: m.state_dict(), optimizer=lambda m,o: o.state_dict(),
     flush=lambda m,o: o.flush(), plan=lambda m,o: o.plan(), detach=lambda m,o: o.detach())
 
@@ -343,7 +359,8 @@ def test_errors(path):
     opt = LazyAdam(list(model.parameters()), lr=2., wd=.5).attach(model)
     with pytest.raises(ValueError, match=r'lr\*wd is 1 at step 1; .*lower lr or wd'): one(model, opt, *next(batches(1)))
     with pytest.raises(NotImplementedError, match='closure'): opt.step(lambda: 0)
-    with pytest.raises(ValueError, match=r'lr\*wd is 3 at step 2'): StepTables(np.array([.1,3,.1]), np.full(3, .9), np.ones(3), .99, 1e-5)
+    with pytest.raises(ValueError, match=r'lr\*wd is 3 at step 2'):
+        StepTables(np.array([.1,3,.1]), np.full(3, .9), np.ones(3), .99, 1e-5)
 
 def loop(lr, mom, wd, c, start, t, T):
     "What steps t+1..T do to a row without a gradient: factor of p, multiple of m/sqrt(v) taken from it, factors of m and of v; as the definition says"
@@ -356,7 +373,8 @@ def loop(lr, mom, wd, c, start, t, T):
     return p,moved,m,v
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.sampled_from([.9,.99,.999]), st.sampled_from([0,3,5000]), st.integers(0, 99), st.sampled_from([0.,.9]))
+@given(st.integers(1, 40), st.sampled_from([.9,.99,.999]), st.sampled_from([0,3,5000]), st.integers(0, 99),
+    st.sampled_from([0.,.9]))
 def test_step_tables_against_a_loop(n, c, start, seed, least):
     rng = np.random.default_rng(seed)
     lr,mom,wd = rng.uniform(0, .2, n),rng.uniform(least, .99, n),rng.choice([0,.1,1.], n)
@@ -370,17 +388,21 @@ def test_step_tables_against_a_loop(n, c, start, seed, least):
             got = D[T]/D[t],D[T]*(G[t]-R*G[T]),R*o.steps.half[T-t],o.steps.half[T-t]**2
             assert np.allclose(got, (p,move,m,v), rtol=1e-8, atol=1e-11), (t,T)
     s = np.arange(1, n+1)+start
-    assert np.allclose(w[1:], lr/(1-mom**s)*np.sqrt(1-c**s)) and np.allclose(e[1:], 1e-5*np.sqrt(1-c**s)) and (c2==c).all()
+    assert np.allclose(w[1:], lr/(1-mom**s)*np.sqrt(1-c**s)) and np.allclose(e[1:],
+        1e-5*np.sqrt(1-c**s)) and (c2==c).all()
     assert np.allclose(b[1:], mom) and np.allclose(d[1:], 1-lr*wd)
-    assert all(o.fits(k+1, lr[k], mom[k], wd[k], c, 1e-5) for k in range(n)) and not o.fits(n+1, lr[-1], mom[-1], wd[-1], c, 1e-5)
-    for k in range(5): assert not o.fits(1, *(v*1.01+(k==i)*.01 if k==i else v for i,v in enumerate((lr[0],mom[0],wd[0],c,1e-5))))
+    assert all(o.fits(k+1, lr[k], mom[k], wd[k], c, 1e-5) for k in range(n)) and not o.fits(n+1, lr[-1], mom[-1],
+        wd[-1], c, 1e-5)
+    for k in range(5):
+        assert not o.fits(1, *(v*1.01+(k==i)*.01 if k==i else v for i,v in enumerate((lr[0],mom[0],wd[0],c,1e-5))))
 
 def test_step_tables_end_before_numbers_do():
     "Steps whose products leave float64 come in the next tables"
     o = StepTables(np.full(5000, .9), np.full(5000, .9), np.ones(5000), .99, 1e-5)
     assert 1<o.n<5000 and np.isfinite(o.steps.tab).all() and (o.steps.tab[:,0]>0).all()
 
-@pytest.mark.parametrize('mom,decay,n', [(.9,.2,512), (.99,.1,512), (.95,.05,10_000), (.999,0,10_000), (.9,.6,400), (.95,.003,20_000)])
+@pytest.mark.parametrize('mom,decay,n', [(.9,.2,512), (.99,.1,512), (.95,.05,10_000), (.999,0,10_000), (.9,.6,400),
+    (.95,.003,20_000)])
 def test_long_step_tables_are_exact(mom, decay, n):
     "Where decay is faster than momentum fades, or momentum outlasts the second moment, sums over far steps would swallow those over near ones"
     o = StepTables(np.full(n, .01), np.full(n, mom), np.full(n, decay/.01), .99, 1e-5, 100)
@@ -391,7 +413,8 @@ def test_long_step_tables_are_exact(mom, decay, n):
         assert math.isclose(D[T]*(G[t]-math.exp(L[T]-L[t])*G[T]), move, rel_tol=1e-6), (t,T)
 
 @pytest.mark.parametrize('opts', [dict(wd=60.), dict(wd=20.), dict(wd=.1, mom=.999)], ids=str)
-def test_strong_decay_and_momentum(opts, path): assert moved(*both(batches(200, most=3), opts=dict(eps=1e-12, **opts))) < 1e-6
+def test_strong_decay_and_momentum(opts, path):
+    assert moved(*both(batches(200, most=3), opts=dict(eps=1e-12, **opts))) < 1e-6
 
 # On a GPU
 

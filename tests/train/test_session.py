@@ -3,7 +3,8 @@ import subprocess, sys
 
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastcollab.all import (PosteriorAverage, Callback, CollabDataLoaders, DotProductBias, FitSessionEffects, SGHMC, SessionEffects, L1LossFlat, OrdinalLoss, PosteriorSampling,
+from fastcollab.all import (PosteriorAverage, Callback, CollabDataLoaders, DotProductBias, FitSessionEffects, SGHMC,
+    SessionEffects, L1LossFlat, OrdinalLoss, PosteriorSampling,
     SVDPlusPlus, collab_learner, ensemble, rmse, set_seed, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -34,7 +35,8 @@ def sittings(n_users=60, seed=0):
     return df.assign(rating=((df.rating+mood)*2).round().clip(1, 10)/2, timestamp=10**9+n//15*86400*3+n%15*60)
 
 DF = sittings()
-def loaders(df=DF, time='timestamp', **kwargs): return CollabDataLoaders.from_df(df, seed=1, bs=64, time_name=time, **kwargs)
+def loaders(df=DF, time='timestamp', **kwargs):
+    return CollabDataLoaders.from_df(df, seed=1, bs=64, time_name=time, **kwargs)
 def best(dls, epochs=3, **kwargs):
     set_seed(0)
     learn = collab_learner(dls, arch='auto', n_factors=5, metrics=rmse, **kwargs)
@@ -88,7 +90,8 @@ def test_saved_loaded_exported(tmp_path):
 
 def test_fits_that_end_early(tmp_path):
     "An early stop, and weights of another epoch that come back, still leave session effects that fit them"
-    for cb in (EarlyStoppingCallback('rmse', comp=np.less, min_delta=10, patience=1), SaveModelCallback('rmse', comp=np.less, min_delta=10)):
+    for cb in (EarlyStoppingCallback('rmse', comp=np.less, min_delta=10, patience=1),
+        SaveModelCallback('rmse', comp=np.less, min_delta=10)):
         dls = loaders()
         dls.path = tmp_path
         learn = best(dls, 5, cbs=cb)
@@ -111,13 +114,15 @@ def test_chains_and_ensembles():
     dls = loaders()
     set_seed(0)
     cbs = [PosteriorSampling(n=5), FitSessionEffects()]
-    chain = collab_learner(dls.full_batch(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=SGHMC, config=dict(timestamps=()), cbs=cbs)
+    chain = collab_learner(dls.full_batch(30), arch=SVDPlusPlus, n_factors=4, y_range=(0,5.5), opt_func=SGHMC,
+        config=dict(timestamps=()), cbs=cbs)
     with chain.no_bar(), chain.no_logging(): chain.fit(2, .3)
     assert isinstance(chain.model, PosteriorAverage) and len(chain.model.model.session_effects)==len(dls.train_ds)
     learn = best(loaders())
     both = ensemble([learn,chain], weights=[.5,.5])
     assert np.allclose(both.predict(DF), (learn.predict(DF)+chain.predict(DF))/2, atol=1e-5)
-    assert not len(both.recommender().scorer.model.models[0].session_effects) and len(both.model.models[0].session_effects)
+    assert not len(both.recommender().scorer.model.models[0].session_effects) and len(both.model.models[
+        0].session_effects)
 
 def test_interrupted_fits():
     "session effects are those of a fit that was let finish, whatever was broken off before it, and `validate` learns none"
@@ -128,7 +133,8 @@ def test_interrupted_fits():
             return super().__call__(name)
     for event,epoch in (('before_batch',1), ('before_validate',2)):
         learn = best(loaders())
-        with learn.no_bar(), learn.no_logging(), pytest.raises(KeyboardInterrupt): learn.fit(3, 1e-3, cbs=Stop(event, epoch))
+        with learn.no_bar(), learn.no_logging(), pytest.raises(KeyboardInterrupt):
+            learn.fit(3, 1e-3, cbs=Stop(event, epoch))
         first = [learn.validate()[1] for _ in range(2)]
         assert first[0]==first[1]
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
@@ -151,14 +157,20 @@ def test_without_numba():
 import torch
 from fastcollab.models.session import SessionEffects
 print(SessionEffects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
-    got = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout)
+    got = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True,
+        check=True).stdout)
     assert abs(got-by_hand(*map(np.array, ([1,1],[100,110],[1.,.5],[1],[105])))[0])<1e-5
 
-ERRORS = [('diverged', lambda dls: SessionEffects().fit(torch.tensor([1,2]), torch.tensor([5,5]), torch.tensor([1.,np.nan])), lambda: None, ValueError, ['1 of 2','row 2','lower rate']),
-    ('times of one only', lambda dls: ensemble([best(dls, 1),best(loaders(time=None), 1)], weights=[1,0]), loaders, ValueError, ['learner 1','times']),
-    ('no session effects', lambda dls: collab_learner(dls, arch=DotProductBias, y_range=(0,5.5), cbs=FitSessionEffects()), loaders, TypeError, ['DotProductBias has no session effects']),
-    ('no times', lambda dls: collab_learner(dls, arch=SVDPlusPlus, y_range=(0,5.5), cbs=FitSessionEffects()), lambda: loaders(time=None), ValueError, ['no times','time_name=']),
-    ('another loss', lambda dls: collab_learner(dls, arch=SVDPlusPlus, loss_func=OrdinalLoss.from_dls(dls), cbs=FitSessionEffects()), loaders, TypeError, ['RatingMSE','OrdinalLoss'])]
+ERRORS = [('diverged', lambda dls: SessionEffects().fit(torch.tensor([1,2]), torch.tensor([5,5]),
+    torch.tensor([1.,np.nan])), lambda: None, ValueError, ['1 of 2','row 2','lower rate']),
+    ('times of one only', lambda dls: ensemble([best(dls, 1),best(loaders(time=None), 1)], weights=[1,0]), loaders,
+        ValueError, ['learner 1','times']),
+    ('no session effects', lambda dls: collab_learner(dls, arch=DotProductBias, y_range=(0,5.5),
+        cbs=FitSessionEffects()), loaders, TypeError, ['DotProductBias has no session effects']),
+    ('no times', lambda dls: collab_learner(dls, arch=SVDPlusPlus, y_range=(0,5.5), cbs=FitSessionEffects()),
+        lambda: loaders(time=None), ValueError, ['no times','time_name=']),
+    ('another loss', lambda dls: collab_learner(dls, arch=SVDPlusPlus, loss_func=OrdinalLoss.from_dls(dls),
+        cbs=FitSessionEffects()), loaders, TypeError, ['RatingMSE','OrdinalLoss'])]
 @pytest.mark.parametrize('name,make,dls,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, make, dls, kind, words):
     with pytest.raises(kind) as e:
@@ -170,6 +182,7 @@ def test_errors(name, make, dls, kind, words):
 def test_cuda():
     learn = best(loaders(device='cuda'))
     want = learn.predict(DF)
-    assert len(learn.model.session_effects)==len(learn.dls.train_ds) and learn.model.session_effects.key.device.type=='cuda'
+    assert len(learn.model.session_effects)==len(
+        learn.dls.train_ds) and learn.model.session_effects.key.device.type=='cuda'
     learn.model.cpu()
     assert np.allclose(learn.predict(DF), want, atol=1e-4)

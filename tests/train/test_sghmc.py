@@ -8,11 +8,13 @@ from fastcollab.train.sghmc import Curvature, sghmc_step
 FRAME = synthetic_ratings(150, 100, 3000, seed=5).assign(timestamp=lambda d: 10**9+d.timestamp%5*86400)
 
 def loaders(time=False, features=False, **kwargs):
-    return CollabDataLoaders.from_df(FRAME, seed=1, bs=64, time_name='timestamp' if time else None, genre_name='genres' if features else None, **kwargs)
+    return CollabDataLoaders.from_df(FRAME, seed=1, bs=64, time_name='timestamp' if time else None, genre_name='genres'
+        if features else None, **kwargs)
 
 def chain(dls=None, epochs=4, seed=0, steps=50, lr=.5, fit=True, **kwargs):
     set_seed(seed)
-    usual = dict(arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=SGHMC, cbs=PosteriorSampling(n=20), metrics=rmse)
+    usual = dict(arch=SVDPlusPlus, n_factors=5, y_range=(0,5.5), opt_func=SGHMC, cbs=PosteriorSampling(n=20),
+        metrics=rmse)
     learn = collab_learner((dls or loaders()).full_batch(steps), **{**usual, **kwargs})
     if fit:
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, wd=2.)
@@ -95,12 +97,15 @@ def test_asking_saving_and_loading(tmp_path):
     learn = chain(loaders(True, True, path=tmp_path))
     rows = FRAME.iloc[:40]
     want = learn.predict(rows)
-    assert len(learn.model.samples)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0].reshape(-1), want, atol=1e-5)
+    assert len(learn.model.samples)==20 and np.allclose(learn.get_preds(dl=learn.dls.test_dl(rows))[0].reshape(-1),
+        want, atol=1e-5)
     learn.save('chain')
     learn.export('chain.pkl')
     other = chain(loaders(True, True, path=tmp_path), seed=3, fit=False)
-    assert np.allclose(other.load('chain').predict(rows), want, atol=1e-5) and np.allclose(load_learner(tmp_path/'chain.pkl').predict(rows), want, atol=1e-5)
-    assert np.allclose(learn.recommender().predict(rows.drop(columns='timestamp')), learn.predict(rows.drop(columns='timestamp')), atol=1e-4)
+    assert np.allclose(other.load('chain').predict(rows), want,
+        atol=1e-5) and np.allclose(load_learner(tmp_path/'chain.pkl').predict(rows), want, atol=1e-5)
+    assert np.allclose(learn.recommender().predict(rows.drop(columns='timestamp')),
+        learn.predict(rows.drop(columns='timestamp')), atol=1e-4)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, .5, wd=2.)
     assert len(learn.model.samples)==20 and not np.allclose(learn.predict(rows), want, atol=1e-3)
 
@@ -113,14 +118,18 @@ def test_whole_batches():
     dls = loaders(features=True)
     whole = dls.full_batch(3)
     batches = list(whole.train)
-    assert len(whole.train)==3==len(batches) and all(len(y)==len(dls.train_ds) for _,y in batches) and isinstance(whole.train, FullBatchDL)
-    assert torch.equal(batches[0][0], dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]) and len(whole.train.new().dataset)==len(dls.train_ds)
+    assert len(whole.train)==3==len(batches) and all(len(y)==len(dls.train_ds)
+        for _,y in batches) and isinstance(whole.train, FullBatchDL)
+    assert torch.equal(batches[0][0],
+        dls.train_ds.rows(torch.arange(len(dls.train_ds)))[0]) and len(whole.train.new().dataset)==len(dls.train_ds)
     assert len(list(dls.train))==-(-len(dls.train_ds)//64)
 
 ERRORS = [('another optimizer', lambda: chain(opt_func=LazyAdam), TypeError, ['opt_func=SGHMC','LazyAdam']),
     ('another model', lambda: chain(arch=DotProductBias), TypeError, ['DotProductBias','SVDPlusPlus']),
-    ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError, ['RatingMSE','OrdinalLoss']),
-    ('n', lambda: PosteriorSampling(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorSampling(burn=1.), ValueError, ['burn is 1']),
+    ('another loss', lambda: chain(y_range=None, loss_func=OrdinalLoss.from_dls(loaders())), TypeError,
+        ['RatingMSE','OrdinalLoss']),
+    ('n', lambda: PosteriorSampling(n=0), ValueError, ['n is 0']), ('burn', lambda: PosteriorSampling(burn=1.),
+        ValueError, ['burn is 1']),
     ('steps', lambda: loaders().full_batch(0), ValueError, ['steps is 0'])]
 @pytest.mark.parametrize('name,f,kind,words', ERRORS, ids=[o[0] for o in ERRORS])
 def test_errors(name, f, kind, words):
