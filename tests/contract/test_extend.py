@@ -1,7 +1,7 @@
 "What a new model, a new loss and a new store take: one piece of code in under 30 lines each, and nothing else changes"
 import inspect
 
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from fastai.tabular.all import set_seed
 from fastcollab.all import CollabDataLoaders, CollabModel, Embedding, collab_learner, synthetic_ratings
 from fastcollab.models.base import dot_plan, pair_scores

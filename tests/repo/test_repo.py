@@ -269,7 +269,7 @@ def test_no_data_in_the_repository():
     files = [o.relative_to(ROOT) for o in ROOT.rglob('*') if o.suffix in kinds and o.is_file()]
     assert [o for o in files if not apart & set(o.parts)] == []
 
-CODE = sorted(o for k in ('fastcollab','tests','tools','benchmarks') for o in (ROOT/k).rglob('*.py')
+CODE = sorted(o for k in ('fastcollab','tests/repo','tools','benchmarks') for o in (ROOT/k).rglob('*.py')
     if o.stem!='_modidx')
 @pytest.mark.parametrize('path', CODE, ids=lambda o: o.relative_to(ROOT).as_posix())
 def test_lines_have_120_characters_at_most(path):
