@@ -870,6 +870,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastcollab.kernels.jit.load_kernels': ( 'kernels/jit.html#load_kernels',
                                                                                  'fastcollab/kernels/jit.py'),
                                         'fastcollab.kernels.jit.pages': ('kernels/jit.html#pages', 'fastcollab/kernels/jit.py'),
+                                        'fastcollab.kernels.jit.same_age': ('kernels/jit.html#same_age', 'fastcollab/kernels/jit.py'),
                                         'fastcollab.kernels.jit.unusable': ('kernels/jit.html#unusable', 'fastcollab/kernels/jit.py')},
             'fastcollab.kernels.mf': { 'fastcollab.kernels.mf.AdamStep': ('kernels/mf.html#adamstep', 'fastcollab/kernels/mf.py'),
                                        'fastcollab.kernels.mf.Categories': ('kernels/mf.html#categories', 'fastcollab/kernels/mf.py'),
