@@ -39,7 +39,7 @@ def unusable()->str: # Empty if they can be used
     try:
         from numba import config
         if config.DISABLE_JIT: raise RuntimeError('NUMBA_DISABLE_JIT is set')
-        same_age([*Path(__file__).parent.glob('*.py')])
+        same_age([*Path(import_module('fastcollab.kernels').__path__[0]).glob('*.py')])
         folder = import_module('fastcollab.kernels.mf').train.stats.cache_path
         with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(2**20))   # what numba keeps takes a little less
     except (ImportError, RuntimeError, OSError) as e:
