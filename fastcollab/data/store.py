@@ -120,7 +120,9 @@ class Order:
         if self.seed is not None:
             for _ in range(n): self._seeds.getrandbits(62)
 
-    def state(self): return self._seeds.getstate()
+    def state(self):
+        "Where the seeds of the epochs stand"
+        return self._seeds.getstate()
     @contextmanager
     def peek(self):
         "Draw within this context, and leave no trace"

@@ -285,7 +285,8 @@ class Recommender:
     def _need_factors(self, what):
         if self.scorer.factors(0) is None:
             kind = type(self.scorer).__name__
-            raise TypeError(f'{what} needs scores that are dot products, but this model has a {kind}; train a DotProductBias')
+            raise TypeError(f'{what} needs scores that are dot products, but this model has a {kind}; '
+                'train a DotProductBias')
     def _fold_state(self, what, side=0):
         "What fold-in and explanations read"
         self._need_factors(what)
