@@ -29,7 +29,6 @@ from common import SEEDS, quiet_fit, report, row, say
 from fastcollab.all import *
 from fastcollab.data.store import RatingStore
 from fastcollab.train.loops import FusedLoop
-from fastcollab.data.store import RatingStore
 
 SIZES = {'1 M':(6040,3706,1_000_209), '10 M':(70_000,10_000,10_000_000), '25 M':(160_000,60_000,25_000_000)}
 NAMES = dict(fused='fastcollab, fused', eager='fastcollab, eager', shipped='fastai, as shipped',
@@ -52,9 +51,9 @@ def loaders(who, data, bs):
     return fastai.collab.TabularCollab(df, [Categorify], names[:2], y_names=names[2:], y_block=TransformBlock(),
         splits=splits).dataloaders(**kwargs)
 
-class Stopwatch(Callback):
+class Stopwatch(CollabCallback):
     "Seconds of the training part of each epoch, and of its compiled loop alone"
-    order = 100
+    order,in_loop = 100,True
     def __init__(self): self.secs,self.loop = [],[]
     def before_fit(self):
         self.own = FusedLoop.run

@@ -124,7 +124,8 @@ def randomize(model):
     "Large random weights, so that every part of a model counts"
     g = torch.Generator().manual_seed(1)
     for n,p in [*model.named_parameters(), *model.named_buffers()]:
-        if p.dtype!=torch.float32 or n.endswith('mean') and 'running' not in n or n=='weights' or 'sets' in n and 'scale' in n: continue
+        constant = n.endswith('mean') and 'running' not in n or n=='weights' or 'sets' in n and 'scale' in n
+        if constant or p.dtype!=torch.float32: continue
         p.data = torch.randn(p.shape, generator=g)*.5+('var' in n)*2
         if 'var' in n: p.data = p.data.abs()+.1
     return model
@@ -149,7 +150,7 @@ def learner(name, y_range=(0.,5.5)):
 def rec_of(name, y_range=(0.,5.5)): return learner(name, y_range).recommender()
 
 def world(name):
-    "Users like items of their own parity (5), not the others (1); for additive models, everybody likes the even items; features say nothing of it"
+    "Users like items of their own parity (5), not the others (1); in additive models, all like the even ones"
     likes = (lambda u, i: i%2==0) if ZOO[name].additive else (lambda u, i: u%2==i%2)
     df = pd.DataFrame([(u,i,5. if likes(u, i) else 1.) for u in range(40) for i in range(30)],
         columns=['userId','movieId','rating'])

@@ -58,7 +58,9 @@ def test_train_reports(csv, monkeypatch, capsys, tmp_path):
     said = run(monkeypatch, capsys, 'train', csv, '--epochs', 2, '--factors', 4, '--arch', 'CollabNN', '--report',
         'new/page.html')
     page = (tmp_path/'new/page.html').read_text(encoding='utf-8')
-    assert 'report written to new/page.html' in said and 'What CollabNN learned' in page and '2 epochs' in page and sorted(o.name for o in tmp_path.iterdir())==['new','r.csv','r.parquet']
+    assert 'report written to new/page.html' in said
+    assert 'What CollabNN learned' in page and '2 epochs' in page
+    assert sorted(o.name for o in tmp_path.iterdir())==['new','r.csv','r.parquet']
     rmse = re.search(r'<b>([\d.]+)</b>RMSE, in stars', page)[1]
     assert rmse in said
     with pytest.raises(SystemExit, match='new is a folder; name a file in it'):
@@ -177,7 +179,8 @@ def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
 @pytest.mark.slow
 def test_asking_imports_no_fastai():
     "What answers starts without what trains"
-    code = "import sys\nfrom fastcollab.cli.main import command\nfor o in ('recommend','similar','fold-in','info'): command(o)\nsys.exit('fastai' in sys.modules)"
+    code = ("import sys\nfrom fastcollab.cli.main import command\n"
+        "for o in ('recommend','similar','fold-in','info'): command(o)\nsys.exit('fastai' in sys.modules)")
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 @pytest.mark.parametrize('name', COMMANDS)

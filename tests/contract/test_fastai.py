@@ -1,4 +1,4 @@
-"What fastai.collab does wrong and fastcollab right, fault by fault; fastai's own code unchanged; what a `Learner` can do"
+"Each fault of fastai.collab that fastcollab mends; fastai's own code stays unchanged; what a `Learner` can do"
 import pickle, random, warnings
 from types import SimpleNamespace
 
@@ -6,7 +6,8 @@ import fastai.collab, numpy as np, pandas as pd, pytest, torch
 from fastai.data.transforms import RandomSplitter
 from fastai.learner import load_learner
 from fastai.losses import MSELossFlat
-from fastai.tabular.all import CSVLogger, EarlyStoppingCallback, Embedding, Learner, Module, SaveModelCallback, nn, params, sigmoid_range
+from fastai.tabular.all import CSVLogger, EarlyStoppingCallback, Embedding, Learner, Module, SaveModelCallback
+from fastai.tabular.all import nn, params, sigmoid_range
 from fastcollab.all import (BiasInterpretation, CollabDataLoaders, DotProduct, ValidRMSE, baseline_rmse, collab_learner,
     create_params, synthetic_ratings)
 
@@ -17,7 +18,7 @@ FASTAI = SimpleNamespace(CollabDataLoaders=fastai.collab.CollabDataLoaders, coll
 FAULTS = {}
 
 def fault(error, match=None):
-    "Register a function of `lib` that states the right behaviour, and `error` with a message like `match`: what fastai answers"
+    "Register a function that states the right behavior of `lib`; fastai fails with `error` and a message like `match`"
     def _inner(f):
         FAULTS[f.__name__] = (f, error, match)
         return f
@@ -132,7 +133,8 @@ def fault_5_unknown_ids_are_trained(lib):
     items = torch.arange(1, sizes(dls)[1])
     with torch.no_grad(): preds = learn.model.eval()(torch.stack([items*0, items], 1))
     mean = df.rating.mean()
-    assert abs(preds.mean().item()-mean)<.15, f'an unknown user is predicted at {preds.mean():.2f}, the mean is {mean:.2f}'
+    found = preds.mean().item()
+    assert abs(found-mean)<.15, f'predictions for an unknown user average {found:.2f}, and the ratings {mean:.2f}'
     with torch.no_grad(): both = learn.model.eval()(torch.zeros(1, 2, dtype=torch.long)).item()
     assert abs(both-mean)<.3, f'an unknown user and item are predicted at {both:.2f}, the mean is {mean:.2f}'
 
@@ -233,7 +235,7 @@ def test_bias_and_weight_leave_the_gpu():
     assert all(p.is_cuda for p in learn.model.parameters()) and all(m.training for m in learn.model.modules())
 
 def test_same_work_as_fastai():
-    "Fault 11 is about time, which is no matter for a test; the steps timed have to see at least as many rows as fastai's"
+    "Fault 11 is about time, which no test measures; the timed steps must see at least as many rows as fastai's"
     ours,theirs = [[len(b[0]) for b in loaders(lib).train] for lib in (OURS,FASTAI)]
     assert sum(ours)==4000>=sum(theirs)==62*64
     assert ours==[64]*62+[32] and len(ours)==len(loaders().train)
@@ -381,7 +383,8 @@ learn.fit_one_cycle(1, 5e-3, wd=0.01)
 learn = collab_learner(dls, use_nn=True, y_range=(0, 5.5), layers=[100,50])
 learn.fit_one_cycle(1, 5e-3, wd=0.1)
 assert learn.model(dls.one_batch()[0]).numel()==64
-learn = collab_learner(dls, use_nn=True, y_range=(0, 5.5), layers=[20], emb_szs={'title': 7}, config=tabular_config(embed_p=.1, ps=[.2]))
+config = tabular_config(embed_p=.1, ps=[.2])
+learn = collab_learner(dls, use_nn=True, y_range=(0, 5.5), layers=[20], emb_szs={'title': 7}, config=config)
 learn.fit_one_cycle(1, 5e-3)
 ''',
     from_classes='''

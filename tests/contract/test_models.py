@@ -88,7 +88,7 @@ def test_unknown_row(name):
 
 @every
 def test_factors(name):
-    "A score is a dot product of two vectors plus both biases, and `link` makes a rating of it; by side, for all rows or some"
+    "A score is a dot product of two vectors plus both biases, and `link` turns it into a rating"
     model,contract,_ = made(name)
     users,items = contract.factors(0),contract.factors(1)
     assert (users is None)==(items is None) and (users is not None and contract.has_products)==(ZOO[name].kind=='dot')
@@ -225,7 +225,7 @@ def test_predictions(name):
 
 @every
 def test_wrappers_and_defaults(name):
-    "`collab_model` keeps a model of ours, and gives any other the defaults without copies of its parameters; wrappers name what they train"
+    "`collab_model` keeps our models and wraps others without copying parameters; wrappers name what they train"
     model,contract,_ = made(name)
     assert (contract is model)==(name in OURS) and isinstance(contract, CollabModel)
     assert [id(p) for p in contract.parameters()]==[id(p) for p in model.parameters()]

@@ -1,10 +1,11 @@
-"One contract for the recommender of every model: lists, predictions, neighbors, fold-in, saving, and that asking changes nothing"
+"One contract for the recommender of every model: lists, predictions, neighbors, fold-in, saving, reading"
 import copy, math
 from functools import partial
 
 import numpy as np, pandas as pd, pytest, torch
 from fastcollab.all import collab_learner, collab_model
-from zoo import BASE, ITEMS, ZOO, again, by_user, learner, loaders, names, pairs, rec_of, state, train_of, trained, unchanged, world
+from zoo import BASE, ITEMS, ZOO, again, by_user, learner, loaders, names, pairs, rec_of, state, train_of, trained
+from zoo import unchanged, world
 
 every = pytest.mark.parametrize('name', ZOO)
 FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')

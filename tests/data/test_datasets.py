@@ -230,8 +230,8 @@ def test_published_sums():
 
 # ---- Official formats
 
-genre_names = ('unknown|Action|Adventure|Animation|Children\'s|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|Mystery|'
-    'Romance|Sci-Fi|Thriller|War|Western').split('|')
+genre_names = ("unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|"
+    'Horror|Musical|Mystery|Romance|Sci-Fi|Thriller|War|Western').split('|')
 
 def item(id, title, *genres):
     "A line of u.item"
@@ -239,7 +239,8 @@ def item(id, title, *genres):
         for o in genre_names)
 
 ml100k = {
-    'u.data': '901\t411\t3\t880000001\n902\t412\t3\t890000002\n903\t413\t1\t870000003\n901\t412\t5\t880000004\n7\t411\t4\t890000005\n',
+    'u.data': '901\t411\t3\t880000001\n902\t412\t3\t890000002\n903\t413\t1\t870000003\n'
+        '901\t412\t5\t880000004\n7\t411\t4\t890000005\n',
     'u.item': '\n'.join([item(411, 'Quiet Lake (1996)', 'Comedy'), item(5, '"Quiet" One (1995)', 'unknown'),
         item(412, 'Café des étés perdus, Le (1995)', 'Adventure', 'Sci-Fi', 'Western')]) + '\n',
     'u.genre': ''.join(f'{o}|{k}\n' for k,o in enumerate(genre_names)) + '\n',
@@ -267,7 +268,8 @@ boom,evil = ('Bumblebees (1992)','Comedy|Romance'), ('Das Böse: Nosferatu – �
 rows10m = [(1,122,5,830000001,*boom), (1,185,.5,830000002,*evil), (2,122,3.5,860000003,*boom),
     (2,64000,4,1230000004,None,None)]
 ml20m = {
-    'ratings.csv': 'userId,movieId,rating,timestamp\n1,2,3.5,1110000001\n1,11,5.0,1110000002\n138999,2,0.5,1250000003\n4,99,4.0,1\n',
+    'ratings.csv': 'userId,movieId,rating,timestamp\n1,2,3.5,1110000001\n1,11,5.0,1110000002\n'
+        '138999,2,0.5,1250000003\n4,99,4.0,1\n',
     'movies.csv': 'movieId,title,genres\n2,Léon (1995),Adventure|Children\n11,"President, The ""A.P."" (1995)",(no '
     'genres listed)\n',
     'links.csv': 'movieId,imdbId,tmdbId\n2,1,1\n', 'tags.csv': 'userId,movieId,tag,timestamp\n1,2,x,1\n'}
@@ -730,7 +732,7 @@ def test_synthetic_any_size(size, seed, n_factors):
     assert (truth.user_bias.shape,truth.item_bias.shape) == ((size[0],),(size[1],))
 
 def test_synthetic_frame(made):
-    "The same for a larger one, with more items than there are titles without a number; genres explain most of the item factors"
+    "The same for a larger set, with more items than titles without a number; genres explain most of the item factors"
     check_frame(made, 1500, 800, 60_000)
     # (800,18)
     has = made.drop_duplicates('movieId').set_index('movieId').sort_index().genres.str.get_dummies('|').to_numpy()

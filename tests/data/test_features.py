@@ -196,7 +196,7 @@ CHANGES = pd.DataFrame(dict(user=[1,2,4,3,2,1,3], item=list('aaabbcc'), rating=[
 
 @pytest.mark.parametrize('train,valid', [([1,2,3,4],[0,5,6]), ([4,2,1,3],[0,6,5])])
 def test_a_feature_that_changes(train, valid):
-    "The first row of the training part counts, in the order of the table; without any there, the first row; one warning per column"
+    "The first training row of the table counts, else the first row; one warning per column"
     dls,warned = said(lambda: CollabDataLoaders.from_df(CHANGES, item_cols=['kind','tone'], splits=(train,valid)))
     assert warned == ["column 'kind' changes between rows of 2 of 3 items, e.g. 'a'; the first training row of each "
         "counts",
@@ -326,7 +326,7 @@ def test_frame_is_not_written_to():
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('use_nn', [False,True])
 def test_export(use_nn, tmp_path):
-    "A loaded learner has the features of all known ids, takes those of unknown ones, and holds no rating and no id that training did not see"
+    "A loaded learner has the features of known ids, takes those of unknown ones, and holds no ratings or unseen ids"
     dls = load(splits=ColdItemSplitter(.25, seed=2)(FULL), path=tmp_path)
     set_seed(0)
     learn = quiet(collab_learner(dls, n_factors=20, use_nn=use_nn, y_range=(0,5.5)), 2, 3e-2)
@@ -385,7 +385,7 @@ def weights(df):
 
 @pytest.mark.parametrize('by_user', [True,False])
 def test_user_weight(by_user):
-    "An epoch has n draws, of which a user with k ratings gets sqrt(k)/sum sqrt(k), and each rating as many as expected, but for rounding"
+    "Of the draws of an epoch, a user with k ratings gets sqrt(k)/sum sqrt(k), spread evenly over these ratings"
     df = BASE.sort_values('userId', kind='stable', ignore_index=True) if by_user else BASE
     dls = CollabDataLoaders.from_df(df, splits=(range(len(df)), []), user_weight='sqrt', seed=3, bs=50)
     row,user = weights(df)
@@ -406,7 +406,7 @@ def test_user_weight(by_user):
     assert np.abs(np.bincount(df.userId, total/40)[1:]-user.to_numpy()).max() < .1*user.max()
 
 def test_user_weight_order():
-    "The seed sets the draws, each epoch has others, mixed; looking at a batch does not move on; without a seed torch's state decides"
+    "The seed sets the draws of each epoch; looking at a batch doesn't move on; without a seed torch's state decides"
     def loader(seed):
         return CollabDataLoaders.from_df(BASE, user_weight='sqrt', splits=(range(1000), range(1000, 1200)), seed=seed,
             bs=100)
@@ -550,7 +550,7 @@ def test_padding_leaks_nothing(which):
 @pytest.mark.parametrize('kwargs', [dict(config=dict(how='add')), dict(config=dict(how='scale')), dict(use_nn=True)],
     ids=['add','scale','net'])
 def test_scores_are_predictions_of_known_ids(kwargs):
-    "All users by all items, asked by row or by id, are what the batches give; also from the two tables of the model alone"
+    "All users by all items, by row or by id, match the batches; so do the two tables of the model alone"
     dls = load()
     learn = quiet(collab_learner(dls, n_factors=5, y_range=(0,5.5), **kwargs), 2, 2e-2)
     model = learn.model.eval()
@@ -566,7 +566,7 @@ def test_scores_are_predictions_of_known_ids(kwargs):
 
 @pytest.mark.filterwarnings('ignore')
 def test_validation_ids_are_those_of_training():
-    "The validation part is read with the mapping of training: same id, same row, same features, whatever the order of the rows"
+    "The validation part uses the mapping of training: same id, same row, same features, in any order of rows"
     perm = np.random.default_rng(3).permutation(1200)
     df = FULL.assign(userId=FULL.userId.map('u{}'.format), movieId=FULL.movieId.map('m{}'.format))
     dls = load(df, splits=(perm[:700], perm[700:]))
@@ -676,7 +676,7 @@ def test_the_model_follows_the_loaders():
 # A task that only the feature can solve
 
 def colours(side):
-    "Everybody likes what has the colour of their own: 5, else 1. The colours of newcomers are known, their ratings are not"
+    "Users rate items of their own color 5, others 1; the colors of new users are known, their ratings aren't"
     df = pd.DataFrame([(u,i,5. if u%2==i%2 else 1.) for u in range(30) for i in range(30)],
         columns=['user','item','rating'])
     who = df[('user','item')[side]]

@@ -19,7 +19,7 @@ def test_stratified_shares(ratings, pct, seed):
     assert list(train)==list(again[0]) and list(valid)==list(again[1])
 
 def test_stratified_by_a_column(ratings):
-    "The third column by default, any other by name; other rows with another seed; rows at random within a group; torch's state without a seed"
+    "The third column or any other by name; rows by seed, at random within a group; torch's state without a seed"
     def held(seed=1, by=None, df=ratings): return StratifiedSplitter(.2, by=by, seed=seed)(df)[1]
     for col in ('rating','genres','userId'):
         n,got = ratings[col].value_counts(),ratings[col].iloc[held(by=col)].value_counts()

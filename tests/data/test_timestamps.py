@@ -121,7 +121,7 @@ def test_errors(name, f, kind, words):
     assert all(o in str(e.value) for o in words)
 
 def test_features_of_newcomers_and_gaps():
-    "A feature with NaN, one with values that training did not see, an item without genres, a user with one rating, and a new user and item in the validation part"
+    "NaN and unseen values in features, an item without genres, a user with one rating, new ids in the validation part"
     df = FRAME.drop(columns='title').assign(group=(FRAME.userId%3).astype(float).where(FRAME.userId!=4))
     df['genres'] = df.genres.astype(str).where(df.movieId!=df.movieId[0], '')
     new = pd.DataFrame([df.iloc[0]]*3).assign(userId=[901,902,903], movieId=[df.movieId[5],df.movieId[6],9999],

@@ -60,7 +60,7 @@ def asked(world): return world.new[0].merge(world.users, on='userId')[['userId',
 @pytest.mark.slow
 @pytest.mark.parametrize('side', [0,1], ids=['users','items'])
 def test_answers_help_and_nonsense_does_little_harm(world, side):
-    "Newcomers with telling metadata are predicted clearly better than by the unknown row, and hardly worse with metadata that says nothing"
+    "Useful metadata predicts new users clearly better than the unknown row; useless metadata hardly worse"
     new = world.new[side]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -131,7 +131,7 @@ def test_mode_of_the_tabular_model_is_kept(fitted, asked):
     assert not fitted.factors(asked).vec.requires_grad
 
 def test_factors_by_hand(world, fitted):
-    "Categories numbered and numbers standardised here, over the users that training knows; a scaled deviation from the unknown row comes out"
+    "Numbered categories and numbers standardized over known users give a scaled deviation from the unknown row"
     known = world.users[world.users.userId<=360]
     cats = torch.from_numpy((world.users.mood.map({'bright':1,'dark':2})).to_numpy())[:,None]
     cont = (world.users.generosity-known.generosity.mean())/known.generosity.std(ddof=0)
@@ -143,7 +143,7 @@ def test_factors_by_hand(world, fitted):
     assert len(fitted.learn.dls.train_ds)==360 and (fitted.cat_names,fitted.cont_names)==(['mood'],['generosity'])
 
 def test_the_answer_of_all_is_their_weighted_mean(world):
-    "Where everybody answers the same, what is learned is the mean of the vectors, weighted by the square root of the number of ratings"
+    "If all answers are equal, the result is the mean vector, weighted by the square root of the number of ratings"
     dls = world.learn.dls
     counts = dls.train_ds.items.userId.value_counts()
     busy,rest = counts.index[:3],counts.index[-9:]

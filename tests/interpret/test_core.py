@@ -275,7 +275,7 @@ def test_six_marks_can_be_told_apart(learn, interp):
 
 @pytest.mark.parametrize('top,figsize', [(60,(7,5)),(60,(3,2)),(8,(7,5))])
 def test_labels(learn, interp, top, figsize):
-    "Labels are of the most rated items, beside their points, within the axes and clear of each other; one that is left out has no room"
+    "The most rated items have labels beside their points, within the axes and apart; one left out has no room"
     ax = interp.plot_factors(top=top, figsize=figsize)
     ax.figure.canvas.draw()
     titles,xy = most_rated(learn)[:top],points(ax)
@@ -334,7 +334,7 @@ def test_few_items_and_short_vectors(dls, method, dims):
     assert np.isfinite(points(interp.plot_factors(method, dims, n=3))).all()
 
 def test_seed_of_the_map(dls):
-    "The same seed draws the same map whatever the global random state is; where the start is random, another seed draws another"
+    "A seed draws the same map whatever the global random state; with a random start, another seed draws another"
     interp = CollabInterpretation(make(dls, 1))
     def run(seed, state):
         set_seed(state)
@@ -377,7 +377,8 @@ def test_reads_do_not_write(dls):
     def state():
         return dict(weights={k:v.tolist() for k,v in learn.model.state_dict().items()},
             grads=[p.grad is None for p in learn.model.parameters()],
-            needs=[p.requires_grad for p in learn.model.parameters()], modes=[m.training for m in learn.model.modules()],
+            needs=[p.requires_grad for p in learn.model.parameters()],
+            modes=[m.training for m in learn.model.modules()],
             training=learn.training,
             rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],
                 random.getstate()),

@@ -170,7 +170,7 @@ def test_titles_and_ids(interp, frame):
     with pytest.raises(KeyError, match='1 of 1 items not seen in training, e.g. .11.'): interp.similar(11)
 
 def test_genre_is_the_feature_with_several(interp, frame, held):
-    "'genre' and 'genres' mean it whatever it is called, if there is one such feature; a column of that name comes first"
+    "'genre' and 'genres' mean the one such feature, whatever its name; a column of that name comes first"
     learn = make(frame.rename(columns=dict(genres='kinds')), held, 1, cols=dict(item_cols=['decade','kinds']))
     other = CollabInterpretation(learn)
     for o in ('genre','genres'):

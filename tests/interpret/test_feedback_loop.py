@@ -85,7 +85,7 @@ def test_all_that_is_random_has_the_seed(learn, truth, spy):
     assert not seen[0][0] & seen[1][0] and seen[0][1]!=seen[1][1]
 
 def test_rows_of_the_loop(learn, truth, spy):
-    "What is counted: ratings grow by what was liked, a list per visitor is shown, and the last row has been shown nothing"
+    "The counts: ratings grow by what was liked, each visitor sees one list, and the last row has shown nothing"
     res = loop(learn, truth, rounds=3, k=4, visits=.25)
     assert list(res.index)==[0,1,2,3] and res.index.name=='round'
     assert list(res.columns)==['ratings','shown','liked',*second_opinion(learn, 1)[0]]
@@ -108,7 +108,7 @@ def test_last_numbers_are_those_of_the_last_model(learn, truth, spy):
 
 @pytest.mark.parametrize('like', [2.5,4.])
 def test_only_what_is_liked_is_rated(learn, truth, spy, like):
-    "Without noise, exactly the shown items with a true score of at least `like` are added, with that score in half stars"
+    "Without noise, exactly the shown items with a true rating of at least `like` are added, in half stars"
     exact = copy.copy(truth)
     exact.__dict__.update(truth.__dict__, noise=0)
     loop(learn, exact, like=like, visits=.4)
@@ -124,7 +124,7 @@ def test_only_what_is_liked_is_rated(learn, truth, spy, like):
         assert 0<len(want)<len(shown) and not len(shown.merge(before))
 
 def test_noise_and_the_scale(learn, truth, spy):
-    "Everything is rated where the lowest star is enough: half stars from .5 to 5, which differ from the truth by its noise"
+    "If the lowest star is enough, everything is rated: half stars from .5 to 5, off the truth by its noise"
     res = loop(learn, truth, like=.5, visits=1., k=4)
     assert list(res.liked[:2])==list(res.shown[:2])==[400,400]
     new = pd.concat([o for *_,o in spy.rounds()])
@@ -159,7 +159,7 @@ def test_busy_users_come_more_often(learn, truth, spy):
     assert len(spy.rounds()[0][1])==1                                         # somebody always comes
 
 def test_weights_and_callbacks_of_the_loop(frame, truth, spy):
-    "`user_weight` reaches the loader, of the callbacks only `IdDropout` does, and it trains all ratings, the new ones too"
+    "`user_weight` reaches the loader, `IdDropout` is the only callback kept, and all ratings are trained, new ones too"
     seen = []
     class Look(Callback):
         def before_batch(self): seen.append(len(self.x))

@@ -210,7 +210,9 @@ def test_similarity_of_names(made):
         interp.plot_similarity([twin])
     with pytest.raises(ValueError, match='61 items are too many'): interp.plot_similarity([1]*61)
     with pytest.raises(ValueError, match='the list of items is empty; name some'): interp.plot_similarity([])
-    assert ax.get_title()=='Similarity of 3 items' and interp.plot_similarity().get_title()==f'Similarity of the 15 most rated of {len(interp.bias(n=None))} items'
+    assert ax.get_title()=='Similarity of 3 items'
+    n = len(interp.bias(n=None))
+    assert interp.plot_similarity().get_title()==f'Similarity of the 15 most rated of {n} items'
     assert interp.plot_similarity(what='genres').get_title()==f'Similarity of {len(interp.bias("genres", None))} genres'
 
 @pytest.mark.parametrize('what', ['items','users'])
@@ -343,7 +345,8 @@ def test_reads_do_not_write(frame):
             grads=[p.grad is None for p in learn.model.parameters()],
             modes=[m.training for m in learn.model.modules()], training=learn.training, keys=sorted(learn.__dict__),
             order=dls.train.order.state(),
-            dl=id(learn.dl), rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],
+            dl=id(learn.dl),
+            rng=(torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],
                 random.getstate()),
             data=[o.tolist() for d in (dls.train_ds,dls.valid_ds) for o in (d.store.ids(),d.store.ratings(),*d.tables)],
             cbs=[id(o) for o in learn.cbs], style=plt.rcParams.copy(),

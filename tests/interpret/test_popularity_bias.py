@@ -111,7 +111,7 @@ def with_report(dls, arch=HybridMF, fit=(1,2e-2), **kwargs):
     return caught(lambda: quiet(learn, *fit))
 
 def report_again(learn, **kwargs):
-    "Another report on the same weights: a fit in one batch at a learning rate of 0. The callback, and what it warned of"
+    "Another report on the same weights, from a fit with a learning rate of 0: the callback and its warnings"
     cb = PopularityBias(**kwargs)
     with learn.no_bar(), learn.no_logging(): _,res = caught(lambda: learn.fit(1, 0., wd=0., cbs=cb))
     return cb,res
@@ -181,7 +181,7 @@ off = {k:0. if k=='coverage' else 1e9 for k in LIMITS}       # nothing is beyond
 
 @pytest.mark.parametrize('name', [o for o in LIMITS if o!='genre ratio'])
 def test_limits(still, name):
-    "A warning where a number is above its limit, below it for coverage, and none where it is on the other side or equal to it"
+    "A warning for a number above its limit (below it for coverage), and none at the limit or on its other side"
     def warned(limit): return report_again(still, limits={**off, name:limit})[1]
     cb,none = report_again(still, limits=off)
     value,sign = cb.report()[name],-1 if name=='coverage' else 1
@@ -225,7 +225,7 @@ def test_report_without_features(frame):
         with_report(dls, DotProductBias, by='genres')
 
 def test_one_report_per_fit(dls):
-    "After each fit there is one more, and what is handed out is a copy; searching a learning rate and predicting are no fits"
+    "Each fit adds one report, handed out as a copy; `lr_find` and predicting add none"
     learn,_ = with_report(dls)
     cb = learn.popularity_bias
     first,genres = cb.report().copy(),cb.genres().copy()

@@ -93,7 +93,9 @@ def test_center_in_the_summary():
     line = [o.split() for o in with_.summary().splitlines() if o.startswith('mean')]
     assert line == [['mean','(Parameter)','1','1','False']] and 'mean (' not in without.summary()
     n = sum(p.numel() for p in without.model.parameters())
-    assert f'Total params: {n+1:,}' in with_.summary() and f'Total trainable params: {n:,}' in with_.summary() and 'non-trainable params: 1' in with_.summary()
+    text = with_.summary()
+    assert f'Total params: {n+1:,}' in text and f'Total trainable params: {n:,}' in text
+    assert 'non-trainable params: 1' in text
     assert without.model.mean is None and 'mean' not in without.model.state_dict()
 
 def test_center_is_saved(tmp_path):

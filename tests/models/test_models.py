@@ -3,7 +3,8 @@ import math
 
 import numpy as np, pytest, torch
 from fastai.tabular.all import set_seed
-from fastcollab.all import BiasBaseline, CollabDataLoaders, CollabNN, DotProductBias, Embedding, ParamEmbedding, baseline_rmse, collab_learner, emb_size
+from fastcollab.all import BiasBaseline, CollabDataLoaders, CollabNN, DotProductBias, Embedding, ParamEmbedding
+from fastcollab.all import baseline_rmse, collab_learner, emb_size
 
 def test_both_embeddings_learn_the_same(dls):
     "`ParamEmbedding` and `Embedding` from the same weights give the same weights"

@@ -27,7 +27,7 @@ def fitted(dls, opt_func=LazyAdam, epochs=2, unk_p=.1, seed=0, **kwargs):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 7)), max_size=30), st.integers(1, 4))
 def test_sums_over_sets(pairs, k):
-    "Sums over the root of the number, and their gradients, as a dense matrix gives them; a pair that is there twice counts twice"
+    "Sums divided by the root of the count, and their gradients, match a dense matrix; a repeated pair counts twice"
     x = torch.tensor(pairs).view(-1, 2)
     sets,dense = ImplicitSum(x[:,0].int(), x[:,1].int(), 6, 8, k),torch.zeros(6, 8)
     for u,i in pairs: dense[u,i] += 1
@@ -45,7 +45,7 @@ def spread(m, std=.3):
 @pytest.mark.parametrize('time', (False,True))
 @pytest.mark.parametrize('features', (False,True))
 def test_the_formula_by_hand(features, time):
-    "Id, features, set and time, rating by rating; an unknown id has the features that come with its rating, and an unknown user no days of its own"
+    "Id, features, set and time, by rating; an unknown id has the features of its rating, an unknown user no days"
     dls = loaders(features, time)
     m = spread(SVDPlusPlus.from_dls(dls, n_factors=3, y_range=(0,5.5)))
     seen,starts = dls.train_ds.store.ids().long(),[m.feature_starts(k) for k in (0,1)]
@@ -159,7 +159,8 @@ def test_recommender_export_and_checkpoint(tmp_path):
 @pytest.mark.slow
 def test_no_notes_of_pytorch_reach_the_user():
     "Those on sparse matrices come once a process, so this needs one of its own"
-    code = "import torch, warnings; from fastcollab.models.svdpp import ImplicitSum; warnings.simplefilter('error'); ImplicitSum(*torch.tensor([[1,2],[1,3]]), 3, 4, 2)().sum().backward()"
+    code = ("import torch, warnings; from fastcollab.models.svdpp import ImplicitSum; warnings.simplefilter('error'); "
+        "ImplicitSum(*torch.tensor([[1,2],[1,3]]), 3, 4, 2)().sum().backward()")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr == ''
 
 @pytest.mark.cuda

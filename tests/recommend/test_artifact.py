@@ -51,7 +51,7 @@ def saved(tmp_path):
 
 @pytest.mark.parametrize('net', [False,True])
 def test_round_trip(net, tmp_path):
-    "Everything is as it was, and the lists are the same to the last bit; only four kinds of file are there, none of them a pickle"
+    "Everything comes back, lists to the last bit; the folder has four kinds of file, none of them a pickle"
     rec = made(net=net)
     rec.save(tmp_path/'a/b')
     assert same(rec, Recommender.load(tmp_path/'a/b')) and same(rec,
@@ -176,7 +176,7 @@ def patched(monkey, step, n, act):
 @pytest.mark.parametrize('step,n,first', [(*o, k) for o in STEPS for k in (False,True) if o[0]!='shutil.rmtree'
     or not k])
 def test_gone_at_each_step(step, n, first, tmp_path, monkeypatch):
-    "A process that vanishes before each single step leaves the old one, or the new one if it was in place; and then saving works"
+    "A process killed before any single step leaves the old artifact or the new one, and saving works afterwards"
     path,done = tmp_path/'m',step=='shutil.rmtree'
     if not first: made(1).save(path)
     def child():
@@ -371,7 +371,7 @@ DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'dama
 
 @pytest.mark.parametrize('hurt,error,words', DAMAGE.values(), ids=DAMAGE)
 def test_damage(hurt, error, words, saved):
-    "One error that names what is wrong and what to do; the folder stays as it is; a new save repairs it, where it is a folder"
+    "One error says what is wrong and what to do; the folder stays as it is; a new save repairs it"
     hurt(saved)
     before = files(saved)
     with pytest.raises(error) as e: Recommender.load(saved)

@@ -1,4 +1,4 @@
-"Filters on tables: every operator, missing values, random filters against plain Python, and nothing in the text ever runs"
+"Filters on tables: every operator, missing values, random filters against plain Python; the text never runs as code"
 import builtins, os, re, subprocess, warnings
 
 import numpy as np, pandas as pd, pytest

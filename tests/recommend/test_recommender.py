@@ -28,9 +28,11 @@ def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].
 torch.set_num_threads(1)
 n,m,k,mb = %s
 g = torch.Generator().manual_seed(0)
-U,M,u = Factors(torch.randn(n+1, 64, generator=g)),Factors(torch.randn(m+1, 64, generator=g)),torch.arange(1, n+1).repeat_interleave(20)
+U,M = (Factors(torch.randn(o+1, 64, generator=g)) for o in (n,m))
+u = torch.arange(1, n+1).repeat_interleave(20)
 seen = UserHistory.from_ratings(u, torch.randint(1, m+1, (len(u),), generator=g), torch.ones(len(u)), n+1)
-rec = Recommender(DotScorer(U, M), (pd.RangeIndex(1, n+1),pd.RangeIndex(1, m+1)), ('u','i','r'), pd.DataFrame(dict(title=range(m))), seen)
+ids = pd.RangeIndex(1, n+1),pd.RangeIndex(1, m+1)
+rec = Recommender(DotScorer(U, M), ids, ('u','i','r'), pd.DataFrame(dict(title=range(m))), seen)
 rec.recommend([1,2], k)
 Path('/proc/self/clear_refs').write_text('5')
 base = peak()
@@ -492,9 +494,12 @@ from fastcollab.recommend.base import Factors, FeatureTerms, FoldTerms
 from fastcollab.recommend.recommender import Recommender
 from fastcollab.recommend.scorers import DotScorer
 from fastcollab.recommend.history import UserHistory
-genres = FeatureTerms('g', 1, 'add', 'mean', torch.tensor([[0],[1],[1],[2]]), Factors(torch.ones(3, 2)), dict(sep='|', classes=['#na#','x','y'], edges=None, width=1))
-rec = Recommender(DotScorer(Factors(torch.ones(3, 2)), Factors(torch.ones(4, 2))), (pd.Index([1,2]),pd.Index([1,2,3])), ('u','i','r'), pd.DataFrame(dict(title=['a','b','c'])),
-    UserHistory.from_ratings(torch.tensor([1]), torch.tensor([1]), torch.tensor([3.]), 3), (FoldTerms(),FoldTerms(features=(genres,))), rated=(1,5))
+encoding = dict(sep='|', classes=['#na#','x','y'], edges=None, width=1)
+genres = FeatureTerms('g', 1, 'add', 'mean', torch.tensor([[0],[1],[1],[2]]), Factors(torch.ones(3, 2)), encoding)
+scorer = DotScorer(Factors(torch.ones(3, 2)), Factors(torch.ones(4, 2)))
+history = UserHistory.from_ratings(torch.tensor([1]), torch.tensor([1]), torch.tensor([3.]), 3)
+rec = Recommender(scorer, (pd.Index([1,2]),pd.Index([1,2,3])), ('u','i','r'), pd.DataFrame(dict(title=['a','b','c'])),
+    history, (FoldTerms(),FoldTerms(features=(genres,))), rated=(1,5))
 with tempfile.TemporaryDirectory() as d:
     rec.save(d)
     rec = Recommender.load(d).fold_in(pd.DataFrame(dict(u=[9], i=[1], r=[5.])))

@@ -154,7 +154,7 @@ def test_repeated_users_and_seen_rows():
     assert torch.equal(a[1][0], a[1][2]) and a[2][0].isinf().sum()==1 and not {5,7} & set(a[1][0][:37].tolist())
 
 def test_scores_closer_than_float32():
-    "Items whose scores differ by less than float32 can hold are in the order of float64, also beyond the spare candidates"
+    "Items whose scores differ by less than float32 holds come in float64 order, also beyond the spare candidates"
     M = torch.ones(200, 2)
     M[:,1] = torch.tensor(np.random.default_rng(0).permutation(200)*2.**-20)   # float32 takes 1000 + these for the same
     U = torch.tensor([[1000.,2**-10]])
@@ -164,7 +164,7 @@ def test_scores_closer_than_float32():
 @few
 @given(seeds, st.sampled_from([1e-3,1.,1e3,1e6]), st.sampled_from([1.,1e-5,1e-7]), st.integers(1, 20))
 def test_nets_are_exact_at_any_scale(seed, scale, spread, k):
-    "The lists of a net are in the order of its float64 scores, whether these are thousandths or millions, far apart or close together"
+    "The lists of a net are in the order of its float64 scores, small or huge, far apart or close together"
     ops = [(rand(4, 6, seed=seed),rand(4, seed=seed+1)),'ReLU',(rand(1, 4, seed=seed+2)*scale,torch.zeros(1))]
     net = NetScorer(rand(3, 6, seed=seed+3), 1+rand(300, 6, seed=seed+4)*spread, ['Tanh',*ops])
     full = net.pairs(torch.arange(3)[:,None], torch.arange(300)[None]).numpy()

@@ -51,7 +51,7 @@ def test_fold_is_ridge(seed, d, decay):
 # a row that old curvature cannot help is not done
 @example(2914205, .05, (.5,5.))
 def test_fold_finds_the_minimum(seed, decay, y_range):
-    "With `y_range`: the gradient of the stated loss is gone but for a small share of that at the start, and the loss is not above that of the start"
+    "With `y_range`: the gradient of the stated loss falls to a small share of its start, and the loss doesn't rise"
     V,o,y,ends,x0 = problem(seed, y_range=y_range)
     got = fold(V, o, y, ends, x0, decay, y_range)
     for r,v,off,t,s in parts(V, o, y, ends, x0):
@@ -97,7 +97,7 @@ def test_no_ratings(y_range):
     assert all(torch.equal(a, b) for a,b in zip(before, (V,o,y,ends,x0)))
 
 def test_far_off_ratings_stay_finite():
-    "Ratings at and beyond the ends of the range, huge vectors and a start in the flat part of the sigmoid: finite, and no worse than the start"
+    "Ratings at and beyond the range, huge vectors, a start where the sigmoid is flat: finite, no worse than the start"
     for scale,at in ((1.,0.),(100.,0.),(1.,40.),(1e4,-3.)):
         V,y,x0 = rand(12, 3)*scale,torch.tensor([0.,5.5]*6),torch.full((1,3), at)
         got = fold(V, torch.zeros(12), y, torch.tensor([0,12]), x0, .5, (0.,5.5))

@@ -184,7 +184,7 @@ def test_errors(name, f, kind, words):
 @pytest.mark.slow
 @pytest.mark.data
 def test_the_good_model_on_u1(data_dir):
-    "Two calls, ids and ratings only: far below what biased matrix factorisation reaches (0.917), and below the best published (0.9057)"
+    "Two calls, ids and ratings only: well below biased matrix factorization (0.917) and the best published (0.9057)"
     df,splits = movielens_fold('ml-100k', 1)
     set_seed(0)
     learn = collab_learner(CollabDataLoaders.from_df(df[['userId','movieId','rating']], splits=splits, seed=42),

@@ -58,7 +58,7 @@ def test_sched_step_defaults_and_weights():
     for a,b in zip(learn.model.parameters(), ref.parameters()): assert torch.allclose(a, b, atol=1e-5)
 
 def test_sched_step_with_the_recorder():
-    "It is gone after the fit, its rates can be plotted, and it starts again in the next fit; one in the learner works too"
+    "It is gone after the fit, can be plotted, and starts again in the next fit; one in the learner works too"
     dls = load(bs=100)
     learn = collab_learner(dls, n_factors=2)
     n = len(learn.cbs)
@@ -128,7 +128,7 @@ def penalty(model, dls, l2, grav):
     ids=['plain','range','center','both'])
 @pytest.mark.parametrize('arch', GRAVE)
 def test_one_step_with_gravity(arch, kwargs):
-    "The weights after a step of SGD over all ratings at once are those of MSE + l2*sum(|p|^2/len(p)) + gravity*mean(scores^2)"
+    "One SGD step on all ratings gives the weights of MSE + l2*sum(|p|^2/len(p)) + gravity*mean(scores^2)"
     cls,extra = GRAVE[arch]
     dls = load(genre_name='genres', user_cols='age', df=SMALL.assign(age=SMALL.userId), bs=240)
     start = randomly(collab_learner(dls, arch=cls, n_factors=4, config=extra, **kwargs).model)

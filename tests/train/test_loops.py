@@ -7,7 +7,8 @@ from fastai.callback.schedule import ParamScheduler, SchedLin, combined_cos
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.progress import CSVLogger
 from fastai.losses import MSELossFlat
-from fastai.tabular.all import Adam, Callback, CancelEpochException, CancelFitException, CancelTrainException, L1LossFlat, Transform, nn, noop, set_seed
+from fastai.tabular.all import Adam, Callback, CancelEpochException, CancelFitException, CancelTrainException
+from fastai.tabular.all import L1LossFlat, Transform, nn, noop, set_seed
 from fastcollab.kernels import jit
 from fastcollab.train import loops as fused_module
 from fastcollab.all import (BiasInterpretation, ColdItemSplitter, CollabDataLoaders, CollabNN, DotProduct,
@@ -268,7 +269,7 @@ INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=G
 
 @pytest.mark.parametrize('name,kwargs,words', INELIGIBLE, ids=[o[0] for o in INELIGIBLE])
 def test_ineligible(name, kwargs, words):
-    "`True` is an error that names the reason before anything is trained; 'auto' trains all the same, and says why not here"
+    "`fused=True` raises an error with the reason before training; 'auto' trains in PyTorch and says why"
     kwargs,change = {k:v for k,v in kwargs.items() if k!='change'},kwargs.get('change', noop)
     for f in (True,'auto'):
         learn = build(f, **kwargs)
@@ -558,7 +559,8 @@ def test_ratings_that_are_no_numbers(fused, bad):
         def after_epoch(self): self.dls.train_ds.store.ratings()[17] = bad
     dl = load().train
     _,order = dl.get_idxs(),dl.get_idxs().tolist()
-    words = f'(1 of 640 ratings are not finite numbers, .*|the loss is (nan|inf) )in epoch 1, step {order.index(17)//64+1} of 10'
+    step = order.index(17)//64+1
+    words = f'(1 of 640 ratings are not finite numbers, .*|the loss is (nan|inf) )in epoch 1, step {step} of 10'
     with pytest.raises((ValueError,FloatingPointError), match=words): quiet(learn, 2, 1e-2, cbs=Spoil())
     assert finite(learn)
 
@@ -597,7 +599,7 @@ def test_without_the_compiled_loops(error, broken):
     with pytest.raises(ValueError, match='compiled loops cannot be used'): quiet(build(True), 1)
 
 def test_a_full_disk():
-    "A folder that takes small files only: the torch loop with one warning, and no error when numba wants to keep what it compiled"
+    "A folder that takes only small files: the torch loop, one warning, and no error when numba fills its cache"
     resource = pytest.importorskip('resource')
     soft,hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     jit.unusable.cache_clear()

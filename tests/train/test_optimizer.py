@@ -33,7 +33,7 @@ def make(cls=Net, dtype=torch.float64, **kwargs):
     return model.to(dtype)
 
 def batches(n, rows=30, seed=0, most=6, dtype=torch.float64, device='cpu'):
-    "`n` times rows of both tables, with repeats, and what to predict; in the first half only low rows, so that high ones wait for long"
+    "`n` batches of rows of both tables, with repeats, and targets; high rows wait through the first half"
     g = torch.Generator().manual_seed(seed)
     for s in range(n):
         bs = int(torch.randint(1, most, (), generator=g))
@@ -93,7 +93,7 @@ def test_dtypes_and_schedules(path, dtype, tol, hypers, wd):
 
 @pytest.mark.slow
 def test_beyond_the_tables(path):
-    "More steps than the 512 that are prepared, and a schedule of which the optimizer is told nothing, or the wrong thing"
+    "More steps than the 512 prepared ones, and a schedule that the optimizer doesn't know, or knows wrongly"
     assert moved(*both(batches(600, most=3))) < 1e-6
     for plan in (lambda o: None, lambda o: o.plan(lr=np.full(80, 5.)), lambda o: o.plan(lr=np.full(3, 1e-2)),
         lambda o: o.plan(mom=np.full(80, .9))):
@@ -363,7 +363,7 @@ def test_errors(path):
         StepTables(np.array([.1,3,.1]), np.full(3, .9), np.ones(3), .99, 1e-5)
 
 def loop(lr, mom, wd, c, start, t, T):
-    "What steps t+1..T do to a row without a gradient: factor of p, multiple of m/sqrt(v) taken from it, factors of m and of v; as the definition says"
+    "Steps t+1..T on a row without a gradient, by definition: factor of p, multiple of m/sqrt(v), factors of m and v"
     p,moved,m,v = 1.,0.,1.,1.
     for s in range(t+1, T+1):
         a = start+s
@@ -404,7 +404,7 @@ def test_step_tables_end_before_numbers_do():
 @pytest.mark.parametrize('mom,decay,n', [(.9,.2,512), (.99,.1,512), (.95,.05,10_000), (.999,0,10_000), (.9,.6,400),
     (.95,.003,20_000)])
 def test_long_step_tables_are_exact(mom, decay, n):
-    "Where decay is faster than momentum fades, or momentum outlasts the second moment, sums over far steps would swallow those over near ones"
+    "If decay is faster than momentum, or momentum outlasts the second moment, far steps must not swamp near ones"
     o = StepTables(np.full(n, .01), np.full(n, mom), np.full(n, decay/.01), .99, 1e-5, 100)
     D,G,L = o.steps.tab.T[:3]
     for t,T in ((0,1),(0,2),(1,5),(o.n//2,o.n//2+3)):

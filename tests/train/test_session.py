@@ -110,7 +110,7 @@ def test_the_rate_finder_learns_none(tmp_path):
     assert not len(learn.model.session_effects)
 
 def test_chains_and_ensembles():
-    "A chain has session effects of its averaged predictions; session effects of a blend are the blend of session effects"
+    "A chain has session effects of its averaged predictions; those of an ensemble are weighted like its predictions"
     dls = loaders()
     set_seed(0)
     cbs = [PosteriorSampling(n=5), FitSessionEffects()]
@@ -125,7 +125,7 @@ def test_chains_and_ensembles():
         0].session_effects)
 
 def test_interrupted_fits():
-    "session effects are those of a fit that was let finish, whatever was broken off before it, and `validate` learns none"
+    "Session effects come from the last complete fit, whatever was interrupted before it; `validate` learns none"
     class Stop(Callback):
         def __init__(self, event, epoch): self.event,self.at = event,epoch
         def __call__(self, name):
@@ -156,7 +156,8 @@ def test_without_numba():
     code = """import sys; sys.modules['numba'] = None
 import torch
 from fastcollab.models.session import SessionEffects
-print(SessionEffects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))(torch.tensor([1]), torch.tensor([105])).item())"""
+effects = SessionEffects().fit(torch.tensor([1,1]), torch.tensor([100,110]), torch.tensor([1.,.5]))
+print(effects(torch.tensor([1]), torch.tensor([105])).item())"""
     got = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True,
         check=True).stdout)
     assert abs(got-by_hand(*map(np.array, ([1,1],[100,110],[1.,.5],[1],[105])))[0])<1e-5

@@ -1,4 +1,4 @@
-"The chain: that it draws from the distribution it says, that its curvature is that of the model, and what is kept of it"
+"The chain: the distribution it draws from, the curvature it assumes, and the samples it keeps"
 import numpy as np, pytest, torch
 from fastcollab.all import (PosteriorAverage, CollabDataLoaders, DotProductBias, SGHMC, LazyAdam, OrdinalLoss,
     PosteriorSampling, SVDPlusPlus, baseline_rmse, collab_learner, load_learner, rmse, set_seed, synthetic_ratings)
@@ -43,7 +43,7 @@ def test_it_draws_from_the_posterior(n, scale):
 @pytest.mark.slow
 @pytest.mark.parametrize('time,features', ((False,False),(True,True)))
 def test_the_curvature_is_that_of_the_model(time, features):
-    "Counts of the rows times mean squares of the columns, against the derivatives of all scores; the bound is above the largest eigenvalue"
+    "Row counts times mean squares of columns match the derivatives of all scores; the bound is above every eigenvalue"
     dls = loaders(time, features)
     m = SVDPlusPlus.from_dls(dls, n_factors=3)
     torch.manual_seed(0)
