@@ -113,7 +113,10 @@ class CollabModel(Module):
     "Base of the models: what it doesn't override has a default answer"
     classes,user,item,y_range = None,None,None,None
     features,tables,timestamps,n_times = (),(None,None),(),0
-    name = property(lambda self: type(self).__name__, doc='What messages call it')
+    @property
+    def name(self):
+        "What messages call it"
+        return type(self).__name__
     has_products = True # Are scores the products of `factors`, where there are some?
     splitter = staticmethod(trainable_params) # Groups of parameters for an optimizer
 
@@ -271,7 +274,10 @@ class ForeignModel(CollabModel):
         raise TypeError(f'center=True needs a CollabModel, not {self.name}; add the mean in its forward instead')
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         return self.model(x).reshape(len(x))
-    name = property(lambda self: type(self.model).__name__, doc='What messages call it')
+    @property
+    def name(self):
+        "What messages call it"
+        return type(self.model).__name__
     def scorer(self): return ModelScorer(self.model, self.n_items, self.tables, self.n_times)
 
 # %% ../../nbs/models/01_base.ipynb #e5cefb81

@@ -19,11 +19,26 @@ class PosteriorAverage(CollabModel):
         for o in ('classes','user','item','y_range','n_users','n_items'): setattr(self, o, getattr(wrapped, o))
         self.register_buffer('samples', torch.zeros(0, sum(p.numel() for p in model.parameters())))
 
-    inner = property(lambda self: collab_model(self.model).inner, doc='The model that is trained')
-    session_effects = property(lambda self: self.inner.session_effects, doc='Those of the model that is trained')
-    tables = property(lambda self: self.inner.tables, doc='Category rows of users and of items')
-    timestamps = property(lambda self: self.inner.timestamps, doc='Rows of the tables of times, if there are any')
-    n_times = property(lambda self: self.inner.n_times, doc='Columns of times that the model has to have')
+    @property
+    def inner(self):
+        "The model that is trained"
+        return collab_model(self.model).inner
+    @property
+    def session_effects(self):
+        "Those of the model that is trained"
+        return self.inner.session_effects
+    @property
+    def tables(self):
+        "Category rows of users and of items"
+        return self.inner.tables
+    @property
+    def timestamps(self):
+        "Rows of the tables of times, if there are any"
+        return self.inner.timestamps
+    @property
+    def n_times(self):
+        "Columns of times that the model has to have"
+        return self.inner.n_times
 
     def add_sample(self):
         "Add the parameters as they are to the samples"
