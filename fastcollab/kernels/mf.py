@@ -136,49 +136,47 @@ RATINGS_AHEAD = 16 # to prefetch
 @njit(**INLINE)
 def owner(key, n_threads): return (key>>4)&(n_threads-1)   # not key%n_threads: `LINE` numbers belong to one thread
 
-@njit(**INNER)
-def divide(side, u_keys, lo, n, n_threads):
-    "Begin the ranges of all threads"
-    cap = len(side.keys)//n_threads
+@njit(**INLINE)
+def divide(slot_ends, place_ends, cap, u_keys, lo, n):
+    "Begin the ranges of all threads, with up to `cap` slots each"
+    n_threads,pos = len(slot_ends),0
     for t in range(n_threads):
-        side.slot_ends[t] = t*cap
-        side.place_ends[t] = 0
-    if n_threads==1: return
-    for r in range(n): side.place_ends[owner(u_keys[lo+r], n_threads)] += 1
-    pos = 0
+        slot_ends[t] = t*cap
+        place_ends[t] = 0
+    for r in range(n): place_ends[owner(u_keys[lo+r], n_threads)] += 1
     for t in range(n_threads):
-        count = side.place_ends[t]
-        side.place_ends[t] = pos
+        count = place_ends[t]
+        place_ends[t] = pos
         pos = (pos+count+LINE-1)//LINE*LINE
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0008
 @njit(**INNER)
-def fill_slots(side, cats, keys, u_keys, lo, n, s, n_threads):
+def fill_slots(side, cat_places, keys, u_keys, lo, n, s, n_threads):
     "Number the keys of the `n` ratings from `lo`, and chain the ratings of each"
-    divide(side, u_keys, lo, n, n_threads)
-    seen,has_features = side.seen,cats.idx.shape[1]>0
+    slot_ends,place_ends,seen = side.slot_ends,side.place_ends,side.seen   # else each access counts references
+    divide(slot_ends, place_ends, len(side.keys)//n_threads, u_keys, lo, n)
     for r in range(n):
         key,place = keys[lo+r],r
         if r+RATINGS_AHEAD<n: prefetch(seen, keys[lo+r+RATINGS_AHEAD], 0)
         if seen[key,STEP]!=s:
             t = owner(key, n_threads) if n_threads>1 else 0
-            new = side.slot_ends[t]
-            side.slot_ends[t] = new+1
+            new = slot_ends[t]
+            slot_ends[t] = new+1
             side.keys[new] = key
             side.head[new] = -1
             seen[key,STEP] = s
             seen[key,SLOT] = new
         if n_threads>1:   # ratings go to the thread of their user
             t = owner(u_keys[lo+r], n_threads)
-            place = side.place_ends[t]
-            side.place_ends[t] = place+1
+            place = place_ends[t]
+            place_ends[t] = place+1
         slot = seen[key,SLOT]
         side.slot[place] = slot
         side.prev[place] = side.head[slot]
         side.head[slot] = place
         side.rating[place] = lo+r
-        if has_features: cats.place[r] = place
-    if n_threads==1: side.place_ends[0] = n
+        if len(cat_places): cat_places[r] = place
+    if n_threads==1: place_ends[0] = n
 
 # %% ../../nbs/kernels/04_mf.ipynb #f25da1ec
 ROWS_AHEAD = 6 # to prefetch
@@ -275,11 +273,12 @@ class Vectors(NamedTuple):
 @njit(**CALLED)
 def predict(users, items, u, i, link, res):
     "Ratings `res` (n,) of the pairs of rows `u` and `i`, from the `Vectors` of both sides"
-    U,M = users.vec,items.vec
+    U,u_bias = users
+    M,i_bias = items
     for r in range(len(res)):
         a,c,dot = u[r],i[r],np.float32(0)
         for j in range(U.shape[1]): dot += U[a,j]*M[c,j]
-        if len(users.bias): dot += users.bias[a]+items.bias[c]
+        if len(u_bias): dot += u_bias[a]+i_bias[c]
         res[r] = dot
     for r in range(len(res)): res[r] = rating_of(res[r], link)[0]
 
@@ -463,14 +462,17 @@ def sum_parts(part, n_threads):
 @njit(**CALLED)
 def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_threads):
     "One thread's part of the minibatches of a chunk; returns how many were done, all unless a loss isn't finite"
-    u_keys,i_keys,y,bs,start,losses = chunk   # taken apart once: in the loop, each access would count references
+    # taken apart once: in the loop, each access would count references
+    u_keys,i_keys,y,bs,start,losses = chunk
     sync,err,part,grad = team
+    u_now,u_slot,u_places = users.now,users.slot,u_cats.place
+    i_now,i_slot,i_places = items.now,items.slot,i_cats.place
     u_shared,i_shared = u_cats.idx.shape[1]>0,i_cats.idx.shape[1]>0
     for b in range(len(losses)):
         s,lo = start+b+1,b*bs
         n = min(bs, len(y)-lo)
-        if thread==0: fill_slots(users, u_cats, u_keys, u_keys, lo, n, s, n_threads)
-        if thread==n_threads-1: fill_slots(items, i_cats, i_keys, u_keys, lo, n, s, n_threads)
+        if thread==0: fill_slots(users, u_places, u_keys, u_keys, lo, n, s, n_threads)
+        if thread==n_threads-1: fill_slots(items, i_places, i_keys, u_keys, lo, n, s, n_threads)
         if not wait(sync, n_threads): return b
         u0,u1 = slots_of(users, thread, n_threads)
         i0,i1 = slots_of(items, thread, n_threads)
@@ -484,8 +486,8 @@ def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_thre
         if thread==0: losses[b] = total/n
         if not np.isfinite(total): return b
         step = step_at(s, steps)
-        update(users, u_cats, u0, u1, s, items.now, items.slot, err, grad, step, thread)
-        update(items, i_cats, i0, i1, s, users.now, users.slot, err, grad, step, thread)
+        update(users, u_cats, u0, u1, s, i_now, i_slot, err, grad, step, thread)
+        update(items, i_cats, i0, i1, s, u_now, u_slot, err, grad, step, thread)
         if not wait(sync, n_threads): return b
         if u_shared: update_shared(users, u_cats, n, s, steps, step, thread, n_threads)
         if i_shared: update_shared(items, i_cats, n, s, steps, step, thread, n_threads)

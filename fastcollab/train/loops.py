@@ -311,7 +311,8 @@ def check_rows(
 ):
     "IndexError if an id is outside its table"
     if not len(ids): return
-    for low,high,n,what in zip(ids.min(0).tolist(), ids.max(0).tolist(), sizes, ('user','item')):
+    for rows,n,what in zip(ids.T, sizes, ('user','item')):
+        low,high = rows.min(),rows.max()   # `min(0)` of both columns takes 10 times as long
         if not 0<=low<=high<n:
             raise IndexError(f'{what} rows run from {low} to {high}, but the model has {n}; '
                 'make the model for these loaders')
