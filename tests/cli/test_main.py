@@ -59,7 +59,7 @@ def test_train_reports(csv, monkeypatch, capsys, tmp_path):
         'new/page.html')
     page = (tmp_path/'new/page.html').read_text(encoding='utf-8')
     assert 'report written to new/page.html' in said
-    assert 'What CollabNN learned' in page and '2 epochs' in page
+    assert 'What CollabNN has learned' in page and '2 epochs' in page
     assert sorted(o.name for o in tmp_path.iterdir())==['new','r.csv','r.parquet']
     rmse = re.search(r'<b>([\d.]+)</b>RMSE, in stars', page)[1]
     assert rmse in said
