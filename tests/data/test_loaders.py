@@ -240,7 +240,8 @@ def test_files(ratings, tmp_path):
         csv(tmp_path/'r.latin', encoding='latin-1', nrows=5000, **own),
         parquet(tmp_path/'r.parquet', **own)]
     for dls in read:
-        for k in ('x','y'): assert torch.equal(getattr(dls.train_ds, k), getattr(want.train_ds, k))
+        got,expected = dls.train_ds.store,want.train_ds.store
+        assert torch.equal(got.ids(), expected.ids()) and torch.equal(got.ratings(), expected.ratings())
         assert torch.equal(dls.train_ds.tables[1], want.train_ds.tables[1])
         assert torch.equal(dls.one_batch()[0], want.one_batch()[0])
     assert list(CollabDataLoaders.from_csv(tmp_path/'r.tsv', sep='\t',

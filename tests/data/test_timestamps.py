@@ -94,7 +94,7 @@ def test_asked_with_and_without_times():
     rows = FRAME.iloc[:50]
     known,none = learn.predict(rows),learn.predict(rows.drop(columns='timestamp'))
     assert not np.allclose(known, none, atol=1e-2)
-    with pytest.warns(UserWarning, match='trained with tables of days'): rec = learn.recommender()
+    with pytest.warns(UserWarning, match='has tables of days'): rec = learn.recommender()
     assert np.allclose(none, rec.predict(rows[['userId','movieId']]), atol=1e-4)
     far = learn.predict(rows.assign(timestamp=2*10**9))
     assert np.allclose(far, none, atol=1e-5)
