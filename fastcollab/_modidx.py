@@ -867,6 +867,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'fastcollab.kernels.adam.Table': ('kernels/adam.html#table', 'fastcollab/kernels/adam.py'),
                                          'fastcollab.kernels.adam.adam_all': ('kernels/adam.html#adam_all', 'fastcollab/kernels/adam.py'),
                                          'fastcollab.kernels.adam.adam_rows': ('kernels/adam.html#adam_rows', 'fastcollab/kernels/adam.py'),
+                                         'fastcollab.kernels.adam.add_repeats': ( 'kernels/adam.html#add_repeats',
+                                                                                  'fastcollab/kernels/adam.py'),
                                          'fastcollab.kernels.adam.backward': ('kernels/adam.html#backward', 'fastcollab/kernels/adam.py'),
                                          'fastcollab.kernels.adam.catch_up': ('kernels/adam.html#catch_up', 'fastcollab/kernels/adam.py'),
                                          'fastcollab.kernels.adam.missed': ('kernels/adam.html#missed', 'fastcollab/kernels/adam.py')},
