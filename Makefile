@@ -23,7 +23,7 @@ demo: $(VENV)/.run
 test: sync style nbtest pytest
 
 test-fast: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser'
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not browser'
 
 # modules equal an export of the notebooks, notebooks are clean, README.md equals its notebook, and Quarto's list has
 # them all: compared in a copy, so nothing here changes
@@ -46,7 +46,7 @@ nbtest: $(VENV)/.dev
 # tests/repo/test_site.py builds the site, checks its links and looks at it in Chromium
 pytest: $(VENV)/.dev $(VENV)/.docs
 	@echo '== tests'
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 readme: $(VENV)/.dev
 	$(BIN)/python tools/readme.py

@@ -1,5 +1,6 @@
 "What all tests share: small tables, and what to do without real data, a GPU or a browser"
 import os
+from collections import Counter
 from pathlib import Path
 
 import matplotlib, matplotlib.pyplot as plt, pytest, torch
@@ -22,7 +23,12 @@ def pytest_collection_modifyitems(config, items):
         if 'browser' in item.fixturenames: item.add_marker('browser')
     no_gpu = [o for o in items if o.get_closest_marker('cuda') and not torch.cuda.is_available()]
     config.hook.pytest_deselected(items=no_gpu)
-    items[:] = [o for o in items if o not in no_gpu]
+    items[:] = slow_files_first([o for o in items if o not in no_gpu])
+
+def slow_files_first(items):
+    "Tests in the order of their files, those with the most slow tests first: two processes then end at the same time"
+    slow = Counter(o.path for o in items if o.get_closest_marker('slow') or o.get_closest_marker('browser'))
+    return sorted(items, key=lambda o: (-slow[o.path],str(o.path)))   # stable: within a file, the order stays
 
 @pytest.fixture(autouse=True)
 def closed():

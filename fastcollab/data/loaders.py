@@ -105,9 +105,10 @@ class RatingsDataset:
         for f,g in zip(enc.features, parts): res[f.name] = f.codec.decode(g)
         return pd.DataFrame(res)
 
-# %% ../../nbs/data/08_loaders.ipynb #094c037c
+# %% ../../nbs/data/08_loaders.ipynb #094c0001
 def _own_batches(dl): return f'a {type(dl).__name__} makes its own batches'
 
+# %% ../../nbs/data/08_loaders.ipynb #094c037c
 class RatingsDL(TfmdDL):
     "Batches of a `RatingsDataset`: each rating exactly once an epoch, in an order set by `seed`"
     _piece = 2**16  # ratings gathered at once: large enough to hide the cost of a call, small enough for the cache

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'flat_outputs',
            'parameter_rows', 'learner_summary', 'learner_state', 'CollabLearner', 'embedding_sizes', 'new_model',
-           'arch_model', 'check_y_range', 'prepare_model', 'auto_arguments', 'collab_learner', 'baseline_rmse']
+           'arch_model', 'check_y_range', 'prepare_model', 'auto_arguments', 'new_learner', 'collab_learner',
+           'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from fastai.collab import *
@@ -389,6 +390,20 @@ def auto_arguments(
     dls = type(dls)(dls.train.new(bs=auto.bs), dls.valid.new(bs=2**15), path=dls.path, device=dls.device)
     return auto,dls,kwargs
 
+# %% ../../nbs/train/07_learner.ipynb #f06a0026
+def new_learner(
+    dls:CollabDataLoaders, # Ratings
+    model:nn.Module, # Model to train
+    unk_p:float|None=None, # Share of ids that `IdDropout` replaces; 0.1 if None, and 0 leaves it out
+    cbs:list|Callback|None=None, # Further callbacks
+    **kwargs # Arguments of `Learner`
+)->CollabLearner:
+    "A learner with `IdDropout`, and with the parameter groups of `model`"
+    kwargs.setdefault('splitter', collab_model(model).splitter)
+    unk_p = ifnone(unk_p, .1)
+    cbs = L(cbs) + ([IdDropout(unk_p)] if unk_p else [])
+    return CollabLearner(dls, model, cbs=cbs, **kwargs)
+
 # %% ../../nbs/train/07_learner.ipynb #f06a001a
 @delegates(Learner.__init__, but=['model'])
 def collab_learner(
@@ -418,10 +433,7 @@ def collab_learner(
     sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range)
     model = arch_model(dls, arch, use_nn, **sizes)
     prepare_model(model, dls, loss_func, center)
-    kwargs.setdefault('splitter', collab_model(model).splitter)
-    unk_p = ifnone(unk_p, .1)
-    cbs = L(cbs) + ([IdDropout(unk_p)] if unk_p else [])
-    learn = CollabLearner(dls, model, loss_func=loss_func, opt_func=opt_func, cbs=cbs, **kwargs)
+    learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, opt_func=opt_func, **kwargs)
     learn.auto_config = auto
     return learn
 

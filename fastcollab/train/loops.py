@@ -298,11 +298,8 @@ def n_threads(
     most = 1 if sys.platform=='win32' else max(1, min(torch.get_num_threads(), bs//512, n//250_000))
     return 2**(most.bit_length()-1)
 
-def kernel_link(
-    kernel, # Module `kernels.mf`
-    link, # `Link`, from scores to ratings
-)->tuple: # Numbers that the kernel takes
-    "The numbers of a link, as the kernel takes them"
+def kernel_link(kernel, link)->tuple:
+    "The numbers of `link`, as the kernel takes them"
     return kernel.link_numbers(*link.constants())
 
 def check_rows(
