@@ -9,7 +9,7 @@ __all__ = ['split_features', 'rating_contributions', 'ScoreParts', 'named_parts'
 # %% ../../nbs/recommend/06_explain.ipynb #99fbd391
 from typing import NamedTuple
 
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 from torch import Tensor
 from .base import Factors, Link, pair_scores
 from .fold_in import FoldState, feature_factors
