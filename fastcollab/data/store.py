@@ -9,7 +9,7 @@ __all__ = ['RatingStore', 'sqrt_user_weights', 'systematic_draws', 'Order']
 import random
 from contextlib import contextmanager
 
-import numpy as np, torch
+import torch
 from torch import Tensor
 
 # %% ../../nbs/data/07_store.ipynb #4bf600b6

@@ -75,6 +75,8 @@ def need_rows(data):
 def need_map(data):
     "Vectors of three items or more"
     map_items(data, None)
+
+# %% ../../nbs/interpret/07_report.ipynb #6ddcbb74
 def need_biases(data):
     "Biases of the items"
     data.require_biases(1)

@@ -73,10 +73,7 @@ def compiling(
     if work is not None: _announced.add(work)
 
 # %% ../../nbs/kernels/00_jit.ipynb #0a0b0004
-def aligned(
-    *shape:int,
-    dtype=np.float32,
-)->np.ndarray:
+def aligned(*shape:int, dtype=np.float32)->np.ndarray:
     "Zeros that begin at a cache line"
     raw = np.zeros(math.prod(shape)*np.dtype(dtype).itemsize+64, np.uint8)
     o = -raw.ctypes.data%64

@@ -416,6 +416,7 @@ class Chunk(NamedTuple):
     start:int # Steps before the first of these
     losses:np.ndarray # (minibatches,) float64, written
 
+# %% ../../nbs/kernels/04_mf.ipynb #9d984092
 class Team(NamedTuple):
     "What the threads write for each other"
     sync:np.ndarray # (32,) int64, see `wait`

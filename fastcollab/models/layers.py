@@ -7,7 +7,6 @@ __all__ = ['create_params', 'ParamEmbedding', 'is_plain_table', 'GenreEmbedding'
 
 # %% ../../nbs/models/00_layers.ipynb #ae8a15dd
 from fastai.torch_basics import *
-from ..data.features import FeatureSpec
 from ..recommend.base import category_weights
 
 # %% ../../nbs/models/00_layers.ipynb #f53300f6

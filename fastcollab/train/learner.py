@@ -184,7 +184,7 @@ class CollabLearner(Learner):
         super().create_opt()
         for p in rating_loss(self.loss_func).parameters(): self.opt.state[p]['do_wd'] = False   # cuts needn't be small
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
-            reset_opt=False, start_epoch=0):
+        reset_opt=False, start_epoch=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
         if self.opt is None: self.create_opt()
         self.opt.set_hyper('lr', self.lr if lr_max is None else lr_max)

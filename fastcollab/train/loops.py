@@ -60,6 +60,7 @@ class Piece(NamedTuple):
     lrs:list # Learning rate of each step, of the last parameter group
     hypers:dict # Values of each step by hyperparameter, of the last parameter group, (n,)
 
+# %% ../../nbs/train/02_loops.ipynb #25c3550e
 def _record_losses(rec, piece):
     "As many calls of `Recorder.after_batch` in training as there are losses"
     sm,smooth = rec.smooth_loss,[]
@@ -72,6 +73,7 @@ def _record_losses(rec, piece):
     rec.losses += list(np.array(smooth, np.float32))   # making tensors of them would take as long as the steps
     rec.learn.smooth_loss = torch.tensor(smooth[-1])
 
+# %% ../../nbs/train/02_loops.ipynb #176e3765
 def _record_hypers(cb, piece):
     for k in cb.scheds: cb.hps[k] += piece.hypers[k].tolist()
 def _once(cb, piece): cb('after_batch')
@@ -84,8 +86,7 @@ instead = {
     Recorder.after_batch: _record_losses,
     ParamScheduler.before_batch: _nothing,
     ParamScheduler.after_batch: _record_hypers,
-    ProgressCallback.after_batch: _once,
-}
+    ProgressCallback.after_batch: _once}
 batch_events = L('before_batch after_pred after_loss before_backward after_cancel_backward after_backward before_step '
     'after_cancel_step after_step after_cancel_batch after_batch'.split())
 
@@ -412,9 +413,7 @@ class FusedLoop(TorchLoop):
             self.parts[k] = part = None
             # the moments of the other side, and validation, have use for the memory
             if self.big: self.sides[k] = self.sides[k]._replace(rows=self.sides[k].rows[:0].copy())
-    def unpack(self,
-        part:Part,
-    ):
+    def unpack(self, part:Part):
         "Bring a parameter and its moments to the present"
         new = self.moments(part.param)
         with compiling('unpack'): self.kernel.unpack(part.rows, part.last, self.at+1, self.tables.steps, new, part.col)

@@ -239,8 +239,9 @@ def item(id, title, *genres):
         for o in genre_names)
 
 ml100k = {
-    'u.data': '901\t411\t3\t880000001\n902\t412\t3\t890000002\n903\t413\t1\t870000003\n'
-        '901\t412\t5\t880000004\n7\t411\t4\t890000005\n',
+    'u.data': (
+        '901\t411\t3\t880000001\n902\t412\t3\t890000002\n903\t413\t1\t870000003\n'
+        '901\t412\t5\t880000004\n7\t411\t4\t890000005\n'),
     'u.item': '\n'.join([item(411, 'Quiet Lake (1996)', 'Comedy'), item(5, '"Quiet" One (1995)', 'unknown'),
         item(412, 'Café des étés perdus, Le (1995)', 'Adventure', 'Sci-Fi', 'Western')]) + '\n',
     'u.genre': ''.join(f'{o}|{k}\n' for k,o in enumerate(genre_names)) + '\n',
@@ -268,8 +269,9 @@ boom,evil = ('Bumblebees (1992)','Comedy|Romance'), ('Das Böse: Nosferatu – �
 rows10m = [(1,122,5,830000001,*boom), (1,185,.5,830000002,*evil), (2,122,3.5,860000003,*boom),
     (2,64000,4,1230000004,None,None)]
 ml20m = {
-    'ratings.csv': 'userId,movieId,rating,timestamp\n1,2,3.5,1110000001\n1,11,5.0,1110000002\n'
-        '138999,2,0.5,1250000003\n4,99,4.0,1\n',
+    'ratings.csv': (
+        'userId,movieId,rating,timestamp\n1,2,3.5,1110000001\n1,11,5.0,1110000002\n'
+        '138999,2,0.5,1250000003\n4,99,4.0,1\n'),
     'movies.csv': 'movieId,title,genres\n2,Léon (1995),Adventure|Children\n11,"President, The ""A.P."" (1995)",(no '
     'genres listed)\n',
     'links.csv': 'movieId,imdbId,tmdbId\n2,1,1\n', 'tags.csv': 'userId,movieId,tag,timestamp\n1,2,x,1\n'}
