@@ -10,6 +10,7 @@ from zoo import unchanged, world
 every = pytest.mark.parametrize('name', ZOO)
 FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')
 
+@pytest.mark.slow
 @every
 def test_checkerboard(name):
     "The right answer is known: with rated items the liked half and nothing else, without them the liked ones first"
