@@ -29,7 +29,7 @@ def modules(root): return {o.relative_to(root/'fastcollab').with_suffix('').as_p
 def package(name): return name.rpartition('.')[0]
 
 def arrows(mods):
-    "Pairs of modules of which the first imports the second, anywhere in it"
+    "Pairs of modules: the first imports the second, anywhere in it"
     res = set()
     for name,path in mods.items():
         above = ['fastcollab', *name.split('.')[:-1]]
@@ -107,7 +107,7 @@ def figures(root):
     res |= {f'  in {k or "the root"}':v for k,v in Counter(map(package, mods)).items()}
     res |= {'floors: heights, or packages in the list':len({o[0] for o in floor.values()}),
         'import arrows between modules':len(found), '  without those of all.py':len(inner),
-        '  of which go to another package':len({(a,b) for a,b in inner if package(a)!=package(b)}),
+        '  from one package to another':len({(a,b) for a,b in inner if package(a)!=package(b)}),
         '  pairs of packages with an arrow':len({(package(a),package(b)) for a,b in inner if package(a)!=package(b)}),
         '  upward or level':len([1 for a,b in inner if a not in floor or b not in floor or floor[b]>=floor[a]])}
     lines = [line for o in mods.values() for line in o.read_text().splitlines()]

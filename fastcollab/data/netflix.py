@@ -22,7 +22,7 @@ def _number(buf, ends, width):
     return res, bad|(res>=2**31)   # ids are kept as int32
 
 def _seconds(year, month, day):
-    "Seconds since 1970 of a date, and where there is no such date"
+    "Seconds since 1970 of each date, and which dates don't exist"
     months = ((year-1970)*12 + month-1).astype('datetime64[M]')
     first,after = (o.astype('datetime64[D]').astype(np.int64) for o in (months,months+1))
     return (first+day-1)*86400, (month<1)|(month>12)|(day<1)|(day>after-first)

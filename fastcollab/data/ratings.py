@@ -58,7 +58,7 @@ def _check_several(df, col, what):
     raise ValueError(f'{what} column {col!r} holds {only}; is it the right column?')
 
 def _check_distinct(df, names):
-    "Three columns of different names, each of which occurs once"
+    "Check that the three columns have different names, and that each name occurs once"
     if len(set(names))<3: raise ValueError(f'user, item and rating have to be three columns, not {names}')
     columns = list(df.columns)
     for o in names:

@@ -1,18 +1,12 @@
 "Vectors from metadata: newcomers are predicted from their answers, and nothing but the tabular model is trained"
-import copy, random, warnings
+import copy, warnings
 from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed
 from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, MetadataEmbedding,
     collab_learner, create_params, synthetic_ratings)
-
-def quiet(learn, *args, **kwargs):
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*args, **kwargs)
-    return learn
-
-def rng_state():
-    return torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()
+from popularity import quiet, rng_state
 
 def learner_state(learn):
     "Weights, gradients, modes, data and callbacks of a learner, to compare"

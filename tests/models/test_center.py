@@ -2,28 +2,10 @@
 import copy
 
 import numpy as np, pandas as pd, pytest, torch
-from fastai.tabular.all import Module, load_learner, nn, set_seed
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
+from fastai.tabular.all import load_learner, set_seed
+from fastcollab.all import (BiasBaseline, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
     LinearCollab, collab_learner, synthetic_ratings)
-
-SMALL = synthetic_ratings(30, 20, 300)
-
-class Plain(Module):
-    "A user's own model"
-    def __init__(self): self.a = nn.Embedding(50, 1)
-    def forward(self, x): return self.a(x[:,0])
-
-def load(df=SMALL, **kwargs): return CollabDataLoaders.from_df(df, **{'seed':1, **kwargs})
-def quiet(learn, *args, how='fit', **kwargs):
-    with learn.no_bar(), learn.no_logging(): getattr(learn, how)(*args, **kwargs)
-    return learn
-
-def randomly(model, std=.3):
-    "Weights far from zero"
-    g = torch.Generator().manual_seed(1)
-    for p in model.parameters():
-        if p.requires_grad: p.data = torch.randn(p.shape, generator=g)*std
-    return model
+from small import SMALL, Plain, load, quiet, randomly
 
 # The mean as a part of the model
 

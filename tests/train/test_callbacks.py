@@ -3,30 +3,12 @@ import copy
 
 import numpy as np, pytest, torch
 from fastai.callback.tracker import EarlyStoppingCallback
-from fastai.tabular.all import SGD, Learner, Module, nn, set_seed
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
-    GravityRegularizer, LinearCollab, ParamEmbedding, collab_learner, gravity, sched_step, synthetic_ratings)
+from fastai.tabular.all import SGD, Learner, set_seed
+from fastcollab.all import (CollabNN, DotProduct, DotProductBias, HybridNN, HybridMF,
+    GravityRegularizer, LinearCollab, ParamEmbedding, collab_learner, gravity, sched_step)
 from fastcollab.train.callbacks import PredColumn
 from hypothesis import given, settings, strategies as st
-
-SMALL = synthetic_ratings(30, 20, 300)
-
-class Plain(Module):
-    "A user's own model"
-    def __init__(self): self.a = nn.Embedding(50, 1)
-    def forward(self, x): return self.a(x[:,0])
-
-def load(df=SMALL, **kwargs): return CollabDataLoaders.from_df(df, **{'seed':1, **kwargs})
-def quiet(learn, *args, how='fit', **kwargs):
-    with learn.no_bar(), learn.no_logging(): getattr(learn, how)(*args, **kwargs)
-    return learn
-
-def randomly(model, std=.3):
-    "Weights far from zero"
-    g = torch.Generator().manual_seed(1)
-    for p in model.parameters():
-        if p.requires_grad: p.data = torch.randn(p.shape, generator=g)*std
-    return model
+from small import SMALL, Plain, load, quiet, randomly
 
 # A schedule in steps
 
