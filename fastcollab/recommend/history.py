@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pandas as pd, torch
 from torch import Tensor
 from ..checks import plain_repr, unknown_ids
+from ..data.ids import find_rows, is_single, raw_ids
 from .solve import row_ends
 
 # %% ../../nbs/recommend/04_history.ipynb #c18d9fe1
@@ -20,19 +21,14 @@ def id_rows(
     ids, # One raw id, or any collection of them
     known:pd.Index, # Ids of rows 1, 2, ...
     side:int, # 0 for users, 1 for items
-)->Tensor: # (n,) int64; KeyError for unknown ids
+)->Tensor: # (n,) int64; KeyError for unknown ids, TypeError for ids of another type
     "Row numbers of raw ids"
     what = SIDES[side]
-    if isinstance(ids, pd.DataFrame):
-        raise TypeError(f'{what} are a DataFrame with the columns {list(ids.columns)}; name one of its columns')
-    if isinstance(ids, Tensor): ids = ids.tolist()
-    ids = pd.Index(list(ids) if pd.api.types.is_list_like(ids) else [ids])
-    rows = known.get_indexer(ids)
-    if (rows>=0).all(): return torch.from_numpy(rows)+1
+    ids = raw_ids(ids, what)
+    rows = find_rows(ids, known, what)
+    if rows.all(): return torch.from_numpy(rows).long()
     hint = f'fold_in{"_items"*side} returns a recommender that knows them'
-    if len(known) and ids.inferred_type!=known.inferred_type:
-        hint = f'ids in the model are {known.inferred_type}, e.g. {plain_repr(known[0])}'
-    raise unknown_ids(list(ids[rows<0]), len(ids), what, hint)
+    raise unknown_ids(list(ids[rows==0]), len(ids), what, hint)
 
 # %% ../../nbs/recommend/04_history.ipynb #bf3ad7c9
 def id_row(
@@ -41,7 +37,7 @@ def id_row(
     side:int, # 0 for users, 1 for items
 )->int: # KeyError if it is unknown, TypeError if it is several
     "Row number of one raw id"
-    if pd.api.types.is_list_like(id_):
+    if not is_single(id_):
         raise TypeError(f'a {type(id_).__name__} of {SIDES[side]} came where one id is needed; name a single id')
     return int(id_rows(id_, known, side)[0])
 

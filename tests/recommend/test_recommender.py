@@ -529,8 +529,8 @@ def nan():
 CASES = [ # What is done, how, the error, and words in its message
     ('unknown user', lambda: rec().recommend(999), KeyError, ['1 of 1 users', '999', 'not seen', 'fold_in']),
     ('unknown users', lambda: rec().recommend([1,999,998]), KeyError, ['2 of 3 users', '999', 'fold_in']),
-    ('user of another type', lambda: rec().recommend('7'), KeyError, ["'7'", 'integer', 'e.g. 1']),
-    ('users of another type', lambda: rec().recommend(['a','b']), KeyError, ['2 of 2 users', "'a'", 'integer']),
+    ('user of another type', lambda: rec().recommend('7'), TypeError, ["'7'", 'numbers', 'e.g. 1', 'astype']),
+    ('users of another type', lambda: rec().recommend(['a','b']), TypeError, ['users', "'a'", 'numbers']),
     ('user NaN', lambda: rec().recommend(float('nan')), KeyError, ['1 of 1 users', 'nan']),
     ('user None in a list', lambda: rec().recommend([1,None]), KeyError, ['1 of 2 users', 'not seen']),
     ('unknown item', lambda: rec().recommend(1, items=[1,999]), KeyError, ['1 of 2 items', '999', 'fold_in_items']),
