@@ -19,6 +19,7 @@ def is_single(
     "Is this one id rather than a collection of ids?"
     return not pd.api.types.is_list_like(ids)
 
+# %% ../../nbs/data/05_ids.ipynb #2b343000
 def _plain(o):
     "A value of Python or numpy from what holds a single one"
     if isinstance(o, Tensor): return o.item()
@@ -27,13 +28,13 @@ def _plain(o):
 
 def _values(ids, what):
     "A list, an array or a column of ids"
-    columns = getattr(ids, 'columns', getattr(ids, 'column_names', None))   # of pandas and polars, or of PyArrow
+    columns = getattr(ids, 'column_names', getattr(ids, 'columns', None))   # of PyArrow, or of pandas and polars
     if columns is not None:
         raise TypeError(f'{what} are a {type(ids).__name__} with the columns {list(columns)}; name one of its columns')
-    if is_single(ids): return [_plain(ids)]
+    if is_single(ids): return [ids]
     if isinstance(ids, (pd.Index,pd.Series)): return ids
     if isinstance(ids, Tensor): ids = ids.numpy(force=True)
-    if not hasattr(ids, '__array__'): return [_plain(o) for o in ids]
+    if not hasattr(ids, '__array__'): return list(ids)
     if np.ndim(ids)!=1: raise ValueError(f'{what} have the shape {np.shape(ids)}; give one dimension, such as a column')
     return np.asarray(ids)
 
@@ -45,6 +46,7 @@ def raw_ids(
     "The ids that a container holds"
     res = pd.Index(_values(ids, what), tupleize_cols=False)
     if res.dtype!=object: return res
+    res = pd.Index([_plain(o) for o in res], tupleize_cols=False)
     bad = [o for o in res if not pd.api.types.is_hashable(o)]
     if bad: raise TypeError(f'{some_of(len(bad), len(res), f"{what} hold several values", bad[0])}; an id is one value')
     return res
@@ -61,7 +63,7 @@ def pair_ids(
     if is_single(users): u = u.repeat(len(i))
     elif is_single(items): i = i.repeat(len(u))
     elif len(u)!=len(i):
-        raise ValueError(f'{len(u):,} users and {len(i):,} items differ in length; give as many of each, or one for all')
+        raise ValueError(f'{len(u):,} users and {len(i):,} items differ in length; give as many of each, or one')
     return u,i,is_single(users) and is_single(items)
 
 # %% ../../nbs/data/05_ids.ipynb #815c8a53
@@ -76,6 +78,7 @@ def id_kind(
     if isinstance(ids.dtype, pd.CategoricalDtype): ids = ids.categories
     return _kinds.get(pd.api.types.infer_dtype(ids), 'objects')
 
+# %% ../../nbs/data/05_ids.ipynb #9154991a
 def find_rows(
     ids:pd.Index, # Raw ids, (n,)
     known:pd.Index, # Ids of rows 1, 2, ...

@@ -323,12 +323,13 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
     def test_dl(self,
         test_items, # `DataFrame`, one row as a `Series` or dict, or a list of such rows
         bs:int|None=None, # Rows per batch, as in validation if None
+        unknown:str='average', # Unknown ids: 'average' warns once, 'nan' says nothing, 'raise' is a KeyError
     )->RatingsDL: # With targets if there is a rating column
         "A loader of new rows, encoded as in training"
         if isinstance(test_items, (pd.Series,dict)): test_items = [test_items]
         df = test_items if isinstance(test_items, pd.DataFrame) else pd.DataFrame(list(test_items))
         enc = self.valid.dataset.enc
-        new = RatingsDataset.from_encoded(enc, enc.encode(df))
+        new = RatingsDataset.from_encoded(enc, enc.encode(df, unknown))
         return self.valid.new(new, bs=ifnone(bs, self.valid.bs), shuffle=False, drop_last=False)
     def full_batch(self,
         steps:int=100, # Batches of an epoch

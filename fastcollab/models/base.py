@@ -10,9 +10,12 @@ __all__ = ['reading', 'SidePlan', 'FusePlan', 'dot_plan', 'TableCounts', 'Collab
 from typing import NamedTuple
 
 from fastai.torch_basics import *
+from ..checks import unknown_ids
+from ..data.ids import find_rows, raw_ids
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from .layers import is_plain_table
 from ..recommend.base import *
+from ..recommend.history import SIDES
 from ..recommend.scorers import *
 
 # %% ../../nbs/models/01_base.ipynb #0b3b5ca8
@@ -101,12 +104,11 @@ def _pair_predictions(model, u, i, bs):
 def _raw_rows(model, ids, side):
     "Row numbers of raw ids, (n,)"
     if model.classes is None: raise ValueError(f'this model knows no ids; build it with {model.name}.from_dls(dls)')
-    o2i,what = model.classes[(model.user,model.item)[side]].o2i,('users','items')[side]
-    ids = list(ids) if is_iter(ids) and not isinstance(ids, str) else [ids]
-    if bad := [o for o in ids if o not in o2i]:
-        raise KeyError(f'{len(bad)} of {len(ids)} {what} not seen in training, e.g. {bad[:3]}; '
-            'check the column or the split')
-    return tensor([o2i[o] for o in ids])
+    name = (model.user,model.item)[side]
+    ids,known = raw_ids(ids, SIDES[side]),pd.Index(list(model.classes[name])[1:])
+    rows = find_rows(ids, known, f'ids in {name!r}')
+    if (rows==0).any(): raise unknown_ids(list(ids[rows==0]), len(ids), SIDES[side])
+    return torch.from_numpy(rows).long()
 
 # %% ../../nbs/models/01_base.ipynb #738449ec
 class CollabModel(Module):

@@ -14,6 +14,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.learner import SkipToEpoch
 from fastai.tabular.all import *
 from ..checks import *
+from ..data.ids import *
 from ..data.loaders import *
 from ..losses import *
 from ..metrics import *
@@ -84,16 +85,16 @@ def asked_rows(
     dls:CollabDataLoaders, # Loaders with the names of the columns
     user, # A user id or several; or a `DataFrame`, or one row of it
     item=None, # An item id or several; None if `user` is a table or a row
-)->tuple: # `DataFrame`, `Series` or dict; and whether it is a single row
+)->tuple: # `DataFrame` without ratings; and whether it is a single row
     "The rows that a call of `predict` asks for"
-    if item is None: is_row = isinstance(user, (pd.Series,dict))
-    else:
-        is_row = all(pd.api.types.is_scalar(o) for o in (user,item))
-        user = pd.DataFrame({dls.user_name:user, dls.item_name:item}, index=[0] if is_row else None)
+    if item is not None:
+        users,items,is_row = pair_ids(user, item)
+        return pd.DataFrame({dls.user_name:users, dls.item_name:items}),is_row
+    is_row = isinstance(user, (pd.Series,dict))
     if not is_row and not isinstance(user, pd.DataFrame):
         raise TypeError(f'predict takes (user, item) or a DataFrame, not a {type(user).__name__} alone')
-    if isinstance(user, pd.DataFrame): user = user.drop(columns=dls.rating_name, errors='ignore')   # no ratings needed
-    return user,is_row
+    rows = pd.DataFrame([user]) if is_row else user
+    return rows.drop(columns=dls.rating_name, errors='ignore'),is_row
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0008
 def loader_outputs(
@@ -235,10 +236,13 @@ class CollabLearner(Learner):
     def predict(self,
         user, # A user id or several; or a `DataFrame` with the columns of ids, or one row of it
         item=None, # An item id or several; None if `user` is a table or a row
+        unknown:str='average', # Rows with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
     )->float|np.ndarray: # In stars; one number for one row, else (n,) float32
-        "Predict ratings, in raw ids; unknown ids are predicted as average ones, with a warning"
+        "Predict ratings, in raw ids"
         rows,is_row = asked_rows(self.dls, user, item)
-        preds = loader_outputs(self.model, self.dls.test_dl(rows, bs=2**13), rating_loss(self.loss_func).activation)
+        dl = self.dls.test_dl(rows, bs=2**13, unknown=unknown)
+        preds = loader_outputs(self.model, dl, rating_loss(self.loss_func).activation)
+        if unknown=='nan': preds[(dl.dataset.store.ids().cpu().numpy()==0).any(1)] = np.nan
         return float(preds[0]) if is_row else preds
     def predict_dist(self,
         user, # As in `predict`

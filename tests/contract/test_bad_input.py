@@ -229,8 +229,10 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     # models, layers, losses, metrics
     ('bias of an unknown item', lambda: DotProductBias.from_dls(load()).bias([1,999,998]),
         KeyError, ['2 of 3 items', '[999, 998]', 'check']),
-    ('vector of an unknown user', lambda: DotProductBias.from_dls(load()).weight(['x'], is_item=False),
-        KeyError, ['1 of 1 users', "'x'", 'check']),
+    ('vector of an unknown user', lambda: DotProductBias.from_dls(load()).weight([999], is_item=False),
+        KeyError, ['1 of 1 users', '999', 'check']),
+    ('vector of a user of another type', lambda: DotProductBias.from_dls(load()).weight(['x'], is_item=False),
+        TypeError, ["'userId'", 'text', "'x'", 'numbers in training', 'astype']),
     ('model without ids', lambda: DotProductBias(5, 5).bias([1]), ValueError,
         ['knows no ids', 'DotProductBias.from_dls']),
     ('model without a bias', lambda: DotProduct.from_dls(load()).bias([1]), TypeError, ['DotProduct', 'has no biases']),
