@@ -13,7 +13,7 @@ from fastai.torch_basics import *
 from ..checks import unknown_ids
 from ..data.ids import find_rows, raw_ids
 from ..data.timestamps import TIMESTAMP_COLUMNS
-from .layers import is_plain_table
+from .layers import find_hook, is_plain_table
 from ..recommend.base import *
 from ..recommend.history import SIDES
 from ..recommend.scorers import *
@@ -48,8 +48,7 @@ class FusePlan(NamedTuple):
 # %% ../../nbs/models/01_base.ipynb #5e9d0eb7
 def _why_not_tables(model, tables):
     "Why a model with the embeddings `tables` has to run as it is; empty if there is no reason"
-    if 'forward' in vars(model) or any(o._forward_hooks or o._forward_pre_hooks for o in model.modules()):
-        return 'the model has hooks, or a forward of its own'
+    if hook := find_hook(model, backward=False): return hook
     if bad := [type(o).__name__ for o in tables if not is_plain_table(o)]: return f'{bad[0]} is not a plain table'
     if bad := {(str(p.device),str(p.dtype)) for p in model.parameters()}-{('cpu','torch.float32')}:
         return f'parameters are {" ".join(first(bad))}, not cpu torch.float32'

@@ -124,7 +124,8 @@ def runs_in_kernel(
     x:Tensor, # A batch
 )->bool:
     "Can the kernel compute these scores?"
-    if x.device.type!='cpu' or _kernel() is None: return False
+    # it computes the sums of the sets without their modules
+    if x.device.type!='cpu' or _kernel() is None or find_hook(model.sets): return False
     return all(p.device.type=='cpu' and p.dtype==torch.float32 and p.is_contiguous() for p in _tables(model))
 
 # %% ../../nbs/models/06_svdpp.ipynb #64a33eba

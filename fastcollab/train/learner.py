@@ -56,7 +56,7 @@ def lazy_rows(
 ):
     "Let the rows of tables wait until a batch needs them, where the optimizer and the callbacks allow it"
     lazy = isinstance(learn.opt, LazyAdam) and not isinstance(loop, FusedLoop)
-    lazy = lazy and not needs_batches(learn, _gradient_events)
+    lazy = lazy and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
     if lazy: learn.opt.attach(learn.model)
     try: yield
     finally:
@@ -196,15 +196,19 @@ class CollabLearner(Learner):
         self._recommender,self._loop = None,loop_for(self)
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
-            with lazy_rows(self, self._loop): super()._do_fit()
+            super()._do_fit()
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
-        if self._loop: return self._loop.train()
-        with planned_epoch(self): super().all_batches()
+        if self._loop and not self._loop.fits():
+            self._loop.end()
+            self._loop = loop_for(self)
+        with lazy_rows(self, self._loop):
+            if self._loop: return self._loop.train()
+            with planned_epoch(self): super().all_batches()
     def _do_epoch_train(self):
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
-           'why_not_loop', 'why_not_predict', 'plan_parameters', 'why_not_parameters', 'why_not_fused', 'diverged',
-           'check_weights', 'record', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays',
-           'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
+           'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'plan_parameters',
+           'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights', 'record', 'TorchLoop',
+           'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop',
+           'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
 import itertools, sys
@@ -23,6 +24,7 @@ from ..kernels.jit import aligned, compiling, load_kernels, pages
 from ..kernels.steps import EPS, StepTables
 from ..losses import rating_loss
 from ..models.base import collab_model
+from ..models.layers import find_hook
 from .optimizer import LazyAdam
 from .schedules import *
 
@@ -109,18 +111,43 @@ def needs_batches(
     left = [cb for cb in learn.cbs if cb.run_train and id(cb) not in served]
     return L(type(cb).__name__ for cb in left if any(acts_on(cb, e, instead) for e in events))
 
+# %% ../../nbs/train/02_loops.ipynb #h15c0002
+_steps = 'one_batch','_do_one_batch','_do_grad_opt','_backward','_step'
+
+def own_method(
+    o, # A learner or an optimizer, or a class
+    names, # Methods
+)->str: # Empty if all of them are those of fastai or of this library
+    "The first method that a user has replaced, on the instance or in a class"
+    cls = o if isinstance(o, type) else type(o)
+    own = (n for n in names if n in vars(o) and o is not cls
+        or not getattr(cls, n).__module__.startswith(('fastai.','fastcollab.')))
+    return f'{cls.__name__} has a {name} of its own' if (name := first(own)) else ''
+
+# %% ../../nbs/train/02_loops.ipynb #h15c0006
+def optimizer_of(
+    learn:Learner,
+): # An `Optimizer`, or what will make it
+    "The optimizer of a learner, or the class or function that it is going to be made with"
+    if learn.opt is not None: return learn.opt
+    return learn.opt_func.func if isinstance(learn.opt_func, partial) else learn.opt_func
+
+def is_lazy(
+    opt, # As from `optimizer_of`
+)->bool:
+    "Is this a `LazyAdam`?"
+    return issubclass(opt, LazyAdam) if isinstance(opt, type) else isinstance(opt, LazyAdam)
+
 # %% ../../nbs/train/02_loops.ipynb #3c16314a
 def why_not_loop(
     learn:Learner,
 )->str: # Empty if there is no reason
     "Why the training batches of `learn` have to come one by one, for any model"
-    f = learn.opt_func.func if isinstance(learn.opt_func, partial) else learn.opt_func
-    lazy = f is LazyAdam if learn.opt is None else isinstance(learn.opt, LazyAdam)
-    if not lazy: return 'the optimizer is not LazyAdam; pass opt_func=LazyAdam'
+    if not is_lazy(optimizer_of(learn)): return 'the optimizer is not LazyAdam; pass opt_func=LazyAdam'
     if reason := why_batches(learn.dls.train): return reason
     if cbs := needs_batches(learn): return f'{", ".join(cbs)} needs single batches'
     if getattr(learn.recorder, 'train_metrics', False): return 'train_metrics=True needs the predictions of each batch'
-    return ''
+    return own_method(learn, _steps)
 
 # %% ../../nbs/train/02_loops.ipynb #918ee3bc
 _known_in_validation = {CastToTensor.before_batch, GatherPredsCallback.before_batch}
@@ -169,6 +196,14 @@ def why_not_parameters(
     alike = len({s.get('step', 0) for s in states})==1 and all(s.get('do_wd', True) for s in states)
     return '' if alike else 'the parameters are not all decayed and stepped alike'
 
+# %% ../../nbs/train/02_loops.ipynb #h15c0004
+def why_hooked(
+    learn:Learner, # With a `LazyAdam`
+)->str: # Empty if there is no reason
+    "What a step of `learn` does besides its formulas"
+    own = own_method(optimizer_of(learn), ('step','zero_grad'))
+    return own or find_hook(learn.model) or find_hook(rating_loss(learn.loss_func))
+
 # %% ../../nbs/train/02_loops.ipynb #5a7e0009
 def why_not_fused(
     learn:Learner,
@@ -177,6 +212,7 @@ def why_not_fused(
     if learn.fused is False: return 'fused=False'
     if reason := why_not_loop(learn) or why_not_predict(learn): return reason
     loss = rating_loss(learn.loss_func)
+    if reason := why_hooked(learn): return reason
     if loss.fused_pair() is None: return f'the loss is {learn.loss_func}, which has no fused_pair(); RatingMSE has'
     if loss.reduction!='mean': return f'the loss is reduced by {loss.reduction!r}'
     scheduled = {k for cb in learn.cbs if sets_hypers(cb) for k in cb.scheds}-{'lr','mom','wd'}
@@ -244,6 +280,9 @@ class TorchLoop:
         self.learn.opt.flush()
     def end(self):
         "Give back what the loop holds, after a fit"
+    def fits(self)->bool:
+        "Can it train another epoch, whatever callbacks have done to the model since the last one?"
+        return True
 
     def train(self):
         "All batches of an epoch"
@@ -375,6 +414,7 @@ class FusedLoop(TorchLoop):
     def end(self):
         "Let the threads go"
         if self.pool: self.pool.shutdown()
+    def fits(self): return not why_hooked(self.learn) and all(p.requires_grad for p in plan_parameters(self.plan))
 
     def open(self, hypers, n):
         "Plan the epoch, and pack"

@@ -11,7 +11,7 @@ from fastai.optimizer import adam_step, average_grad, average_sqr_grad, step_sta
 from fastai.torch_basics import *
 from ..kernels.jit import load_kernels
 from ..kernels.steps import *
-from ..models.layers import is_plain_table
+from ..models.layers import find_hook, is_plain_table
 
 # %% ../../nbs/train/00_optimizer.ipynb #0b0a0001
 def catch_up_rows(
@@ -183,8 +183,9 @@ class LazyAdam(Optimizer):
     def attach(self,
         model:nn.Module, # What the parameters belong to
     ): # self
-        "Find the tables of `model`; until `detach`, their rows wait"
+        "Find the tables of `model`; until `detach`, their rows wait, unless hooks might look at them"
         self.detach()
+        if find_hook(model): return self
         group = {p:k for k,pg in enumerate(self.param_lists) for p in pg if p.requires_grad}
         for m in model.modules():
             if not is_plain_table(m) or m.weight not in group: continue

@@ -252,7 +252,7 @@ INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=G
     ('MSE sum',dict(loss_func=MSELossFlat(reduction='sum')),"reduced by 'sum'"),
     ('frozen',dict(change=frozen),'u_bias.weight is frozen'),
     ('float64',dict(change=double),'parameters are .*float64'), ('device',dict(change=elsewhere),'ratings are on meta'),
-    ('groups',dict(splitter=groups),'2 parameter groups'), ('hooks',dict(change=hook),'hooks'),
+    ('groups',dict(splitter=groups),'2 parameter groups'), ('hooks',dict(change=hook),'has a hook'),
     ('do_wd',dict(change=undecayed),'not all decayed'), ('transform',dict(change=transform),'transforms each batch'),
     ('max_norm',dict(config=dict(emb=partial(nn.Embedding, max_norm=1.))),'not a plain table'),
     ('padding',dict(config=dict(emb=partial(nn.Embedding, padding_idx=0))),'not a plain table'),
