@@ -18,7 +18,8 @@ class RowMetric(Metric):
         name:str, # Column of the fit table
         final:Callable=noop, # Applied to the mean
         where:Callable|None=None, # Which rows of a batch count: from the `Learner`, a bool tensor (bs,); all if None
-    ): self.func,self._name,self.final,self.where = func,name,final,where
+        lower_is_better:bool=True, # Is it an error?
+    ): self.func,self._name,self.final,self.where,self.lower_is_better = func,name,final,where,lower_is_better
     def __call__(self,
         pred:Tensor, # Predictions, (n,) or (n,1)
         targ:Tensor, # Ratings, (n,) or (n,1)
@@ -60,7 +61,7 @@ def half_star(
 # %% ../nbs/02_metrics.ipynb #07fe44b8
 def _right(pred, targ): return (half_star(pred)==targ).float()
 
-half_star_accuracy = RowMetric(_right, 'half_star_accuracy')
+half_star_accuracy = RowMetric(_right, 'half_star_accuracy', lower_is_better=False)
 
 # %% ../nbs/02_metrics.ipynb #14e5f076
 def gini(

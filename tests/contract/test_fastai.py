@@ -513,14 +513,14 @@ def test_early_stopping():
     learn = learner(cbs=ValidRMSE())
     quietly(learn.fit, 6, cbs=EarlyStoppingCallback(min_delta=10, patience=1))
     assert len(learn.recorder.values)==2
-    quietly(learn.fit, 6, cbs=EarlyStoppingCallback('valid_rmse', comp=np.less, min_delta=10, patience=2))
+    quietly(learn.fit, 6, cbs=EarlyStoppingCallback('valid_rmse', min_delta=10, patience=2))
     assert len(learn.recorder.values)==3
 
 @pytest.mark.parametrize('monitor,col', [('valid_loss',1), ('valid_rmse',2)])
 def test_save_model(monitor, col):
     "The best epoch is saved and loaded at the end, also when it is not the last"
     learn = learner(n_factors=50, cbs=ValidRMSE())
-    quietly(learn.fit, 4, 5e-2, wd=0, cbs=SaveModelCallback(monitor, comp=np.less, fname='best'))
+    quietly(learn.fit, 4, 5e-2, wd=0, cbs=SaveModelCallback(monitor, fname='best'))
     losses = [o[col] for o in learn.recorder.values]
     assert losses.index(min(losses))<3 and (learn.path/'models'/'best.pth').exists()
     loss = learn.validate()[0]

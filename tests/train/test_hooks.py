@@ -6,7 +6,7 @@ import pytest, torch
 from fastai.tabular.all import Adam, Callback, nn, set_seed
 from torch.nn.modules import module as every
 from torch.nn.utils import parametrize, parametrizations, weight_norm
-from fastcollab.all import CollabNN, DotProductBias, HybridMF, LazyAdam, RatingMSE, SVDPlusPlus, collab_learner
+from fastcollab.all import DotProductBias, HybridMF, LazyAdam, SVDPlusPlus, collab_learner
 from fastcollab.train.learner import CollabLearner
 from fastcollab.train.loops import FusedLoop, loop_for
 from tests.small import load, quiet

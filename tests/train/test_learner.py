@@ -2,7 +2,6 @@
 import copy, math, warnings
 
 import numpy as np, pytest, torch
-from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
 from fastai.tabular.all import AvgMetric, Callback, DataLoader, Module, nn, set_seed
 from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, DotProductBias,
@@ -67,14 +66,6 @@ def test_valid_rmse_after_an_interrupted_fit(dls):
     with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=Stop())
     quiet(learn, 1)
     assert list(learn.recorder.metric_names).count('valid_rmse') == 1 and len(learn.metrics) == 0
-
-def test_tracker_is_told_the_direction(dls):
-    learn = collab_learner(dls, n_factors=4, cbs=[ValidRMSE(), EarlyStoppingCallback(monitor='valid_rmse')])
-    with pytest.warns(UserWarning, match='comp=np.less'): quiet(learn, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error', UserWarning)
-        quiet(collab_learner(dls, n_factors=4, cbs=[ValidRMSE(), EarlyStoppingCallback(monitor='valid_rmse',
-            comp=np.less)]), 1)
 
 def test_id_dropout_in_training_only(dls):
     seen = dict(train=[], valid=[])
