@@ -73,6 +73,7 @@ def tracked_comp(
     return None if found is None else np.less if found.lower_is_better else np.greater
 
 _init,_before_fit = TrackerCallback.__init__,TrackerCallback.before_fit
+TrackerCallback.comp_given = True   # those made before this is imported are left alone
 
 @patch
 def __init__(self:TrackerCallback, monitor='valid_loss', comp=None, min_delta=0., reset_on_fit=True):

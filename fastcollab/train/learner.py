@@ -163,6 +163,7 @@ def learner_state(
 class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
+    kept = None # `KeptRatings` of an exported learner
     @delegates(Learner.__init__)
     def __init__(self,
         dls, # `CollabDataLoaders`
@@ -193,6 +194,7 @@ class CollabLearner(Learner):
         scheds = one_cycle(lr_max, self.moms if moms is None else moms, div, div_final, pct_start)
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     def _do_fit(self):
+        self.need_ratings()
         self._recommender,self._loop = None,loop_for(self)
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
@@ -226,10 +228,29 @@ class CollabLearner(Learner):
         auto = self.auto_config
         self.fit_one_cycle(auto.epochs, auto.lr, wd=list(auto.wd), **kwargs)
     fit_best = fit_auto   # another name
+    @delegates(Learner.lr_find)
+    def lr_find(self, *args, **kwargs):
+        self.need_ratings()
+        return super().lr_find(*args, **kwargs)
+    def need_ratings(self):
+        "ValueError if there is nothing to train on"
+        if len(self.dls.train): return
+        raise ValueError('there are no ratings to train on; a loaded learner gets some with learn.dls = dls')
     @delegates(Learner.load)
     def load(self, file, **kwargs):
         self._recommender = None
         return super().load(file, **kwargs)
+
+    @delegates(Learner.export)
+    def export(self, *args,
+        history:bool=True, # Keep what users have rated? Lists leave it out, and explanations and fold-in need it
+        **kwargs
+    ):
+        "Save the learner without loaders; `load_learner` reads it"
+        before,kept = self.kept,kept_ratings(self)
+        self.kept = kept if history else kept.without_history()
+        try: super().export(*args, **kwargs)
+        finally: self.kept = before
 
     # ---- Predictions
     @delegates(Learner.get_preds)
@@ -293,6 +314,7 @@ class CollabLearner(Learner):
         users:pd.DataFrame|None=None, # A row per new user: id and features, where the model has some
     )->Recommender: # Knows the users of training, and these
         "A recommender with new users, without training; the learner doesn't change"
+        check_fold_in(self, ratings)
         return self.kept_recommender().fold_in(ratings, users)
     def explain(self,
         user, # A user id

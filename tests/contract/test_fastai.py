@@ -466,7 +466,7 @@ KINDS = dict(DotProductBias={}, CollabNN=dict(use_nn=True, layers=[8]), DotProdu
 
 @pytest.mark.parametrize('kwargs', KINDS.values(), ids=KINDS)
 def test_export_and_load(kwargs):
-    "A loaded learner predicts what the exported one predicted, for unknown ids too, and has no ratings"
+    "A loaded learner predicts what the exported one predicted, for unknown ids too, and its loaders are empty"
     learn = learner(**kwargs)
     quietly(learn.fit_one_cycle, 1, 1e-2)
     new = RATINGS[:100].assign(userId=RATINGS.userId[:100].mask(RATINGS.index[:100]<10, 10**6))
@@ -482,7 +482,7 @@ def test_export_and_load(kwargs):
 @pytest.mark.parametrize('genre', [None,'genres'])
 @pytest.mark.parametrize('fit', [False,True])
 def test_export_holds_no_ratings(genre, fit):
-    "With the same vocabularies, the file of ten times the ratings is as large"
+    "With the same vocabularies and without the history, the file of ten times the ratings is as large"
     # a rating of everyone
     first = np.unique(np.concatenate([np.unique(RATINGS[o], return_index=True)[1] for o in IDS]))
     rest = np.setdiff1d(np.arange(len(RATINGS)), first)
@@ -491,7 +491,7 @@ def test_export_holds_no_ratings(genre, fit):
         assert sizes(dls)==[201,101]
         learn = collab_learner(dls, n_factors=5, y_range=(0,5.5))
         if fit: quietly(learn.fit, 2)
-        learn.export('model.pkl')
+        learn.export('model.pkl', history=False)
         return (learn.path/'model.pkl').stat().st_size
     small,large = size(first),size(np.concatenate([first, rest[10:]]))
     assert abs(large-small)<1000, f'{small:,} bytes for {len(first)} ratings, {large:,} for {len(RATINGS)-10}'

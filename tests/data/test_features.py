@@ -330,7 +330,7 @@ def test_export(use_nn, tmp_path):
     dls = load(splits=ColdItemSplitter(.25, seed=2)(FULL), path=tmp_path)
     set_seed(0)
     learn = quiet(collab_learner(dls, n_factors=20, use_nn=use_nn, y_range=(0,5.5)), 2, 3e-2)
-    learn.export('m.pkl')
+    learn.export('m.pkl', history=False)
     loaded = load_learner(tmp_path/'m.pkl')
     new = FULL[:30].assign(userId=FULL.userId[:30].mask(np.arange(30)<5, 901),
         movieId=FULL.movieId[:30].mask(np.arange(30)%7==3, 902))
