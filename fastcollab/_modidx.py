@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'fastcollab'},
   'syms': { 'fastcollab.checks': { 'fastcollab.checks.any_of': ('checks.html#any_of', 'fastcollab/checks.py'),
+                                   'fastcollab.checks.as_frame': ('checks.html#as_frame', 'fastcollab/checks.py'),
                                    'fastcollab.checks.check_choice': ('checks.html#check_choice', 'fastcollab/checks.py'),
                                    'fastcollab.checks.check_frame': ('checks.html#check_frame', 'fastcollab/checks.py'),
                                    'fastcollab.checks.check_int': ('checks.html#check_int', 'fastcollab/checks.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain_repr', 'some_of', 'example_row', 'any_of', 'check_choice', 'check_int', 'check_number', 'check_share',
-           'check_frame', 'need_column', 'pick_column', 'check_unique', 'finite_numbers', 'unknown_ids']
+           'as_frame', 'check_frame', 'need_column', 'pick_column', 'check_unique', 'finite_numbers', 'unknown_ids']
 
 # %% ../nbs/00_checks.ipynb #7e5fcf60
 from numbers import Integral, Real
@@ -107,15 +107,27 @@ def check_share(
     return check_number(name, value, what=f'a share of the {what}' if what else 'a share', **ends)
 
 # %% ../nbs/00_checks.ipynb #77bb15b9
+def as_frame(
+    df, # A table of any library
+): # `DataFrame`; `df` itself if it can't be made one
+    "A table of polars, PyArrow or another library as one of pandas"
+    if isinstance(df, pd.DataFrame): return df
+    if hasattr(df, 'to_pandas'): res = df.to_pandas()
+    elif hasattr(df, '__dataframe__'): res = pd.api.interchange.from_dataframe(df)
+    else: return df
+    return res if isinstance(res, pd.DataFrame) else df   # a column becomes a `Series`
+
 def check_frame(
     name:str, # Name of the argument
     df, # What came
     columns=None, # Columns that it needs, for the message
-): # `df`; TypeError if it isn't a `DataFrame`
-    "Check that an argument is a table"
-    if isinstance(df, pd.DataFrame): return df
+)->pd.DataFrame: # TypeError if it isn't a table
+    "Check that an argument is a table, of pandas or of a library that can make one of pandas"
+    if isinstance(df := as_frame(df), pd.DataFrame): return df
     hint = '' if columns is None else f' with the columns {list(columns)}'
-    raise TypeError(f'{name} is a {type(df).__name__}; give a DataFrame{hint}')
+    kind = type(df)
+    kind = f'{kind.__module__}.{kind.__name__}' if kind.__name__=='DataFrame' else kind.__name__
+    raise TypeError(f'{name} is a {kind}; give a DataFrame{hint}')
 
 # %% ../nbs/00_checks.ipynb #086c4b05
 def need_column(

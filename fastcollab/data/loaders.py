@@ -290,6 +290,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         device=None, # Where the ratings are kept; fastai's default device if None
     ): # `CollabDataLoaders`
         "Loaders from a table of ratings"
+        ratings = check_frame('ratings', ratings)
         names = check_ratings(ratings, user_name, item_name, rating_name)
         features = make_features(ratings, names, L(genre_name)+L(item_cols), L(user_cols), sep)
         if title_name is None and 'title' in ratings and names[1]!='title': title_name = 'title'
@@ -327,6 +328,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
     )->RatingsDL: # With targets if there is a rating column
         "A loader of new rows, encoded as in training"
         if isinstance(test_items, (pd.Series,dict)): test_items = [test_items]
+        test_items = as_frame(test_items)
         df = test_items if isinstance(test_items, pd.DataFrame) else pd.DataFrame(list(test_items))
         enc = self.valid.dataset.enc
         new = RatingsDataset.from_encoded(enc, enc.encode(df, unknown))

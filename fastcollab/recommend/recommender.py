@@ -11,7 +11,8 @@ import copy
 
 import numpy as np, pandas as pd, torch
 from torch import Tensor
-from ..checks import check_choice, check_int, check_number, need_column, some_of
+from ..checks import as_frame, check_choice, check_int, check_number, need_column, some_of
+from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
 from .base import Factors, FeatureTerms, FoldTerms, Link
 from .explain import explanation_sentence, explanation_table, score_parts
@@ -238,24 +239,24 @@ class Recommender:
         return parts[0] if len(parts)==1 else pd.concat(parts, ignore_index=True)
 
     def predict(self,
-        users, # A user id or several, or a DataFrame with the columns of users and items
+        users, # A user id or several, or a table with the columns of users and items
         items=None, # An item id or several; None if `users` is a table
+        unknown:str='average', # Pairs with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
     )->float|np.ndarray: # In the unit of the ratings; one number for one pair, else (n,) float32
         "Predicted ratings of users for items"
-        if isinstance(users, pd.DataFrame):
-            if items is not None:
-                raise TypeError('predict takes (users, items) or a DataFrame, not a DataFrame and items')
-            users,items = (need_column(users, o) for o in self.names[:2])
-        elif items is None:
-            raise TypeError(f'predict takes (users, items) or a DataFrame, not {type(users).__name__} alone')
-        u,i = id_rows(users, self.ids[0], 0),id_rows(items, self.ids[1], 1)
-        if len(u)!=len(i) and 1 not in (len(u),len(i)):
-            raise ValueError(f'{len(u)} users and {len(i)} items; give as many of each, or a single one')
-        u,i = torch.broadcast_tensors(u, i)
+        if items is None:
+            table = as_frame(users)
+            if not isinstance(table, pd.DataFrame):
+                raise TypeError(f'predict takes (users, items) or a DataFrame, not {type(users).__name__} alone')
+            users,items = (need_column(table, o) for o in self.names[:2])
+        *ids,single = pair_ids(users, items)
+        rows = np.stack([find_rows(*o) for o in zip(ids, self.ids, SIDES)], 1)
+        new = check_unknown(ids, rows, unknown)
+        u,i = torch.from_numpy(rows).long().T
         scores = exact_scores(self.scorer, u, i[:,None])[:,0]
         if not scores.isfinite().all(): raise no_numbers(u[~scores.isfinite()])
         res = self.link(scores).float().numpy()
-        single = not pd.api.types.is_list_like(users) and not pd.api.types.is_list_like(items)
+        if unknown=='nan': res[new] = np.nan
         return float(res[0]) if single else res
 
     def similar_items(self,
@@ -318,6 +319,7 @@ class Recommender:
     def _fold(self, side, ratings, table):
         if ratings is None and table is None:
             raise ValueError(f'nothing to fold in: give ratings, or a table of new {SIDES[side]}')
+        ratings,table = as_frame(ratings),as_frame(table)
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
         new = read_new_ratings(ratings, self.names, self.ids, side, self.link.y_range or self.rated)
         table_ids,codes = read_new_table(table, self.names[side], known, side, state.terms[side].features)

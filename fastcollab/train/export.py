@@ -14,7 +14,7 @@ from warnings import warn
 
 import pandas as pd, torch
 from torch import nn
-from ..checks import check_unique, need_column, plain_repr, some_of
+from ..checks import as_frame, check_frame, check_unique, need_column, plain_repr, some_of
 from ..data.ids import raw_ids
 from ..losses import rating_loss
 from ..models.base import collab_model, reading
@@ -91,8 +91,8 @@ def item_table(
 )->pd.DataFrame: # One row per item of training, in the order of the ids, with a title each
     "The table of items of a recommender"
     ids,name = enc.index[enc.item_name],enc.item_name
-    if items is None: items = trained_items(enc)
-    else: check_items(enc, items)
+    items = trained_items(enc) if items is None else check_frame('items', items, [name,'title'])
+    check_items(enc, items)
     titles = pd.Series(ids if enc.titles is None else enc.titles, index=ids)
     res = items.set_index(name, drop=False).reindex(ids)
     for o in items.select_dtypes(bool): res[o] = res[o].eq(True)            # False where it is missing
@@ -151,7 +151,7 @@ def check_fold_in(
     ratings:pd.DataFrame|None, # Ratings of users, with the columns of training
 ): # ValueError if known users are among them, and it isn't known what they have rated
     "Check that a learner can fold in these users"
-    name = learn.dls.user_name
+    name,ratings = learn.dls.user_name,as_frame(ratings)
     if ratings is None or name not in ratings or kept_ratings(learn).has_history: return
     users = raw_ids(ratings[name]).unique()
     known = users[users.isin(learn.dls.train_ds.enc.index[name])]

@@ -83,7 +83,7 @@ def predicts_in_kernel(
 # %% ../../nbs/train/07_learner.ipynb #f06a0006
 def asked_rows(
     dls:CollabDataLoaders, # Loaders with the names of the columns
-    user, # A user id or several; or a `DataFrame`, or one row of it
+    user, # A user id or several; or a table, or one row of it
     item=None, # An item id or several; None if `user` is a table or a row
 )->tuple: # `DataFrame` without ratings; and whether it is a single row
     "The rows that a call of `predict` asks for"
@@ -91,9 +91,9 @@ def asked_rows(
         users,items,is_row = pair_ids(user, item)
         return pd.DataFrame({dls.user_name:users, dls.item_name:items}),is_row
     is_row = isinstance(user, (pd.Series,dict))
-    if not is_row and not isinstance(user, pd.DataFrame):
+    rows = pd.DataFrame([user]) if is_row else as_frame(user)
+    if not isinstance(rows, pd.DataFrame):
         raise TypeError(f'predict takes (user, item) or a DataFrame, not a {type(user).__name__} alone')
-    rows = pd.DataFrame([user]) if is_row else user
     return rows.drop(columns=dls.rating_name, errors='ignore'),is_row
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0008

@@ -1,7 +1,7 @@
 "A learner that was exported and loaded answers as the one that was exported, with the ratings of training or without"
 import warnings
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from fastai.tabular.all import set_seed
 from fastcollab.all import (CollabNN, DotProductBias, HybridMF, HybridNN, OrdinalLoss, Recommender,

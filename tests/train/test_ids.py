@@ -4,7 +4,7 @@ from datetime import date
 from uuid import UUID
 
 import numpy as np, pandas as pd, pyarrow as pa, pytest, torch
-from fastcollab.all import collab_learner
+from fastcollab.all import DotProductBias, HybridMF, HybridNN, SVDPlusPlus, collab_learner
 from tests.small import SMALL, load
 
 @pytest.fixture(scope='module')
@@ -53,6 +53,24 @@ def test_unknown_says_what_happens(learn):
     with pytest.raises(ValueError, match="unknown is 'mean'; choose 'average', 'nan' or 'raise'"):
         learn.predict(1, 2, unknown='mean')
     assert learn.predict(NEW[2:], unknown='raise')==average[2:]
+
+@pytest.mark.parametrize('arch', [DotProductBias, HybridMF, SVDPlusPlus, HybridNN])
+def test_a_recommender_predicts_alike(arch):
+    "The same numbers, warnings and errors for unknown ids as the learner"
+    learn = collab_learner(load(genre_name='genres'), arch=arch, y_range=(0,5.5), n_factors=4)
+    rec,pairs = learn.recommender(),([9001,9002,1,1], [8001,2,2,8001])
+    (got,said),(want,said_too) = (caught(o.predict, *pairs) for o in (rec,learn))
+    assert np.allclose(got, want, atol=1e-4) and said==said_too and len(said)==1
+    assert np.isnan(rec.predict(*pairs, unknown='nan')).tolist()==[True,True,False,True]
+    texts = []
+    for o in (rec,learn):
+        with pytest.raises(KeyError) as e: o.predict(*pairs, unknown='raise')
+        texts.append(str(e.value))
+    assert texts[0]==texts[1]
+    table = pd.DataFrame(dict(userId=[1,2], movieId=[2,3]), index=[3,3])
+    assert np.allclose(rec.predict(table), learn.predict(table), atol=1e-4)
+    assert np.allclose(rec.predict(pa.Table.from_pandas(table)), rec.predict(table))
+    assert np.allclose(rec.predict(pd.Series([1,2], index=[1,0]), pd.Series([2,3])), rec.predict(table))
 
 @pytest.mark.parametrize('missing', [None, np.nan, pd.NA, pd.NaT], ids=str)
 def test_missing_ids_are_unknown(learn, missing):
@@ -138,3 +156,23 @@ def test_other_ids_than_numbers(kind):
     assert res[0]==learn.predict(id_, 2) and len(said)==1 and '50.0%' in said[0]
     assert torch.equal(learn.model.bias(id_, is_item=False), learn.model.bias([id_], is_item=False))
     with pytest.raises(TypeError, match='numbers here, e.g. 5'): learn.predict(5, 2)
+
+class Foreign:
+    "A table of a library that isn't here, which can make one of pandas"
+    def __init__(self, df): self.df,self.columns = df,list(df.columns)
+    def to_pandas(self): return self.df
+
+@pytest.mark.parametrize('foreign', [Foreign, pa.Table.from_pandas], ids=['with to_pandas','PyArrow'])
+def test_tables_of_other_libraries(learn, foreign):
+    "In loaders, predictions, fold-in and tables of items"
+    table = foreign(SMALL)
+    dls = load(table, genre_name='genres')
+    assert dls.valid.dataset.items.equals(learn.dls.valid.dataset.items)
+    assert np.array_equal(learn.predict(table), learn.predict(SMALL))
+    assert len(learn.dls.test_dl(table).dataset)==300
+    new = pd.DataFrame(dict(userId=[901,901], movieId=[1,2], rating=[5.,1.]))
+    assert learn.fold_in(foreign(new)).predict(901, 3)==learn.fold_in(new).predict(901, 3)
+    items = pd.DataFrame(dict(movieId=[1,2], title=['a','b']))
+    assert learn.recommender(foreign(items)).items.equals(learn.recommender(items).items)
+    with pytest.raises(TypeError, match='name one of its columns'): learn.predict(table, 1)
+    with pytest.raises(TypeError, match='name one of its columns'): learn.recommend(table)
