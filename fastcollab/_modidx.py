@@ -1502,8 +1502,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'fastcollab/recommend/history.py'),
                                               'fastcollab.recommend.history.UserHistory.users': ( 'recommend/history.html#userhistory.users',
                                                                                                   'fastcollab/recommend/history.py'),
-                                              'fastcollab.recommend.history._kind': ( 'recommend/history.html#_kind',
-                                                                                      'fastcollab/recommend/history.py'),
                                               'fastcollab.recommend.history.as_known_kind': ( 'recommend/history.html#as_known_kind',
                                                                                               'fastcollab/recommend/history.py'),
                                               'fastcollab.recommend.history.id_row': ( 'recommend/history.html#id_row',

@@ -45,6 +45,7 @@ def raw_ids(
 )->pd.Index: # (n,), by position; TypeError or ValueError if they aren't one column
     "The ids that a container holds"
     res = pd.Index(_values(ids, what), tupleize_cols=False)
+    if isinstance(res.dtype, (pd.CategoricalDtype,pd.ArrowDtype)): res = pd.Index(np.asarray(res))
     if res.dtype!=object: return res
     res = pd.Index([_plain(o) for o in res], tupleize_cols=False)
     bad = [o for o in res if not pd.api.types.is_hashable(o)]
@@ -75,7 +76,7 @@ def id_kind(
     ids:pd.Index, # Ids
 )->str: # 'numbers', 'text', 'times', ..., 'objects'; empty if there are none but missing ones
     "What ids are, in the words of a message"
-    if isinstance(ids.dtype, pd.CategoricalDtype): ids = ids.categories
+    if isinstance(ids.dtype, pd.CategoricalDtype): ids = ids.categories   # those of training may be categories
     return _kinds.get(pd.api.types.infer_dtype(ids), 'objects')
 
 # %% ../../nbs/data/05_ids.ipynb #9154991a
@@ -85,7 +86,6 @@ def find_rows(
     what:str, # What the ids are, such as 'users'
 )->np.ndarray: # (n,) int32, 0 where unknown; TypeError if unknown ones are of another type than the known ones
     "Row numbers of raw ids"
-    if isinstance(ids.dtype, (pd.CategoricalDtype,pd.ArrowDtype)): ids = pd.Index(np.asarray(ids))
     rows = (known.get_indexer(ids)+1).astype(np.int32)
     new = ids[rows==0].dropna()
     if not len(new) or not len(known) or id_kind(new)==id_kind(known): return rows

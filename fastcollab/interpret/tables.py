@@ -9,6 +9,7 @@ __all__ = ['table_key', 'names_of', 'counts_of', 'rows_of', 'bias_ranking', 'sim
 # %% ../../nbs/interpret/03_tables.ipynb #b25bf51c
 from fastai.tabular.all import *
 from ..checks import *
+from ..data.ids import is_single, raw_ids
 from .data import *
 from .popularity_bias import *
 
@@ -65,9 +66,8 @@ def rows_of(
     names, # One name or several; items by id or title
 )->np.ndarray: # (m,), 0 for the first row that is not `#na#`
     "Row numbers of names"
-    several = not isinstance(names, str) and (is_listy(names) or is_iter(names))
-    names = list(names) if several else [names]
-    found = pd.Index(names_of(data, what)).get_indexer(pd.Index(names, dtype=object))
+    names = raw_ids(names, what)
+    found = pd.Index(names_of(data, what)).get_indexer(names)
     titled = table_key(data, what)==1 and data.titles is not None
     if titled and (found<0).any():
         shown = {o:k for k,o in enumerate(names_of(data, what, titles=True))}
@@ -108,7 +108,7 @@ def similar_table(
     min_ratings:int=0, # Leave out what has fewer ratings in training
 )->pd.DataFrame: # `what`, `title` of items if they have one, `cosine`, `ratings` in training; the most similar first
     "What has a vector with a similar direction"
-    if is_iter(name) and not isinstance(name, str):
+    if not is_single(name):
         raise TypeError(f'name is a {type(name).__name__}; similar takes one name, and similarity takes several')
     check_int('n', n, none='all')
     row = rows_of(data, what, [name])[0]

@@ -14,6 +14,7 @@ import numpy as np, pandas as pd, torch
 from torch import Tensor
 from ..checks import check_frame, finite_numbers, need_column, some_of
 from ..data.features import Feature, GenreCategorify
+from ..data.ids import raw_ids
 from .base import Factors, FeatureTerms, FoldTerms, Link, category_weights, pair_scores
 from .history import SIDES, UserHistory, as_known_kind, id_rows
 from .solve import row_ends, solve_factors
@@ -207,7 +208,7 @@ def read_new_ratings(
     "Check a table of new ratings, and look up the other side"
     if ratings is None: return NewRatings(known[side][:0], torch.zeros(0, dtype=torch.long), torch.zeros(0))
     y = check_new_ratings(ratings, names, side, bounds)
-    ids = as_known_kind(pd.Index(ratings[names[side]]), known[side], side)
+    ids = as_known_kind(raw_ids(ratings[names[side]], SIDES[side]), known[side], side)
     others = id_rows(ratings[names[1-side]], known[1-side], 1-side)
     return NewRatings(ids, others, torch.tensor(y))
 
@@ -238,7 +239,7 @@ def read_new_table(
         wrong = some_of(bad.sum(), len(table), f'ids in column {name!r} are missing or repeat', ids[bad].iloc[0])
         raise ValueError(wrong+'; give one row per id')
     codes = [encode_feature(f, table[f.name], ids.to_numpy()) if f.name in table else None for f in features]
-    return as_known_kind(pd.Index(ids), known, side),codes
+    return as_known_kind(raw_ids(ids, what), known, side),codes
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #1f3ad3e7
 def _with_rows(table, n):

@@ -8,10 +8,10 @@ __all__ = ['SIDES', 'id_rows', 'id_row', 'as_known_kind', 'UserHistory']
 # %% ../../nbs/recommend/04_history.ipynb #3265e9e4
 from typing import NamedTuple
 
-import pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from torch import Tensor
 from ..checks import plain_repr, unknown_ids
-from ..data.ids import find_rows, is_single, raw_ids
+from ..data.ids import find_rows, id_kind, is_single, raw_ids
 from .solve import row_ends
 
 # %% ../../nbs/recommend/04_history.ipynb #c18d9fe1
@@ -42,10 +42,6 @@ def id_row(
     return int(id_rows(id_, known, side)[0])
 
 # %% ../../nbs/recommend/04_history.ipynb #98b0840f
-def _kind(ids):
-    is_a = pd.api.types
-    return 'Boolean' if is_a.is_bool_dtype(ids) else 'number' if is_a.is_numeric_dtype(ids) else 'other'
-
 def as_known_kind(
     ids:pd.Index, # New ids
     known:pd.Index, # Known ids
@@ -53,12 +49,14 @@ def as_known_kind(
 )->pd.Index: # TypeError if they are of another kind
     "New ids in the type of the known ones"
     if not len(known) or not len(ids): return ids
-    whole = pd.api.types.is_integer_dtype(known)
-    fractions = whole and pd.api.types.is_float_dtype(ids) and not (ids==ids.astype('int64')).all()
-    if _kind(ids)!=_kind(known) or fractions:
-        raise TypeError(f'new {SIDES[side]} are {ids.inferred_type}, e.g. {plain_repr(ids[0])}, and those of the model '
-            f'{known.inferred_type}, e.g. {plain_repr(known[0])}; convert them with astype')
-    return ids.astype(known.dtype) if whole and not pd.api.types.is_integer_dtype(ids) else ids
+    ids,whole = ids.infer_objects(),pd.api.types.is_integer_dtype(known)
+    fraction = whole and pd.api.types.is_float_dtype(ids) and not (ids==ids.astype('int64')).all()
+    if id_kind(ids)!=id_kind(known) or fraction:
+        kinds = 'fractions' if fraction else id_kind(ids),'whole '*fraction+id_kind(known)
+        here,there = (f'{kind}, e.g. {plain_repr(o[0])}' for kind,o in zip(kinds, (ids,known)))
+        raise TypeError(f'new {SIDES[side]} are {here}, and those of the model {there}; convert them with astype')
+    plain = isinstance(ids.dtype, np.dtype) and ids.dtype.kind in 'iu'
+    return ids.astype(known.dtype) if whole and not plain else ids
 
 # %% ../../nbs/recommend/04_history.ipynb #4f9524c2
 class UserHistory(NamedTuple):

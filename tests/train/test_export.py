@@ -4,9 +4,9 @@ import warnings
 import numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from fastai.tabular.all import set_seed
-from fastcollab.all import (CollabNN, DotProductBias, HybridMF, HybridNN, OrdinalLoss, Recommender,
-    SVDPlusPlus, collab_learner)
-from tests.small import SMALL, load, quiet
+from fastcollab.all import CollabNN, DotProductBias, HybridMF, HybridNN, OrdinalLoss, Recommender, SVDPlusPlus
+from fastcollab.all import collab_learner
+from tests.small import load, quiet
 
 NEW = pd.DataFrame(dict(userId=[901,901], movieId=[1,2], rating=[5.,1.]))
 MORE = pd.DataFrame(dict(userId=[3,3,3], movieId=[1,2,3], rating=[5.,1.,1.]))

@@ -176,3 +176,23 @@ def test_tables_of_other_libraries(learn, foreign):
     assert learn.recommender(foreign(items)).items.equals(learn.recommender(items).items)
     with pytest.raises(TypeError, match='name one of its columns'): learn.predict(table, 1)
     with pytest.raises(TypeError, match='name one of its columns'): learn.recommend(table)
+
+NEW_IDS = dict(objects=pd.Series([901,901], dtype=object), missing_type=pd.array([901,901], dtype='Int64'),
+    arrow=pd.Series([901,901], dtype=pd.ArrowDtype(pa.int64())), floats=[901.,901.], small=np.array([90,90], np.int8),
+    categories=pd.Categorical([901,901]))
+
+@pytest.mark.parametrize('name', NEW_IDS)
+def test_new_users_of_any_type(learn, name):
+    "Numbers are numbers, and the recommender's ids stay of one type"
+    new = pd.DataFrame(dict(userId=NEW_IDS[name], movieId=pd.Series([1,2], dtype=object), rating=[5.,1.]))
+    id_ = int(new.userId[0])
+    rec = learn.fold_in(new)
+    assert rec.ids[0].dtype==np.int64 and rec.recommend(id_, 3).user.tolist()==[id_]*3
+    want = learn.fold_in(pd.DataFrame(dict(userId=[id_,id_], movieId=[1,2], rating=[5.,1.])))
+    assert rec.predict(id_, 3)==want.predict(id_, 3)
+
+@pytest.mark.parametrize('ids,words', [(['a','b'], "text, e.g. 'a'"), ([1.5,2.5], 'fractions, e.g. 1.5'),
+    ([True,False], 'Booleans, e.g. True')], ids=['text','fractions','Booleans'])
+def test_new_users_of_another_type(learn, ids, words):
+    with pytest.raises(TypeError, match=f'new users are {words}, and those of the model .*numbers, e.g. 1; convert'):
+        learn.fold_in(pd.DataFrame(dict(userId=ids, movieId=[1,2], rating=[5.,1.])))
