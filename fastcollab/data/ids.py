@@ -87,8 +87,10 @@ def find_rows(
 )->np.ndarray: # (n,) int32, 0 where unknown; TypeError if unknown ones are of another type than the known ones
     "Row numbers of raw ids"
     rows = (known.get_indexer(ids)+1).astype(np.int32)
+    if rows.all() or not len(known): return rows
     new = ids[rows==0].dropna()
-    if not len(new) or not len(known) or id_kind(new)==id_kind(known): return rows
+    new = new[new!='#na#']   # what loaders call an unknown id
+    if not len(new) or id_kind(new)==id_kind(known): return rows
     here,there = (f'{id_kind(o)} {w}, e.g. {plain_repr(o[0])}' for o,w in ((new,'here'),(known,'in training')))
     raise TypeError(f'{what} are {here}, and {there}; convert them with astype')
 
@@ -101,12 +103,13 @@ def check_unknown(
     "Say that ids are unknown, as the caller wants it said"
     check_choice('unknown', unknown, ('average','nan','raise'))
     new = rows==0
+    either = new[:,0]|new[:,1]   # `any(1)` takes 10 times as long
     def text(side):
         share,example = new[:,side].mean(),plain_repr(ids[side][int(new[:,side].argmax())])
         return f'{share:.1%} of the rows have {("a user","an item")[side]} not seen in training, e.g. {example}'
     parts = [text(side) for side in (0,1) if new[:,side].any()]
-    if not parts or unknown=='nan': return new.any(1)
+    if not parts or unknown=='nan': return either
     hint = '; check the columns' if new.all() else ''
     if unknown=='raise': raise KeyError('; '.join(parts)+(hint or "; drop them, or take unknown='average'"))
     warn('; '.join(parts)+': predicted as an average new user or item'+hint)
-    return new.any(1)
+    return either
