@@ -219,7 +219,8 @@ class CollabModel(Module):
         u,i = u.to(device),torch.arange(self.n_items, device=device) if i is None else i.to(device)
         with torch.no_grad():
             users,items = self.factors(0, u),self.factors(1, i)
-            if self.has_products and users is not None: return self.link(all_scores(users, items))
+            products = self.has_products and users is not None and not find_hook(self, backward=False)
+            if products: return self.link(all_scores(users, items))
         return _pair_predictions(self, u, i, bs)
 
     def bias(self,

@@ -148,12 +148,12 @@ def export_recommender(
 # %% ../../nbs/train/06_export.ipynb #h15e0003
 def check_fold_in(
     learn, # A `CollabLearner`
-    ratings:pd.DataFrame|None, # Ratings of users, with the columns of training
+    table:pd.DataFrame|None, # Ratings of users, or a row per user
 ): # ValueError if known users are among them, and it isn't known what they have rated
     "Check that a learner can fold in these users"
-    name,ratings = learn.dls.user_name,as_frame(ratings)
-    if ratings is None or name not in ratings or kept_ratings(learn).has_history: return
-    users = raw_ids(ratings[name]).unique()
+    name,table = learn.dls.user_name,as_frame(table)
+    if table is None or name not in table or kept_ratings(learn).has_history: return
+    users = raw_ids(table[name]).unique()
     known = users[users.isin(learn.dls.train_ds.enc.index[name])]
     if not len(known): return
     what = 'users are known, but not what they have rated'

@@ -235,6 +235,7 @@ class CollabLearner(Learner):
     def need_ratings(self):
         "ValueError if there is nothing to train on"
         if len(self.dls.train): return
+        if n := len(self.dls.train_ds): raise ValueError(f'{n:,} ratings fill no batch of {self.dls.train.bs:,}; lower bs')
         raise ValueError('there are no ratings to train on; a loaded learner gets some with learn.dls = dls')
     @delegates(Learner.load)
     def load(self, file, **kwargs):
@@ -314,7 +315,7 @@ class CollabLearner(Learner):
         users:pd.DataFrame|None=None, # A row per new user: id and features, where the model has some
     )->Recommender: # Knows the users of training, and these
         "A recommender with new users, without training; the learner doesn't change"
-        check_fold_in(self, ratings)
+        for table in (ratings,users): check_fold_in(self, table)
         return self.kept_recommender().fold_in(ratings, users)
     def explain(self,
         user, # A user id

@@ -67,8 +67,9 @@ def test_answers_without_ratings(arch, tmp_path):
 def test_known_users_need_their_ratings(tmp_path):
     "Without them, more ratings of a known user would replace all that the model has learned of him"
     loaded = exported(fitted(tmp_path), history=False)
-    with pytest.raises(ValueError, match='1 of 1 users are known, but not what they have rated, e.g. 3'):
-        loaded.fold_in(MORE)
+    for kwargs in (dict(ratings=MORE), dict(users=MORE[:1])):
+        with pytest.raises(ValueError, match='1 of 1 users are known, but not what they have rated, e.g. 3'):
+            loaded.fold_in(**kwargs)
 
 def test_losses_go_along(tmp_path):
     learn = fitted(tmp_path, loss_func=OrdinalLoss.from_dls(load()), y_range=None)
@@ -100,3 +101,8 @@ def test_empty_loaders_say_so(tmp_path):
     for how in ('fit','fit_one_cycle'):
         with pytest.raises(ValueError, match='no ratings to train on'): getattr(learn, how)(1)
     with pytest.raises(ValueError, match='no ratings to train on'): learn.lr_find()
+
+def test_batches_that_are_never_full_say_so(tmp_path):
+    learn = fitted(tmp_path)
+    learn.dls = type(learn.dls)(learn.dls.train.new(bs=500, drop_last=True), learn.dls.valid)
+    with pytest.raises(ValueError, match='240 ratings fill no batch of 500; lower bs'): learn.fit(1)

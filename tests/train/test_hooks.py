@@ -72,6 +72,10 @@ def same_as_plain(arch, hang, **kwargs):
                 reason = learn.fused_reason
                 preds,want = learn.get_preds()[0],learn.predict(learn.dls.valid_ds.items)
                 assert torch.allclose(preds, torch.tensor(want), atol=1e-5)
+                rec = learn.recommender().predict(learn.dls.valid_ds.items)
+                assert torch.allclose(preds, torch.tensor(rec), atol=1e-4)
+                u,i = learn.dls.valid_ds.rows(torch.arange(5))[0][:,:2].T
+                assert torch.allclose(learn.model.predictions(u, i).diag(), preds[:5], atol=1e-5)
     for o in ('default','unfused'): assert torch.allclose(got[o], got['adam'], atol=2e-4), o
     assert not torch.allclose(got['adam'], weights(fit(build(arch, opt_func=WHOLE, **kwargs))), atol=1e-3)
     return reason
