@@ -75,7 +75,7 @@ class LazyTable:
             self.state[k] = self.state[k].contiguous() if k in self.state else zeros()
         self.tensors = self.p.detach(),self.state['grad_avg'],self.state['sqr_avg'],self.last
         if self.kernel:
-            self.table = self.kernel.Table(*(o.numpy() for o in self.tensors))
+            self.table = tuple(o.numpy() for o in self.tensors)
             self.first = np.zeros(len(self.p), np.int32)   # scratch
         else: self.scratch = torch.zeros_like(self.p)
         self.restart(None)
@@ -95,7 +95,7 @@ class LazyTable:
         if self.plan is None or not self.s: return
         rows = torch.arange(len(self.p), device=self.p.device) if rows is None else rows.detach().reshape(-1).long()
         if not self.kernel: return catch_up_rows(*self.tensors, rows, self.s, self.steps)
-        if self.kernel.catch_up(self.table, rows.numpy(), self.s+1, self.steps): return
+        if self.kernel.catch_up(*self.table, rows.numpy(), self.s+1, *self.steps): return
         raise IndexError(f'rows {int(rows.min())} to {int(rows.max())} were asked for from a table of {len(self.p)}; '
             'make the model for these loaders')
 
@@ -112,7 +112,7 @@ class LazyTable:
         self.s,self.state['step'] = self.s+1,done+1
         if not len(rows): return
         g = grad._values().contiguous()
-        if self.kernel: self.kernel.adam_rows(self.table, rows.numpy(), g.numpy(), self.first, self.s, self.steps)
+        if self.kernel: self.kernel.adam_rows(*self.table, rows.numpy(), g.numpy(), self.first, self.s, self.steps.tab)
         else: adam_rows(*self.tensors, rows, g, self.scratch, self.s, self.plan.steps.tab[self.s].tolist())
 
 # %% ../../nbs/train/00_optimizer.ipynb #d601c12e
@@ -148,7 +148,8 @@ def adam_dense(
     m,v = ([st[k] for st in states] for k in ('grad_avg','sqr_avg'))
     kernel = load_kernels('adam') if all(map(_is_plain, p+g)) else None
     if kernel is None: return _foreach_adam(p, g, m, v, s, h)
-    for o in zip(p, g, m, v): kernel.adam_all(*(t.view(-1).numpy() for t in o), s, kernel.Hypers(**h))
+    hypers = [h[k] for k in ('lr','mom','wd','sqr_mom','eps')]
+    for o in zip(p, g, m, v): kernel.adam_all(*(t.view(-1).numpy() for t in o), s, *hypers)
 
 # %% ../../nbs/train/00_optimizer.ipynb #0b0a0009
 def planned_steps(
