@@ -235,7 +235,8 @@ class CollabLearner(Learner):
     def need_ratings(self):
         "ValueError if there is nothing to train on"
         if len(self.dls.train): return
-        if n := len(self.dls.train_ds): raise ValueError(f'{n:,} ratings fill no batch of {self.dls.train.bs:,}; lower bs')
+        n,bs = len(self.dls.train_ds),self.dls.train.bs
+        if n: raise ValueError(f'{n:,} ratings fill no batch of {bs:,}; lower bs')
         raise ValueError('there are no ratings to train on; a loaded learner gets some with learn.dls = dls')
     @delegates(Learner.load)
     def load(self, file, **kwargs):

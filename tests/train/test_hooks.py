@@ -146,6 +146,13 @@ def test_what_comes_during_a_fit_counts(hang):
     assert torch.allclose(a, b, atol=1e-4)
     assert not torch.allclose(a, weights(fit(build())), atol=1e-3)
 
+def test_what_comes_during_a_fit_counts_in_a_net():
+    "Where rows wait for their batch"
+    net = dict(arch=None, use_nn=True, layers=[8], config=dict(use_bn=False))
+    a,b = (weights(fit(build(**net, cbs=HookLater(HOOKS['tensor']), **kw))) for kw in ({},dict(opt_func=WHOLE)))
+    assert torch.allclose(a, b, atol=2e-4)
+    assert not torch.allclose(a, weights(fit(build(**net))), atol=1e-3)
+
 def test_frozen_tables_stay():
     "`requires_grad_(False)` on one table"
     learn = build()
@@ -167,6 +174,15 @@ def test_parametrized_tables(change):
         change(learn.model.u_weight)
         got.append(weights(fit(learn)))
         assert kw or learn.fused_reason
+    assert torch.allclose(*got, atol=2e-4)
+
+def test_parametrized_sets():
+    "The tables of the sets of SVD++, which its kernel reads"
+    got = []
+    for kw in ({}, dict(opt_func=WHOLE)):
+        learn = build(SVDPlusPlus, **kw)
+        parametrize.register_parametrization(learn.model.sets[0], 'weight', Double())
+        got.append(weights(fit(learn)))
     assert torch.allclose(*got, atol=2e-4)
 
 def test_own_forward_of_a_table():
