@@ -306,7 +306,7 @@ BUILD = {
         '400 of 400 ids of the metadata not seen in training, e.g. .*1001'),
     'ids of new users': (lambda d: d[360:], {}, KeyError, '40 of 40 ids'),
     'ids of another type': (lambda d: d.assign(userId=d.userId.astype(str)), {}, TypeError,
-        'text here.*number in training')}
+        'text here.*numbers in training')}
 
 @pytest.mark.parametrize('name', BUILD)
 def test_errors_of_building(world, name):
@@ -327,7 +327,7 @@ ASK = {'no answer': (lambda d: d.drop(columns='mood'), KeyError,
     'NaN': (lambda d: d.assign(generosity=[np.nan,*d.generosity[1:]]), ValueError,
         "'generosity' is missing.* in 1 of [0-9,]+ rows, e.g. nan in row 0"),
     'text': (lambda d: d.assign(generosity='much'), TypeError, "'generosity' holds .*, e.g. 'much'"),
-    'items of another type': (lambda d: d.assign(movieId='5'), TypeError, 'text here.*number in training')}
+    'items of another type': (lambda d: d.assign(movieId='5'), TypeError, 'text here.*numbers in training')}
 
 @pytest.mark.parametrize('name', ASK)
 def test_errors_of_asking(fitted, asked, name):
