@@ -33,6 +33,11 @@ class RatingLoss(Module):
     )->Tensor: # Predictions in the unit of the ratings, same shape
         "Turn the output of the model into ratings; by default it is one already"
         return scores
+    def decodes(self,
+        preds:Tensor, # What `activation` returns
+    )->Tensor: # Same shape
+        "What fastai shows of predictions: ratings, as they are"
+        return preds
     def fused_pair(self)->Callable|None: # None: this loss can't be trained in the compiled loop
         "A function for numba: `(prediction, rating)` to the loss of a rating and its derivative by the prediction"
         return None

@@ -52,7 +52,7 @@ def _visit(learn, truth, visits, k, like, rng):
     u = torch.from_numpy(rng.choice(len(counts), n, replace=False, p=counts/counts.sum()))+1
     shown = top_rows(learn.recommender(), u, k)
     x,y = liked_ratings(dset.enc, truth, u, shown, like, rng)
-    dset.store.append(x, y)
+    dset.append(x, y)
     learn.dls.train.n = len(dset)
     return dict(shown=int((shown>0).sum()), liked=len(x))
 

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['reading', 'SidePlan', 'FusePlan', 'dot_plan', 'TableCounts', 'CollabModel', 'model_scorer', 'checked_scorer',
-           'ForeignModel', 'collab_model']
+           'ForeignModel', 'FastaiDot', 'FastaiNet', 'collab_model', 'dls_constructor']
 
 # %% ../../nbs/models/01_base.ipynb #866bcca9
 from typing import NamedTuple
 
+from fastai.collab import EmbeddingDotBias, EmbeddingNN
 from fastai.torch_basics import *
 from ..checks import unknown_ids
 from ..data.ids import find_rows, raw_ids
 from ..data.timestamps import TIMESTAMP_COLUMNS
-from .layers import find_hook, is_plain_table
+from .layers import emb_size, find_hook, is_plain_table
 from ..recommend.base import *
 from ..recommend.history import SIDES
 from ..recommend.scorers import *
@@ -223,6 +224,9 @@ class CollabModel(Module):
             if products: return self.link(all_scores(users, items))
         return _pair_predictions(self, u, i, bs)
 
+    def _get_idx(self, arr, is_item=True):
+        "Row numbers of raw ids, (n,), by the name that code for fastai calls"
+        return _raw_rows(self, arr, int(is_item))
     def bias(self,
         arr, # Raw ids
         is_item:bool=True, # Items, or users?
@@ -230,7 +234,7 @@ class CollabModel(Module):
         "Bias of items or users, as in fastai"
         if (res := self.biases(int(is_item))) is None:
             raise TypeError(f'{self.name} has no biases; DotProductBias has')
-        return res.cpu()[_raw_rows(self, arr, is_item)]
+        return res.cpu()[self._get_idx(arr, is_item)]
     def weight(self,
         arr, # Raw ids
         is_item:bool=True, # Items, or users?
@@ -238,7 +242,7 @@ class CollabModel(Module):
         "Vectors of items or users, as in fastai"
         if (res := self.vectors(int(is_item))) is None:
             raise TypeError(f'{self.name} has no vectors; DotProductBias has')
-        return res.cpu()[_raw_rows(self, arr, is_item)]
+        return res.cpu()[self._get_idx(arr, is_item)]
 
 # %% ../../nbs/models/01_base.ipynb #3df3b405
 def model_scorer(
@@ -282,10 +286,61 @@ class ForeignModel(CollabModel):
         return type(self.model).__name__
     def scorer(self): return ModelScorer(self.model, self.n_items, self.tables, self.n_times)
 
+# %% ../../nbs/models/01_base.ipynb #fa57a102
+class FastaiDot(ForeignModel):
+    "fastai's `EmbeddingDotBias`: a dot product with biases"
+    def __init__(self,
+        model:EmbeddingDotBias, # The model
+        ds=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+    ):
+        super().__init__(model, ds)
+        self.n_users,self.n_items = len(model.u_weight.weight),len(model.i_weight.weight)
+    def _tables(self, side):
+        m = self.model
+        return ((m.u_weight,m.u_bias),(m.i_weight,m.i_bias))[side]
+    @property
+    def link(self): return Link(self.y_range)
+    def factors(self, side, rows=None, categories=None):
+        vec,bias = (o.weight if rows is None else o(rows) for o in self._tables(side))
+        return Factors(vec, bias.squeeze(-1))   # (n,k), (n,)
+    def fuse_plan(self, ds): return dot_plan(self, self._tables(0), self._tables(1))
+
+class FastaiNet(ForeignModel):
+    "fastai's `EmbeddingNN`: a net on two vectors"
+    def __init__(self,
+        model:EmbeddingNN, # The model
+        ds=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+    ):
+        super().__init__(model, ds)
+        self.n_users,self.n_items = (len(o.weight) for o in model.embeds)
+    def vectors(self, side): return self.model.embeds[side].weight.detach().clone()
+    def scorer(self): return model_scorer(self)
+
 # %% ../../nbs/models/01_base.ipynb #e5cefb81
+_adapters = {EmbeddingDotBias:FastaiDot, EmbeddingNN:FastaiNet}
+
 def collab_model(
     model:nn.Module, # Any model that a learner may have
     ds=None, # `RatingsDataset` with the sizes and columns that a foreign model is asked with
 )->CollabModel: # `model` itself if it is one
     "The answers of a model: its own, or the defaults"
-    return model if isinstance(model, CollabModel) else ForeignModel(model, ds)
+    if isinstance(model, CollabModel): return model
+    known = [o for o in type(model).__mro__ if o in _adapters and type(model).forward is o.forward]
+    return _adapters[known[0]](model, ds) if known else ForeignModel(model, ds)
+
+# %% ../../nbs/models/01_base.ipynb #fa57a104
+def _new_dot(arch, dls, n_factors, y_range=None, **kwargs):
+    return arch.from_classes(n_factors, dls.classes, dls.user_name, dls.item_name, y_range=y_range, **kwargs)
+
+def _new_net(arch, dls, n_factors, emb_szs=None, layers=None, **kwargs):
+    rows = dls.n_users,dls.n_items
+    return arch(list(zip(rows, ifnone(emb_szs, map(emb_size, rows)))), ifnone(layers, [n_factors]), **kwargs)
+
+_constructors = {EmbeddingDotBias:_new_dot, EmbeddingNN:_new_net}
+def dls_constructor(
+    arch:type, # A class of models
+)->Callable|None: # From `dls` and the arguments of the model to the model; None if there is no way
+    "How to build a model of a class for loaders"
+    if callable(build := getattr(arch, 'from_dls', None)): return build
+    known = [o for o in getattr(arch, '__mro__', ()) if o in _constructors]
+    return partial(_constructors[known[0]], arch) if known else None

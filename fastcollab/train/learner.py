@@ -352,13 +352,13 @@ def new_model(
     **kwargs # Arguments of the model where they are not None
 )->nn.Module:
     "Build a model of the class `arch` for `dls`"
-    if not callable(getattr(arch, 'from_dls', None)):
+    if (build := dls_constructor(arch)) is None:
         raise TypeError(f"arch is {arch!r}; it has to be 'auto', a class with from_dls(dls, ...), or a model")
     if arch is BiasBaseline:
         raise TypeError('BiasBaseline has no n_factors to train; give arch=BiasBaseline.from_dls(dls)')
     if emb_szs is not None and emb_szs!={}: kwargs['emb_szs'] = embedding_sizes(dls, emb_szs)
     given = {k:v for k,v in kwargs.items() if v is not None}
-    return arch.from_dls(dls, n_factors=ifnone(n_factors, 50), **{**(config or {}), **given})
+    return build(dls, n_factors=ifnone(n_factors, 50), **{**(config or {}), **given})
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0021
 _archs = [[DotProductBias,CollabNN], [HybridMF,HybridNN]]   # without and with features, without and with a neural net

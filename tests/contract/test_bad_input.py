@@ -12,7 +12,6 @@ from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders,
     TemporalSplitter, UserStratifiedSplitter, baseline_rmse, collab_learner, movielens, movielens_fold, rmse,
     synthetic_ratings)
 from fastcollab.cli.main import main
-from fastcollab.data.loaders import RatingsDL
 
 BASE = synthetic_ratings(30, 20, 300)
 TEXT = dict(userId=BASE.userId.map('u{}'.format), movieId=BASE.movieId.map('m{}'.format))
@@ -132,8 +131,9 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('bs 0', lambda: load(bs=0), ValueError, ['bs is 0', 'at least 1']),
     ('bs no whole number', lambda: load(bs=2.5), (TypeError,ValueError), ['bs is 2.5']),
     ('val_bs negative', lambda: load(val_bs=-8), ValueError, ['bs is -8', 'at least 1']),
-    ('workers', lambda: RatingsDL(load().train_ds, num_workers=2), ValueError, ['num_workers is 2', 'device']),
-    ('workers in from_df', lambda: load(num_workers=2), TypeError, ['num_workers']),
+    ('weights in order', lambda: load(user_weight='sqrt', shuffle=False), ValueError, ['user_weight', 'shuffle=False']),
+    ('no ratings to test on', lambda: load().test_dl(table()[['userId','movieId']], with_labels=True), KeyError,
+        ["'rating'"]),
     ('unknown argument', lambda: load(nonsense=3), TypeError, ['nonsense']),
     ('sep empty', lambda: load(genre_name='genres', sep=''), ValueError, ['sep is empty', 'between two categories']),
     ('batch of nothing', lambda: load(valid_pct=0.).valid.show_batch(), ValueError, ['no ratings', 'no batch']),

@@ -1,15 +1,20 @@
 "Each fault of fastai.collab that fastcollab mends; fastai's own code stays unchanged; what a `Learner` can do"
-import pickle, random, warnings
+import pickle, random, re, warnings
 from types import SimpleNamespace
 
-import fastai.collab, numpy as np, pandas as pd, pytest, torch
-from fastai.data.transforms import RandomSplitter
+import fastai.collab, fastai.tabular.all, fastcollab.all, numpy as np, pandas as pd, pytest, torch
+from fastai.collab import EmbeddingDotBias, EmbeddingNN
+from fastai.data.core import Datasets
+from fastai.data.transforms import ColSplitter, EndSplitter, IndexSplitter, MaskSplitter
+from fastai.data.transforms import RandomSplitter, TrainTestSplitter
 from fastai.learner import load_learner
 from fastai.losses import MSELossFlat
-from fastai.tabular.all import CSVLogger, EarlyStoppingCallback, Embedding, Learner, Module, SaveModelCallback
-from fastai.tabular.all import nn, params, sigmoid_range
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, DotProduct, ValidRMSE, baseline_rmse, collab_learner,
-    create_params, synthetic_ratings)
+from fastai.tabular.all import Categorify, CSVLogger, EarlyStoppingCallback, Embedding, Learner, Module
+from fastai.tabular.all import SaveModelCallback, nn, params, sigmoid_range
+from fastcollab.all import (BiasInterpretation, ColdItemSplitter, ColdUserSplitter, CollabDataLoaders, DotProduct,
+    FoldSplitter, LeaveLastSplitter, StratifiedSplitter, TemporalSplitter, UserStratifiedSplitter, ValidRMSE,
+    baseline_rmse, collab_learner, create_params, synthetic_ratings)
+from hypothesis import given, strategies as st
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 RATINGS = synthetic_ratings(200, 100, 5000)   # 4,000 to train on; tests must not write into it
@@ -567,6 +572,408 @@ def test_freeze():
     learn.unfreeze()
     quietly(learn.fit, 1)
     assert not any(torch.equal(after[k], v) for k,v in weights(learn).items())
+
+# The uses of fastai.collab: what its notebook, the book, and the tools and tests of others that build on it do with it
+
+WHOLE = dict(fastcollab=SimpleNamespace(**vars(fastcollab.all)),
+    fastai=SimpleNamespace(**{**vars(fastai.tabular.all), **vars(fastai.collab)}))
+FEW = RATINGS[['userId','movieId','rating','timestamp']].sample(600, random_state=2)   # its index is not 0, 1, 2, ...
+USES = {}
+
+def use(differs=None):
+    "Register a use: a function of a library whose result is the same for both, or that differs for the reason given"
+    def _inner(f):
+        USES[f.__name__] = (f, differs)
+        return f
+    return _inner
+
+def few(lib, df=FEW, **kwargs): return lib.CollabDataLoaders.from_df(df, **{'seed':1, 'bs':64, **kwargs})
+def few_learner(lib, fit=True, dls=None, **kwargs):
+    "A learner of few ratings"
+    torch.manual_seed(0)
+    learn = lib.collab_learner(few(lib) if dls is None else dls, **{'n_factors':5, 'y_range':(0,5.5), **kwargs})
+    if fit: quietly(learn.fit_one_cycle, 1, 5e-3, wd=.1)
+    return learn
+def kind(*ts): return [(tuple(o.shape), str(o.dtype)) for o in ts]
+def plain(df): return [list(map(str, df.columns)), df.index.tolist(), df.to_numpy(float).tolist()]
+def error(f, *args, **kwargs):
+    "The name of the error of a call"
+    try: return f(*args, **kwargs)
+    except Exception as e: return type(e).__name__
+def shown_columns(f):
+    "The columns of the tables that a call displays"
+    texts = []
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr('IPython.display.display', lambda o: texts.append(o.data))
+        f()
+    return [re.findall(r'<th>(\w+)</th>', o)[:4] for o in texts]
+
+@use()
+def batch(lib): return kind(*few(lib).one_batch())
+@use()
+def batch_of_named_columns(lib):
+    df = FEW[['timestamp','rating','movieId','userId']]
+    dls = few(lib, df, user_name='userId', item_name='movieId', rating_name='rating')
+    return kind(*dls.one_batch()),list(dls.classes),dls.valid.one_batch()[0].tolist()
+@use()
+def classes(lib): return {k:list(v) for k,v in few(lib).classes.items()}
+@use('an id that only validation has is unknown; fastai gives texts of validation a row each that nothing trains')
+def classes_of_text(lib):
+    dls = few(lib, FEW.assign(userId='u'+FEW.userId.astype(str)))
+    return {k:list(v) for k,v in dls.classes.items()},dls.classes['userId'].o2i['u1']
+@use()
+def from_csv(lib):
+    FEW.to_csv('few.csv', index=False)
+    dls = lib.CollabDataLoaders.from_csv('few.csv', seed=1, bs=32, valid_pct=.1)
+    return kind(*dls.one_batch()),len(dls.train_ds),len(dls.valid_ds),dls.valid_ds.xs.index.tolist()
+@use()
+def from_csv_and_path(lib):
+    FEW.to_csv('few.csv', index=False)
+    return lib.CollabDataLoaders.from_csv('few.csv', path='models').path
+@use()
+def options_of_loaders(lib):
+    dls = few(lib, shuffle=False, num_workers=0, drop_last=True, pin_memory=False, val_bs=50, device='cpu')
+    return [len(b[1]) for b in dls.train],[len(b[1]) for b in dls.valid],epoch(dls.train)[0].tolist(),str(dls.device)
+@use('every rating counts, so the last batch is kept, and each is drawn once, where fastai draws with replacement')
+def epoch_of_default(lib): return sorted(map(tuple, epoch(few(lib).train)[0].tolist()))
+@use()
+def sizes_of_parts(lib):
+    dls = few(lib)
+    return dls.train.bs,dls.valid.bs,dls.n,len(dls.train_ds),len(dls.valid_ds),len(dls.valid),len(dls.loaders),dls.n_inp
+@use()
+def index_of_items(lib):
+    dls = few(lib)
+    return dls.train.items.index.tolist(),dls.valid.items.index.tolist(),dls.valid_ds.items.index.tolist()
+@use()
+def index_of_text(lib):
+    dls = few(lib, FEW.set_index('r'+FEW.timestamp.astype(str)))
+    return dls.items.index.tolist(),dls.valid.items.index.tolist()
+@use()
+def index_with_duplicates(lib): return few(lib, FEW.set_index(FEW.userId.to_numpy())).valid.items.index.tolist()
+@use()
+def join_by_index(lib):
+    dls = few(lib)
+    return (FEW.rating.loc[dls.valid.items.index].to_numpy()==epoch(dls.valid)[1][:,0].numpy()).all()
+@use('raw ids mean the same in every loader; `xs` holds the row numbers, and columns that no loader needs are not kept')
+def values_of_items(lib):
+    items = few(lib).valid.items
+    return list(items.columns),items.userId.tolist()
+@use()
+def ratings_of_items(lib): return few(lib).valid.items['rating'].tolist()
+@use()
+def parts_of_the_table(lib):
+    dls = few(lib)
+    return [plain(getattr(o, k)) for o in (dls, dls.valid) for k in ('xs','ys','cats','conts','targ','all_cols')]
+@use()
+def y_of_the_table(lib):
+    y = few(lib).y
+    return y.name,y.index.tolist(),y.tolist()
+@use()
+def names_of_the_table(lib):
+    dls = few(lib)
+    return [list(getattr(dls, o)) for o in ('cat_names','cont_names','x_names','y_names','all_col_names')],dls.with_cont
+@use()
+def procs(lib):
+    p = few(lib).procs
+    return type(p).__name__,[type(o).__name__ for o in p],list(p.categorify.classes['movieId'])
+@use('rows of a loader are encoded ratings, not a table; `dls.xs.iloc` and `dls.items` are')
+def rows_of_the_table(lib): return error(lambda: plain(few(lib).train_ds.iloc[:3].items))
+@use()
+def show_batch(lib): return shown_columns(lambda: few(lib).show_batch())
+@use()
+def embedding_lengths(lib): return lib.get_emb_sz(few(lib))
+@use()
+def rows_to_predict(lib):
+    dl = few(lib).test_dl(FEW[:7])
+    return [o.tolist() for o in epoch(dl)],dl.items.index.tolist(),dl.xs.to_numpy().tolist()
+@use()
+def rows_without_ratings(lib): return [o.tolist() for o in epoch(few(lib).test_dl(FEW[['userId','movieId']][:7]))]
+@use()
+def options_of_test_dl(lib):
+    dl = few(lib).test_dl(FEW[:9], bs=4, num_workers=0, rm_type_tfms=None, shuffle=False, drop_last=False)
+    return [len(o[0]) for o in dl]
+@use()
+def with_labels(lib): return [o.tolist() for o in epoch(few(lib).test_dl(FEW[:7], with_labels=True))]
+@use('False means what it says: there are no targets')
+def without_labels(lib): return len(epoch(few(lib).test_dl(FEW[:7], with_labels=False)))
+@use()
+def unknown_ids(lib): return epoch(few(lib).test_dl(FEW[:3].assign(userId=[999, *FEW.userId[1:3]])))[0].tolist()
+@use()
+def tabular_collab(lib):
+    splits = lib.RandomSplitter(.2, seed=3)(lib.range_of(FEW))
+    to = lib.TabularCollab(FEW, [lib.Categorify], IDS, y_names=['rating'], y_block=lib.TransformBlock(), splits=splits)
+    dls = to.dataloaders(bs=32)
+    return plain(dls.valid.xs),kind(*dls.one_batch())
+@use()
+def tabular_pandas(lib):
+    df = FEW.reset_index(drop=True)
+    to = lib.TabularPandas(df, [lib.Categorify,lib.Normalize], ['userId'], ['timestamp'], 'rating',
+        splits=lib.RandomSplitter(seed=3)(df))
+    return to.train.xs.index.tolist(),to.valid.xs.index.tolist()
+@use()
+def data_block(lib):
+    block = lib.DataBlock(lib.TransformBlock(), splitter=lib.RandomSplitter(.25, seed=3))
+    return list(block.datasets(list(range(40))).valid)
+
+# Models and learners
+
+@use()
+def dot_bias(lib):
+    dls = few(lib)
+    out = lib.EmbeddingDotBias(50, *sizes(dls), y_range=(0,5))(dls.one_batch()[0])
+    return kind(out),bool(((out>0)&(out<5)).all())
+@use()
+def dot_bias_from_classes(lib):
+    dls = few(lib)
+    model = lib.EmbeddingDotBias.from_classes(5, dls.classes, y_range=(0,5))
+    ids = FEW.movieId.unique()[:4]
+    return kind(model.bias(ids), model.weight(ids)),model._get_idx(ids).tolist(),model.user,model.item
+@use()
+def embedding_nn(lib): return kind(lib.EmbeddingNN(lib.get_emb_sz(few(lib)), [20])(few(lib).one_batch()[0]))
+@use()
+def model_of_a_learner(lib):
+    learn = few_learner(lib)
+    tables = {k:tuple(v.shape) for k,v in learn.model.state_dict().items() if k!='mean'}
+    return kind(learn.model(learn.dls.one_batch()[0])),tables
+@use('a rating per row is (bs,) from every model here')
+def net_of_a_learner(lib):
+    learn = few_learner(lib, use_nn=True, layers=[8])
+    return kind(learn.model(learn.dls.one_batch()[0]))
+@use()
+def bias_and_weight(lib):
+    learn,ids = few_learner(lib),FEW.movieId.unique()[:4]
+    model,users = learn.model,list(learn.dls.classes['userId'])[3:6]
+    return kind(model.bias(ids), model.weight(ids), model.bias(users, is_item=False), model.weight(users, False))
+@use()
+def rows_of_ids(lib):
+    learn,ids = few_learner(lib, False),FEW.movieId.unique()[:4]
+    users = learn.dls.classes['userId'][3:6]
+    return learn.model._get_idx(ids).tolist(),learn._get_idx(users, is_item=False).tolist(),kind(learn._get_idx(ids))
+@use()
+def unknown_id(lib):
+    learn = few_learner(lib, False)
+    return error(learn.model.bias, [10**6]),error(learn._get_idx, [np.nan])
+@use('one id has a vector of one bias, as any number of ids')
+def bias_of_one(lib): return kind(few_learner(lib, False).model.bias(FEW.movieId[:1]))
+@use()
+def pairs_by_row_numbers(lib):
+    "Scores of all pairs of some users and items, ranked for each user"
+    learn = few_learner(lib)
+    users,items = learn.dls.classes.values()
+    pairs = pd.MultiIndex.from_product([users[1:4], items[1:6]], names=IDS).to_frame(index=False)
+    x = torch.column_stack([learn._get_idx(pairs.userId, is_item=False), learn._get_idx(pairs.movieId, is_item=True)])
+    pairs['prediction'] = learn.model.forward(x).detach().numpy()
+    top = pairs.sort_values(['userId','prediction'], ascending=[True,False]).groupby('userId').head(2)
+    return x.tolist(),top.userId.tolist(),list(top.columns)
+@use()
+def one_pair_by_row_numbers(lib):
+    model = few_learner(lib).model.eval()
+    x = torch.stack([model._get_idx([1], is_item=False), model._get_idx(FEW.movieId[:1], is_item=True)], 1)
+    return type(model(x).item()),0<model(x).item()<5.5
+@use()
+def own_loop(lib):
+    dls = few(lib)
+    model = lib.EmbeddingDotBias.from_classes(5, dls.classes, y_range=(0,5.5))
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for x,y in dls.train:
+        loss = nn.MSELoss()(model(x).view(-1), y.view(-1))
+        loss.backward(), opt.step(), opt.zero_grad()
+    return loss.item()<5,kind(x[:1], y[:1])
+@use()
+def recorder(lib):
+    learn = few_learner(lib, metrics=[lib.rmse,lib.mae])
+    rec = learn.recorder
+    return [o.lstrip('_') for o in rec.metric_names],len(rec.values),[len(o) for o in rec.values],len(learn.validate())
+@use('targets are (n,) as predictions are, so their difference is that of each row')
+def predictions(lib): return kind(*few_learner(lib).get_preds())
+@use()
+def error_of_predictions(lib):
+    learn = few_learner(lib)
+    p,t = learn.get_preds()
+    return kind(p, t.squeeze()),abs(((p-t.squeeze())**2).mean().item()-learn.validate()[0])<1e-5
+@use()
+def top_predictions(lib): return len(set(few_learner(lib).get_preds()[0].argsort(descending=True)[:5].tolist()))
+@use()
+def more_of_predictions(lib):
+    learn = few_learner(lib)
+    inp,p,t,dec,loss = learn.get_preds(with_input=True, with_decoded=True, with_loss=True)
+    return kind(inp, p, dec),kind(t.squeeze(), loss.reshape(-1)),inp.tolist()
+@use()
+def predictions_of_training(lib):
+    "Each row of the training part, in its order"
+    learn = few_learner(lib)
+    p,t = learn.get_preds(ds_idx=0)
+    return kind(p, t.squeeze()),t.squeeze().tolist()==learn.dls.ys.rating.tolist()
+@use()
+def predictions_of_a_loader(lib):
+    learn = few_learner(lib)
+    dl = learn.dls.test_dl(FEW[:9])
+    p,t = learn.get_preds(dl=dl, reorder=True)
+    return kind(p),t.squeeze().tolist(),len(learn.validate(dl=dl))
+@use()
+def predictions_without_targets(lib):
+    learn = few_learner(lib)
+    return [o if o is None else kind(o) for o in learn.get_preds(dl=learn.dls.test_dl(FEW[['userId','movieId']][:9]))]
+@use("a row has a prediction here; fastai's collab has no `predict`")
+def predict_row(lib): return error(few_learner(lib).predict, FEW.iloc[0])
+@use('predictions are called `prediction`, as in every table here')
+def show_results(lib):
+    learn = few_learner(lib)
+    with learn.no_bar(): return shown_columns(learn.show_results)
+@use()
+def export_and_load(lib):
+    learn = few_learner(lib)
+    learn.export('model.pkl')
+    loaded = lib.load_learner('model.pkl')
+    a,b = (o.get_preds(dl=o.dls.test_dl(FEW[:9]))[0] for o in (learn,loaded))
+    return kind(a, b),torch.equal(a, b),list(loaded.dls.classes['userId'])
+@use()
+def save_and_load(lib):
+    learn = few_learner(lib)
+    before = learn.get_preds()[0]
+    path = learn.save('kept')
+    quietly(learn.fit, 1)
+    return str(path),torch.equal(learn.load('kept').get_preds()[0], before)
+@use()
+def rate_finder(lib):
+    learn = few_learner(lib, fit=False)
+    found = quietly(learn.lr_find, suggest_funcs=(lib.minimum,lib.steep,lib.valley), show_plot=False, num_it=30)
+    return type(found).__name__,list(found._fields)
+@use()
+def loss(lib):
+    learn = few_learner(lib, fit=False)
+    p,t = torch.tensor([1.,2.,4.]),torch.tensor([[1.],[3.],[2.]])
+    return learn.loss_func(p, t).item(),learn.loss_func.decodes(p).tolist(),learn.loss_func.activation(p).tolist()
+@use()
+def plain_learner(lib):
+    dls = few(lib)
+    model = lib.EmbeddingDotBias.from_classes(5, dls.classes, y_range=(0,5.5))
+    learn = lib.Learner(dls, model, loss_func=lib.MSELossFlat())
+    quietly(learn.fit_one_cycle, 1, 5e-3)
+    return kind(learn.get_preds()[0]),len(learn.recorder.losses)
+@use('there is no loss that fits all models in fastai; the loaders here name one')
+def plain_learner_without_loss(lib):
+    dls = few(lib)
+    return error(lambda: lib.Learner(dls, lib.EmbeddingDotBias.from_classes(5, dls.classes)).model.user)
+
+@pytest.mark.parametrize('name', USES)
+def test_use(name):
+    "The same result, or still another one where there is a reason"
+    f,differs = USES[name]
+    ours,theirs = (f(WHOLE[o]) for o in ('fastcollab','fastai'))
+    if differs: assert ours!=theirs, f'{name} is the same now; {differs!r} is no reason any more'
+    else: assert ours==theirs
+
+# fastai's splitters here, ours in fastai, and fastai's models as `arch`
+
+SPLITTERS = dict(random=RandomSplitter(.2, seed=1), index=IndexSplitter(range(30)), end=EndSplitter(.1),
+    mask=MaskSplitter(RATINGS.rating>3), column=ColSplitter('held'), train_test=TrainTestSplitter(.2, random_state=1))
+
+@pytest.mark.parametrize('name', SPLITTERS)
+def test_splitters_of_fastai(name):
+    "They split the same rows here as in fastai, as `splitter` and as `splits`"
+    df = RATINGS.assign(held=RATINGS.rating==3)
+    want = [list(o) for o in SPLITTERS[name](df)]
+    for kwargs in (dict(splitter=SPLITTERS[name]), dict(splits=SPLITTERS[name](df))):
+        dls = loaders(df=df, **kwargs)
+        assert [o.items.index.tolist() for o in (dls.train,dls.valid)]==want
+
+OUR_SPLITTERS = [fastcollab.all.RandomSplitter(seed=1), UserStratifiedSplitter(seed=1), LeaveLastSplitter(),
+    StratifiedSplitter(seed=1), TemporalSplitter(), ColdUserSplitter(seed=1), ColdItemSplitter(seed=1),
+    FoldSplitter(3, 'rating')]
+
+@pytest.mark.parametrize('splitter', OUR_SPLITTERS, ids=lambda o: o.__qualname__.split('.')[0])
+def test_splitters_in_fastai(splitter):
+    "The parts of our splits are those of a `TabularPandas`, of `Datasets` and of our loaders"
+    splits = splitter(RATINGS)
+    want = [o.tolist() for o in splits]
+    to = fastai.collab.TabularCollab(RATINGS, [Categorify], IDS, y_names='rating', splits=splits)
+    assert [o.xs.index.tolist() for o in (to.train,to.valid)]==want
+    assert [list(o) for o in Datasets(range(len(RATINGS)), [[]], splits=splits).splits]==want
+    assert [o.items.index.tolist() for o in loaders(splitter=splitter).loaders]==want
+
+@given(st.lists(st.integers(-5, 5), min_size=4, max_size=30), st.integers(0, 99))
+def test_index_goes_with_the_rows(labels, seed):
+    "Whatever the index of a frame, every rating has the label of its row"
+    n = len(labels)
+    df = pd.DataFrame(dict(u=np.arange(n)%2, i=np.arange(n)%3, y=np.arange(n)*1.), index=labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        dls = CollabDataLoaders.from_df(df, seed=seed, bs=4)
+    for part in dls.loaders: assert part.items.index.tolist()==[labels[int(y)] for y in part.y]
+
+def test_index_costs_nothing_where_it_counts():
+    "An index from 0 isn't kept, row numbers have 4 bytes, and an export has neither"
+    for df in (RATINGS, RATINGS.set_index(RATINGS.index.to_numpy())):
+        dls = loaders(df=df)
+        assert dls.train_ds.labels is None and dls.train_ds.numbers.dtype==np.int32
+    assert loaders(df=RATINGS[::-1]).new_empty().train_ds.labels is None
+    ds = dls.train_ds
+    ds.append(ds.store.ids()[:2].clone(), ds.store.ratings()[:2].clone())
+    assert ds.items.index.equals(pd.RangeIndex(len(ds)))
+
+def test_workers_are_not_needed():
+    "Code that asks for workers runs, and hears that there are none"
+    with pytest.warns(UserWarning, match='num_workers is 2'): dls = loaders(num_workers=2)
+    assert len(epoch(dls.train)[0])==4000
+
+@pytest.mark.parametrize('drop_last', [False,True])
+def test_order_of_the_compiled_loop(drop_last):
+    "Without shuffling, the compiled loop trains on the batches that the loader gives"
+    def fit(fused):
+        learn = learner(loaders(shuffle=False, drop_last=drop_last, bs=300), fused=fused, unk_p=0)
+        quietly(learn.fit, 2, 1e-2)
+        return weights(learn)
+    a,b = fit(True),fit(False)
+    assert all(torch.allclose(a[k], v, atol=1e-5) for k,v in b.items())
+
+def dots(arch, fused):
+    "A learner of a dot product"
+    model = arch if isinstance(arch, type) else None
+    learn = learner(arch=model, fused=fused, unk_p=0)
+    quietly(learn.fit, 2, 1e-2, wd=.01)
+    return learn
+
+def test_dot_of_fastai_trains_in_the_compiled_loop():
+    "It ends where batches end, and predicts as it does"
+    a,b = dots(EmbeddingDotBias, True),dots(EmbeddingDotBias, False)
+    assert a.fused_reason=='' and all(torch.allclose(v, weights(b)[k], atol=1e-5) for k,v in weights(a).items())
+    x,_ = epoch(a.dls.valid)
+    with torch.no_grad(): assert torch.allclose(a.get_preds()[0], a.model.eval()(x), atol=1e-5)
+
+def recommends(learn):
+    "Lists, similar items, folded in users and explanations of a learner"
+    item,new = int(RATINGS.movieId[0]),RATINGS[RATINGS.userId==RATINGS.userId[0]].assign(userId=10**6)
+    folded = learn.fold_in(new[['userId','movieId','rating']])
+    return learn.recommend([1,2], 4),learn.similar_items(item, 4),folded.recommend([10**6], 4),learn.explain(1, item, 3)
+
+def test_dot_of_fastai_recommends():
+    "Given the same tables, it answers what `DotProductBias` answers; so does one that was exported and loaded"
+    theirs,ours = dots(EmbeddingDotBias, True),learner(center=False)
+    ours.model.load_state_dict({**weights(ours), **weights(theirs)}, strict=False)
+    for a,b in zip(recommends(theirs), recommends(ours)): pd.testing.assert_frame_equal(a, b)
+    theirs.export('theirs.pkl')
+    assert np.array_equal(load_learner('theirs.pkl').predict(RATINGS[:9]), theirs.predict(RATINGS[:9]))
+
+def test_models_of_fastai_as_instances():
+    "A model that exists, and a subclass, are what they are; a forward of its own makes a subclass any other model"
+    class Named(EmbeddingDotBias): pass
+    class Own(EmbeddingDotBias):
+        def forward(self, x): return 2*super().forward(x)
+    dls = loaders()
+    def build(cls): return collab_learner(dls, arch=cls.from_classes(5, dls.classes, y_range=(0,5.5)))
+    assert build(EmbeddingDotBias).fused_reason==build(Named).fused_reason==''
+    assert 'Own' in build(Own).fused_reason
+    assert isinstance(collab_learner(dls, arch=Named, n_factors=5).model, Named)
+
+def test_net_of_fastai():
+    "`EmbeddingNN` has the lengths that were asked for, recommends, and its vectors are those of similar items"
+    learn = learner(arch=EmbeddingNN, layers=[8], emb_szs=[(201,6),(101,7)])
+    quietly(learn.fit, 1, 1e-2)
+    assert [tuple(o.weight.shape) for o in learn.model.embeds]==[(201,6),(101,7)]
+    top = learn.recommend([1], 3)
+    assert np.allclose(top.prediction, learn.predict(top.rename(columns={'user':'userId','item':'movieId'})), atol=1e-5)
+    assert len(learn.similar_items(int(RATINGS.movieId[0]), 3))==3
 
 # Reads do not write
 

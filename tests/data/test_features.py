@@ -273,7 +273,7 @@ def test_known_ids_of_a_test_table_keep_the_features_of_training():
         for c in (*ITEM_COLS,*USER_COLS):
             assert list(part[c]) == (list(got[c]) if c not in gone
                 else [v if o!='#na#' else '' for v,o in zip(got[c], got.movieId if c in ITEM_COLS else got.userId)])
-    assert dls.test_dl(new.iloc[::-1]).dataset.items.equals(got.iloc[::-1].reset_index(drop=True))
+    assert dls.test_dl(new.iloc[::-1]).dataset.items.equals(got.iloc[::-1])
     assert torch.equal(all_x(dls.test_dl(new, bs=1)), all_x(dls.test_dl(new)))
     assert torch.equal(all_x(dls.test_dl(new.to_dict('records'))), all_x(dls.test_dl(new)))
     assert dls.test_dl(new.iloc[0]).dataset.items.genres[0] == 'Horror' and dls.train_ds.enc.tables[0].shape[
