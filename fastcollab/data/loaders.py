@@ -397,8 +397,11 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         bs:int|None=None, # Rows per batch, as in validation if None
         unknown:str='average', # Unknown ids: 'average' warns once, 'nan' says nothing, 'raise' is a KeyError
         with_labels:bool|None=None, # With ratings as targets? If there is such a column, if None
+        shuffle:bool=False, # A new order in every epoch?
+        drop_last:bool=False, # Leave out a last batch of fewer rows?
+        num_workers:int=0, # As in fastai; there are no workers
+        pin_memory:bool=False, # As in fastai; there is nothing to copy to the device
         rm_type_tfms=None, # As in fastai; there are no such transforms
-        **kwargs # Further arguments of `RatingsDL`
     )->RatingsDL: # Its items have the index of `test_items`
         "A loader of new rows, encoded as in training"
         if isinstance(test_items, (pd.Series,dict)): test_items = [test_items]
@@ -408,7 +411,8 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         if with_labels: need_column(df, enc.rating_name, 'rating')
         if with_labels is False: df = df.drop(columns=enc.rating_name, errors='ignore')
         new = RatingsDataset.from_encoded(enc, enc.encode(df, unknown), labels=frame_labels(df))
-        return self.valid.new(new, **{'bs':ifnone(bs, self.valid.bs), 'shuffle':False, 'drop_last':False, **kwargs})
+        more = dict(num_workers=num_workers, pin_memory=pin_memory)
+        return self.valid.new(new, bs=ifnone(bs, self.valid.bs), shuffle=shuffle, drop_last=drop_last, **more)
     def full_batch(self,
         steps:int=100, # Batches of an epoch
     ): # `CollabDataLoaders` of the same ratings

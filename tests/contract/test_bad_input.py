@@ -132,6 +132,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('bs no whole number', lambda: load(bs=2.5), (TypeError,ValueError), ['bs is 2.5']),
     ('val_bs negative', lambda: load(val_bs=-8), ValueError, ['bs is -8', 'at least 1']),
     ('weights in order', lambda: load(user_weight='sqrt', shuffle=False), ValueError, ['user_weight', 'shuffle=False']),
+    ('unknown argument of test_dl', lambda: load().test_dl(table(), nonsense=3), TypeError, ['nonsense']),
     ('no ratings to test on', lambda: load().test_dl(table()[['userId','movieId']], with_labels=True), KeyError,
         ["'rating'"]),
     ('unknown argument', lambda: load(nonsense=3), TypeError, ['nonsense']),

@@ -915,6 +915,7 @@ def test_index_costs_nothing_where_it_counts():
 def test_workers_are_not_needed():
     "Code that asks for workers runs, and hears that there are none"
     with pytest.warns(UserWarning, match='num_workers is 2'): dls = loaders(num_workers=2)
+    with pytest.warns(UserWarning, match='num_workers is 2'): dls.test_dl(RATINGS[:5], num_workers=2, pin_memory=True)
     assert len(epoch(dls.train)[0])==4000
 
 @pytest.mark.parametrize('drop_last', [False,True])
