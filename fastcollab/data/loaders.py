@@ -173,7 +173,7 @@ class RatingsDL(TfmdDL):
         **kwargs
     ):
         check_int('bs', bs, what='ratings')
-        if num_workers: warn(f'num_workers is {num_workers}; the ratings are on the device already, so no worker starts')
+        if num_workers: warn(f'num_workers is {num_workers}; the ratings are on the device already, so none starts')
         check_choice('user_weight', user_weight, (None,'sqrt'))
         state = random.getstate()  # fastai's `DataLoader` draws from it, also for a loader that only predicts
         try: super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
