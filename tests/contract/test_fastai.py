@@ -731,6 +731,32 @@ def dot_bias_from_classes(lib):
 @use()
 def embedding_nn(lib): return kind(lib.EmbeddingNN(lib.get_emb_sz(few(lib)), [20])(few(lib).one_batch()[0]))
 @use()
+def embedding_lengths_of_a_dataset(lib): return lib.get_emb_sz(few(lib).train_ds, {})
+@use()
+def weight_is_the_row_of_the_table(lib):
+    model = few_learner(lib).model
+    ids = few(lib).classes['movieId'][[4,7]]
+    weight,bias = model.i_weight(torch.tensor([4,7])),model.i_bias(torch.tensor([4,7]))
+    return torch.equal(model.weight(ids), weight),torch.equal(model.bias(ids), bias.squeeze())
+@use()
+def weights_of_a_new_model(lib):
+    dls = few(lib)
+    a,b = (lib.EmbeddingDotBias.from_classes(5, dls.classes, 'userId', 'movieId', y_range=[0,5.5]) for _ in range(2))
+    b.load_state_dict(a.state_dict())
+    x,_ = dls.one_batch()
+    return torch.equal(a(x), b.eval()(x)),list(b.classes['movieId'][1:4])
+@use()
+def unseen_pairs(lib):
+    "Pairs of known users and items that training doesn't hold, scored"
+    learn = few_learner(lib)
+    users,items = (o[1:] for o in learn.dls.classes.values())
+    seen = FEW.loc[learn.dls.train.items.index, IDS].assign(seen=True)
+    pairs = pd.MultiIndex.from_product([users, items], names=IDS).to_frame(index=False).astype(int)
+    pairs = pairs.merge(seen, how='left')
+    pairs = pairs[pairs.seen.isna()]
+    preds = learn.get_preds(dl=learn.dls.test_dl(pairs[IDS]))[0]
+    return len(pairs),kind(preds)
+@use()
 def model_of_a_learner(lib):
     learn = few_learner(lib)
     tables = {k:tuple(v.shape) for k,v in learn.model.state_dict().items() if k!='mean'}
