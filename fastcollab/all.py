@@ -10,7 +10,7 @@ from fastcollab.data.synthetic import synthetic_ratings
 from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter,
     TemporalSplitter, ColdUserSplitter, ColdItemSplitter, FoldSplitter)
 from fastcollab.data.features import GenreCategorify, FeatureSpec
-from fastcollab.data.timestamps import unix_seconds
+from fastcollab.data.times import unix_seconds
 from fastcollab.data.ratings import describe_ratings, plot_ratings
 from fastcollab.data.loaders import CollabDataLoaders
 

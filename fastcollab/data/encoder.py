@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checks import *
 from .features import *
 from .ids import *
+from .times import *
 from .timestamps import *
 
 # %% ../../nbs/data/06_encoder.ipynb #b06f2013
@@ -190,7 +191,9 @@ class RatingsEncoder:
         return (self.tables[side],None) if len(table)==n else (table,torch.from_numpy(entities[codes[splits[1]]]))
     def _fit_timestamps(self, df, ids, splits):
         if not self.timestamps: return None,None
-        cols,users = [df[self.timestamps.name].iloc[part] for part in splits],[x[:,0].numpy() for x in ids]
+        name = self.timestamps.name
+        col,users = pd.Series(time_values(df[name]), name=name),[x[:,0].numpy() for x in ids]
+        cols = [col.iloc[part] for part in splits]
         self.timestamps.setup(cols[0], users[0])
         return [torch.from_numpy(self.timestamps.encode(*o)) for o in zip(cols, users)]
 

@@ -12,6 +12,7 @@ from typing import Callable
 
 import numpy as np, pandas as pd, torch
 from ..checks import *
+from .times import *
 
 # %% ../../nbs/data/02_splits.ipynb #5a11f002
 class RowNumbers(np.ndarray):
@@ -30,7 +31,7 @@ def RandomSplitter(
     seed:int|None=None, # None takes torch's global random state
 )->Callable: # df -> (train, valid) row numbers
     "Random rows: the split of fastai's `RandomSplitter`, without seeding the rest of the program"
-    check_share('valid_pct', valid_pct, 'rows')
+    valid_pct,seed = check_share('valid_pct', valid_pct, 'rows'),check_seed(seed)
     def _inner(df):
         g = None if seed is None else torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(df), generator=g, dtype=torch.int32 if len(df)<2**31 else torch.int64).numpy()
@@ -60,8 +61,9 @@ def UserStratifiedSplitter(
     seed:int|None=None, # None takes torch's global random state
 )->Callable: # df -> (train, valid) row numbers
     "Random ratings of every user; every user stays in training"
-    check_share('valid_pct', valid_pct, 'rows')
+    valid_pct,seed = check_share('valid_pct', valid_pct, 'rows'),check_seed(seed)
     def _inner(df):
+        df = check_frame('ratings', df)
         codes,users = pd.factorize(pick_column(df, user_name, 0, 'user'))
         n = np.bincount(codes, minlength=len(users))
         held = np.minimum(np.round(valid_pct*n), n-1)
@@ -72,14 +74,15 @@ def UserStratifiedSplitter(
 def LeaveLastSplitter(
     k:int=1, # Ratings to hold out per user
     user_name:str|None=None, # User column, the first if None
-    time_name:str='timestamp', # Column that orders the ratings
+    time_name:str='timestamp', # Column of times that orders the ratings, see `time_values`
 )->Callable: # df -> (train, valid) row numbers
     "The last `k` ratings of every user with more than `k`"
-    check_int('k', k, what='ratings per user')
+    k = check_int('k', k, what='ratings per user')
     def _inner(df):
+        df = check_frame('ratings', df)
         codes,users = pd.factorize(pick_column(df, user_name, 0, 'user'))
         n = np.bincount(codes, minlength=len(users))[codes]
-        rank = rank_in_group(codes, pick_column(df, time_name, 0, 'time').to_numpy())
+        rank = rank_in_group(codes, time_order(df, time_name))
         return _mask_split((rank>=n-k) & (n>k))
     return _inner
 
@@ -90,8 +93,9 @@ def StratifiedSplitter(
     seed:int|None=None, # None takes torch's global random state
 )->Callable: # df -> (train, valid) row numbers
     "Random rows, the same share of each rating"
-    check_share('valid_pct', valid_pct, 'rows')
+    valid_pct,seed = check_share('valid_pct', valid_pct, 'rows'),check_seed(seed)
     def _inner(df):
+        df = check_frame('ratings', df)
         codes,values = pd.factorize(pick_column(df, by, 2, 'rating'), use_na_sentinel=False)
         held = np.round(valid_pct*np.bincount(codes, minlength=len(values)))
         return _mask_split(rank_in_group(codes, _rng(seed).random(len(df))) < held[codes])
@@ -100,20 +104,22 @@ def StratifiedSplitter(
 # %% ../../nbs/data/02_splits.ipynb #92140f61
 def TemporalSplitter(
     valid_pct:float=0.2, # Share of the rows to validate on, in [0,1)
-    time_name:str='timestamp', # Column that orders the ratings
+    time_name:str='timestamp', # Column of times that orders the ratings, see `time_values`
 )->Callable: # df -> (train, valid) row numbers
     "Train on the past, validate on the last `valid_pct` of the timeline"
-    check_share('valid_pct', valid_pct, 'rows')
+    valid_pct = check_share('valid_pct', valid_pct, 'rows')
     def _inner(df):
-        order = np.argsort(pick_column(df, time_name, 0, 'time').to_numpy(), kind='stable')
+        df = check_frame('ratings', df)
+        order = np.argsort(time_order(df, time_name), kind='stable')
         cut = len(df)-int(valid_pct*len(df))
         return row_numbers(order[:cut], order[cut:])
     return _inner
 
 # %% ../../nbs/data/02_splits.ipynb #5be55e24
 def _cold_splitter(valid_pct, name, k, what, seed):
-    check_share('valid_pct', valid_pct, what+'s')
+    valid_pct,seed = check_share('valid_pct', valid_pct, what+'s'),check_seed(seed)
     def _inner(df):
+        df = check_frame('ratings', df)
         codes,ids = pd.factorize(pick_column(df, name, k, what), sort=True)
         cold = np.zeros(len(ids), bool)
         cold[_rng(seed).permutation(len(ids))[:int(round(valid_pct*len(ids)))]] = True
@@ -144,10 +150,12 @@ def FoldSplitter(
 )->Callable: # df -> (train, valid) row numbers
     "Rows of a predefined fold; a column of True and False works with `fold=True`"
     def _inner(df):
+        df = check_frame('ratings', df)
         col = pick_column(df, fold_name, 0, 'fold')
-        valid = (col==fold).to_numpy(bool)
+        valid = (col==plain_value(fold)).to_numpy(bool)
         if not valid.any():
-            raise ValueError(f'no row of column {fold_name!r} is {fold!r}; it holds {col.unique()[:8].tolist()}')
+            folds = col.unique()[:8].tolist()
+            raise ValueError(f'no row of column {fold_name!r} is {plain_repr(fold)}; it holds {folds}')
         return _mask_split(valid)
     return _inner
 

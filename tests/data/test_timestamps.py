@@ -22,7 +22,7 @@ def test_units_agree(secs):
 WRONG = [('years', pd.Series([1995,2016]), ValueError, ['1995','2016','not seconds','pd.to_datetime']),
     ('day numbers', pd.Series([10124.,10125]), ValueError, ['10124','not seconds']),
     ('minutes', pd.Series([14_578_745,14_578_746]), ValueError, ['not seconds']),
-    ('text', pd.Series(['1997-09-20']), TypeError, ['1997-09-20','pd.to_datetime']), ('flags', pd.Series([True,False]),
+    ('text', pd.Series(['20.9.1997']), TypeError, ['20.9.1997','pd.to_datetime']), ('flags', pd.Series([True,False]),
         TypeError, ['bool']),
     ('negative', pd.Series([-9e8,-8e8]), ValueError, ['not seconds'])]
 @pytest.mark.parametrize('name,col,kind,words', WRONG, ids=[o[0] for o in WRONG])
