@@ -68,7 +68,7 @@ def dot_plan(
     items:tuple, # The same of the items
 )->FusePlan|str:
     "The plan of a model without features, or the reason why there is none"
-    why = _why_not_tables(model, [o for o in (*users,*items) if o is not None])
+    why = _why_not_tables(model, [o for o in (*users,*items) if o is not None]) or model.link.why_not_compiled
     return why or FusePlan(_side_plan(*users), _side_plan(*items), model.link)
 
 # %% ../../nbs/models/01_base.ipynb #f01b0002

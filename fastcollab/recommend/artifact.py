@@ -14,7 +14,8 @@ import numpy as np, pandas as pd, pyarrow, safetensors.torch, torch
 from .base import Factors
 
 # %% ../../nbs/recommend/07_artifact.ipynb #3b40fba1
-FORMAT,VERSION,_MANIFEST = 'fastcollab recommender',2,'recommender.json'
+FORMAT,VERSION,_MANIFEST = 'fastcollab recommender',3,'recommender.json'
+_OLDEST = 2   # version that can be read
 
 def _checksum(data): return hashlib.sha256(data).hexdigest()
 def _json_checksum(o): return _checksum(json.dumps(o, sort_keys=True).encode())
@@ -98,10 +99,10 @@ def _check_version(path, manifest):
     version,file = manifest.get('version'),path/_MANIFEST
     if type(version) is not int or version<1:
         raise _damaged(file, f'the version of its format is {version!r}, and these are 1, 2, ...')
-    if version<VERSION:
+    if version<_OLDEST:
         raise ValueError(f'{path} was saved by an older fastcollab (format {version}); save the recommender again')
     if version>VERSION:
-        reads = f'this fastcollab reads format {VERSION}'
+        reads = f'this fastcollab reads format {_OLDEST} to {VERSION}'
         raise ValueError(f'{path} was saved by a newer fastcollab (format {version}), and {reads}; update fastcollab')
 
 # %% ../../nbs/recommend/07_artifact.ipynb #c5ac7c41

@@ -50,17 +50,38 @@ def all_scores(
     if users.bias is not None: res = res+users.bias[:,None]
     return res if items.bias is None else res+items.bias
 
+# %% ../../nbs/recommend/00_base.ipynb #20ddde5e
+def _normal_cdf(x):
+    "Share of the standard normal distribution below x"
+    return .5+.5*torch.erf(x*.5**.5)   # ONNX knows erf
+def _normal_density(x):
+    "Density of the standard normal distribution at x"
+    return torch.exp(-.5*x*x)/(2*math.pi)**.5
+
 # %% ../../nbs/recommend/00_base.ipynb #3eb4b9b4
 class Link(NamedTuple):
-    "From scores to ratings: `mean` shifts the score, and a sigmoid stretched over `y_range` bounds the rating"
+    "From scores to ratings: the identity, a sigmoid or a clamp to `y_range`, or an ordered probit on `levels`"
     y_range:tuple|None=None # Lowest and highest rating; None for any number
-    mean:float|Tensor|None=None # What a score of 0 predicts; None for the middle of `y_range`, or 0 without one
+    mean:float|Tensor|None=None # What a score of 0 predicts; None for the middle of a sigmoid, or else 0
+    clip:bool=False # Clamp to `y_range` instead of a sigmoid?
+    levels:tuple|Tensor|None=None # Ratings that there are, rising, (L,); None unless this is an ordered probit
+    cuts:tuple|Tensor|None=None # Scores where the next level becomes the likelier one, rising, (L-1,)
+
+    @property
+    def bends(self)->bool:
+        "Do ratings grow at another rate for other scores?"
+        return self.levels is not None or self.y_range is not None and not self.clip
+    @property
+    def why_not_compiled(self)->str:
+        "Why compiled loops can't compute it, as a phrase; empty if they can"
+        if self.levels is not None: return 'its link is an ordered probit'
+        return 'its link clips ratings' if self.clip else ''
 
     @property
     def shift(self)->float|Tensor:
         "What is added to a score"
-        if self.mean is None: return 0.
-        if self.y_range is None: return self.mean
+        if self.mean is None or self.levels is not None: return 0.
+        if not self.bends: return self.mean
         low,high = self.y_range
         if isinstance(self.mean, Tensor): return torch.logit((self.mean-low)/(high-low))
         return math.log((self.mean-low)/(high-self.mean))
@@ -69,31 +90,39 @@ class Link(NamedTuple):
         scores:Tensor, # Any shape
     )->Tensor: # The same shape, in the unit of the data
         "The ratings that belong to `scores`"
+        if self.levels is not None: return self.levels[0]+sum(h*_normal_cdf(scores-c) for h,c in self._steps())
         if self.mean is not None: scores = scores+self.shift
         if self.y_range is None: return scores
         low,high = self.y_range
-        return torch.sigmoid(scores)*(high-low)+low
+        return scores.clamp(low, high) if self.clip else torch.sigmoid(scores)*(high-low)+low
 
     def slope(self,
         scores:Tensor, # Any shape
     )->tuple: # Ratings, and their derivatives by the scores, of the same shape
-        "The ratings that belong to `scores`, and how fast they grow"
+        "The ratings that belong to `scores`, and how fast they grow; before a clamp, which has no slope outside"
+        if self.levels is not None: return self(scores),sum(h*_normal_density(scores-c) for h,c in self._steps())
         if self.mean is not None: scores = scores+self.shift
-        if self.y_range is None: return scores,torch.ones_like(scores)
+        if not self.bends: return scores,torch.ones_like(scores)
         low,high = self.y_range
         share = torch.sigmoid(scores)
         return low+(high-low)*share,(high-low)*share*(1-share)
 
+    def _steps(self):
+        "Heights and places of the steps between levels"
+        return zip((b-a for a,b in zip(self.levels, self.levels[1:])), self.cuts)
+
     def constants(self)->tuple: # `low`, `span` (0 without `y_range`), `shift`, as floats
-        "The numbers that a compiled loop takes"
+        "The numbers that a compiled loop takes; ValueError for a link that it can't compute"
+        if self.why_not_compiled: raise ValueError(f'no compiled loop: {self.why_not_compiled}')
         link = self.detach()
         low,high = link.y_range or (0.,0.)
         return low,high-low,float(link.shift)
 
-    def detach(self)->'Link': # `y_range` and `mean` as plain numbers
+    def detach(self)->'Link': # With plain numbers only
         "A copy to keep"
-        y_range = None if self.y_range is None else tuple(map(float, self.y_range))
-        return Link(y_range, None if self.mean is None else float(self.mean))
+        def numbers(o): return None if o is None else tuple(map(float, o))
+        mean = None if self.mean is None else float(self.mean)
+        return Link(numbers(self.y_range), mean, self.clip, numbers(self.levels), numbers(self.cuts))
 
 # %% ../../nbs/recommend/00_base.ipynb #61464395
 class FeatureTerms(NamedTuple):

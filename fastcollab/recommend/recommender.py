@@ -154,6 +154,9 @@ def misfit(
         rows = tables['history'][name]
         if (bad := ~rows.between(0, size-1)).any():
             return some_of(bad.sum(), len(bad), f'ratings have a row of {name}s that does not exist', rows[bad].iloc[0])
+    levels,cuts = (info['scorer'].get(o) for o in ('levels','cuts'))
+    if (levels is None)!=(cuts is None) or levels is not None and len(levels)!=len(cuts)+1:
+        return f'levels are {levels!r} and cuts {cuts!r}; there has to be a cut between any two levels'
     for name,pair in (('rated',info['rated']),('y_range',info['scorer']['y_range'])):
         if pair is None and name=='y_range': continue
         numbers = isinstance(pair, list) and len(pair)==2 and all(type(o) in (int,float) for o in pair)

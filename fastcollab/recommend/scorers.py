@@ -36,7 +36,7 @@ class Scorer:
         return self._vectors[side]
     def state(self)->tuple:
         "What to save: a dict that JSON can hold, and a dict of tensors"
-        info = dict(kind=self.kind, y_range=self.link.y_range and list(self.link.y_range), mean=self.link.mean)
+        info = dict(kind=self.kind, **self.link._asdict())     # JSON makes lists of tuples
         return info,{f'vectors{k}':v for k,v in enumerate(self._vectors) if v is not None}
     @classmethod
     def from_state(cls, info, tensors, model=None):
@@ -49,7 +49,8 @@ class Scorer:
 # %% ../../nbs/recommend/01_scorers.ipynb #83838440
 def _link(info):
     "The link of a saved state"
-    return Link(info['y_range'] and tuple(info['y_range']), info['mean'])
+    def numbers(name): return None if info.get(name) is None else tuple(info[name])   # older ones know sigmoids only
+    return Link(numbers('y_range'), info['mean'], info.get('clip', False), numbers('levels'), numbers('cuts'))
 def _vectors(tensors):
     "The vectors of a saved state"
     return tuple(tensors.get(f'vectors{k}') for k in (0,1))

@@ -53,7 +53,7 @@ def _newton(rows, x):
     for k in range(_STEPS):
         gradient = ((slope*errors)[:,None]@rows.vec)[:,0]+rows.decay*(x-rows.start)
         step = torch.cholesky_solve(gradient[...,None], L)[...,0]           # (c,d)
-        if rows.link.y_range is None: return x-step,~done
+        if not rows.link.bends: return x-step,~done
         step,worse,(loss,errors,slope) = _halved(rows, x, step, loss)
         x = x-step
         done |= (step.abs().amax(1)<1e-4) & ~(worse & (k>0))
@@ -122,7 +122,7 @@ def solve_factors(
     "Vectors and biases that minimize the loss on their ratings, with the other side fixed"
     vec,offset = other.vec,other.vec.new_full((len(other.vec),), link.shift)
     if other.bias is not None: offset = offset+other.bias
-    bare = Link(link.y_range)                                     # the shift is in the offset
+    bare = link._replace(mean=None)                               # the shift is in the offset
     if start.bias is None: return Factors(solve_rows(vec[rated], offset[rated], ratings, ends, start.vec, decay, bare))
     vec = torch.cat([vec, vec.new_ones(len(vec), 1)], 1)          # (n_others,k+1)
     x = torch.cat([start.vec, start.bias[:,None]], 1)             # (rows,k+1)

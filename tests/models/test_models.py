@@ -5,6 +5,9 @@ import numpy as np, pytest, torch
 from fastai.tabular.all import set_seed
 from fastcollab.all import BiasBaseline, CollabDataLoaders, CollabNN, DotProductBias, Embedding, ParamEmbedding
 from fastcollab.all import baseline_rmse, collab_learner, emb_size
+from fastcollab.recommend.base import Link
+from fastcollab.recommend.scorers import DotScorer
+from tests.small import load, quiet
 
 def test_both_embeddings_learn_the_same(dls):
     "`ParamEmbedding` and `Embedding` from the same weights give the same weights"
@@ -50,3 +53,26 @@ def test_baseline_against_a_loop(ratings, damping):
     assert np.allclose(got, want, atol=1e-5)
     assert math.isclose(baseline_rmse(dls, damping)['user + item bias'],
         np.sqrt(np.mean((np.array(want)-dls.valid_ds.store.ratings().numpy()[:,0])**2)), rel_tol=1e-5)
+
+class Clipped(DotProductBias):
+    "Ratings that are clipped, or those of an ordered probit"
+    levels = None
+    @property
+    def link(self): return Link(self.y_range, 3., self.levels is None, self.levels, self.levels and (0.,1.))
+
+@pytest.mark.parametrize('levels,why', [(None,'clips'),((1.,2.,5.),'probit')])
+def test_other_links_run_in_torch(levels, why):
+    "No compiled loop computes them: training, predictions, lists and ONNX come from PyTorch"
+    dls = load()
+    learn = collab_learner(dls, arch=Clipped.from_dls(dls, n_factors=3, y_range=(1.,5.)))
+    learn.model.levels = levels
+    assert why in learn.model.fuse_plan(dls.train_ds) and why in learn.fused_reason
+    quiet(learn, 1, 5e-2)
+    preds,_ = learn.get_preds()
+    u,i = (dls.valid_ds.store.ids()[:,k] for k in (0,1))
+    rec = learn.recommender()
+    assert torch.allclose(preds, learn.model.predictions(u).gather(1, i[:,None].long())[:,0], atol=1e-5)
+    assert type(rec.scorer) is DotScorer
+    assert torch.allclose(rec.scorer.module()(torch.stack([u,i], 1).long()), preds, atol=1e-5)
+    lists = rec.recommend(k=5)
+    assert lists.groupby('user')['prediction'].is_monotonic_decreasing.all()

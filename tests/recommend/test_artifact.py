@@ -49,6 +49,13 @@ def saved(tmp_path):
 
 # What comes back
 
+def test_older_version(saved):
+    "A folder of version 2 loads: its scorer knows no clipping and no levels"
+    def older(o): return {k:v for k,v in o.items() if k not in ('clip','levels','cuts')}
+    info = json.loads((saved/'recommender.json').read_text())['info']
+    manifest(saved, version=2, info={**info, 'scorer':older(info['scorer'])})
+    assert same(made(), Recommender.load(saved))
+
 @pytest.mark.parametrize('net', [False,True])
 def test_round_trip(net, tmp_path):
     "Everything comes back, lists to the last bit; the folder has four kinds of file, none of them a pickle"
@@ -321,10 +328,10 @@ DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'dama
     'data elsewhere':(lambda p: manifest(p, data='../../etc'), ValueError, ['damaged']),
     'older':(lambda p: manifest(p, version=1), ValueError, ['saved by an older fastcollab (format 1)',
         'save the recommender again']),
-    'newer':(lambda p: manifest(p, version=VERSION+1), ValueError, [f'format {VERSION+1}', f'reads format {VERSION}',
-        'update fastcollab']),
+    'newer':(lambda p: manifest(p, version=VERSION+1), ValueError, [f'format {VERSION+1}',
+        f'reads format 2 to {VERSION}', 'update fastcollab']),
     'much newer':(lambda p: put(p/'recommender.json', json.dumps(dict(format=FORMAT, version=99, other=1)).encode()),
-        ValueError, ['format 99', f'reads format {VERSION}', 'update']),
+        ValueError, ['format 99', f'reads format 2 to {VERSION}', 'update']),
     'version of text':(lambda p: manifest(p, version='1'), ValueError, ['version']),
     'no version':(lambda p: manifest(p, version=...), ValueError, ['version']),
     'no files':(lambda p: manifest(p, files=...), ValueError, ['damaged','again']),
@@ -360,6 +367,9 @@ DAMAGE = {**{f'{f} cut':(lambda p, f=f: cut(data(p)/f, -1), ValueError, [f,'dama
         ['y_range is','two numbers','damaged','again']),
     'a range of three':(lambda p: informed(p, scorer_y_range=[1,2,3]), ValueError,
         ['y_range is [1, 2, 3]','two numbers','damaged','again']),
+    'a level without its cut':(lambda p: informed(p, scorer_levels=[1,2,3], scorer_cuts=[0]), ValueError,
+        ['levels are [1, 2, 3]','cuts [0]','damaged','again']),
+    'levels without cuts':(lambda p: informed(p, scorer_levels=[1,2,3]), ValueError, ['cuts None','damaged']),
     'terms that are a number':(lambda p: informed(p, terms=3), ValueError, ['damaged','again']),
     'an unknown kind':(lambda p: informed(p, scorer_kind='tree'), ValueError, ["'tree'",'damaged','again']),
     'empty folder':(lambda p: (shutil.rmtree(p), p.mkdir()), FileNotFoundError, ['no recommender','name the folder']),
