@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['plain_value', 'plain_repr', 'some_of', 'example_row', 'any_of', 'check_choice', 'check_int', 'check_number',
            'check_share', 'check_range', 'check_seed', 'as_frame', 'type_name', 'check_frame', 'need_column',
-           'pick_column', 'check_unique', 'finite_numbers', 'unknown_ids']
+           'data_columns', 'pick_column', 'check_unique', 'finite_numbers', 'unknown_ids']
 
 # %% ../nbs/00_checks.ipynb #7e5fcf60
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
+from warnings import warn
 
 import numpy as np, pandas as pd, pyarrow as pa
 from pyarrow.interchange import from_dataframe
@@ -183,6 +184,27 @@ def need_column(
     kind,place = what+' ' if what else '', ' in '+table if table else ''
     raise KeyError(f'no {kind}column {name!r}{place}; the columns are {list(df.columns)}')
 
+# %% ../nbs/00_checks.ipynb #114f6401
+_index_names = '','index','level_0','__index_level_0__'
+
+def _counts_rows(df):
+    "Does the first column only number the rows?"
+    name = str(df.columns[0])
+    if len(df)<2 or not (name in _index_names or name.startswith('Unnamed: ')): return False
+    col = df.iloc[:,0]
+    if not pd.api.types.is_integer_dtype(col) or col.isna().any(): return False
+    return col.is_unique or (np.diff(col.to_numpy())>0).mean()>.9   # tables joined end to end start again
+
+def data_columns(
+    df:pd.DataFrame, # Any table
+)->list: # Names; one warning if the first column only counts the rows, which is left out then
+    "The columns that you can rely on by their order"
+    names = list(df.columns)
+    if not names or not _counts_rows(df): return names
+    text = f'the first column, {names[0]!r}, only counts the rows: it is skipped'
+    warn(f'{text}, and the columns are {names[1:]}; drop it, or name the columns if it belongs to them')
+    return names[1:]
+
 # %% ../nbs/00_checks.ipynb #114f64a0
 def pick_column(
     df:pd.DataFrame, # Any table
@@ -191,7 +213,10 @@ def pick_column(
     what:str, # What the column holds, such as 'user'
 )->pd.Series: # KeyError if it isn't there
     "A column by its name or its place"
-    return need_column(df, df.columns[k] if name is None else name, what)
+    if name is not None: return need_column(df, name, what)
+    columns = data_columns(df)
+    if k>=len(columns): raise KeyError(f'no column {k+1} for the {what}s; the columns are {columns}')
+    return df[columns[k]]
 
 # %% ../nbs/00_checks.ipynb #c32f82e0
 def check_unique(

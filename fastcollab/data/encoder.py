@@ -165,7 +165,7 @@ class RatingsEncoder:
         for side,name in enumerate(self.id_names):
             codes,values = coded[side]
             rows = self.fit_ids(name, codes, values, splits[0])
-            if side==1 and self.title_name: self.titles = self._titles(df, codes, rows, splits[0])
+            if side and self.title_name is not None: self.titles = self._titles(df, codes, rows, splits[0])
             tables[side],entities[side] = self._fit_features(side, df, codes, values, rows, splits)
             np.take(rows, codes, out=codes, mode='clip')  # in place: other modes copy first
             for x,part in zip(ids, splits): x[:,side] = torch.from_numpy(codes[part])

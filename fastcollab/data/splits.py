@@ -33,9 +33,9 @@ def RandomSplitter(
     "Random rows: the split of fastai's `RandomSplitter`, without seeding the rest of the program"
     valid_pct,seed = check_share('valid_pct', valid_pct, 'rows'),check_seed(seed)
     def _inner(df):
-        g = None if seed is None else torch.Generator().manual_seed(seed)
-        rows = torch.randperm(len(df), generator=g, dtype=torch.int32 if len(df)<2**31 else torch.int64).numpy()
-        cut = int(valid_pct*len(df))
+        g,n = None if seed is None else torch.Generator().manual_seed(seed),len(as_frame(df))
+        rows = torch.randperm(n, generator=g, dtype=torch.int32 if n<2**31 else torch.int64).numpy()
+        cut = int(valid_pct*n)
         return row_numbers(rows[cut:], rows[:cut])
     return _inner
 

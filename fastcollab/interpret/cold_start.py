@@ -107,6 +107,7 @@ class MetadataEmbedding:
         if self.model.factors(self.side) is None:
             raise TypeError(f'{self.model.name} has no factors; train a model that has them, such as DotProductBias')
         self.name,self.other = self.enc.id_names[self.side],self.enc.id_names[1-self.side]
+        meta = check_frame('the metadata', meta)
         need_column(meta, self.name, table='the metadata')
         check_unique(meta, self.name, 'the metadata')
         self.cat_names,self.cont_names = answer_columns(meta, self.name, cat_names, cont_names)
@@ -138,7 +139,7 @@ class MetadataEmbedding:
         meta:pd.DataFrame, # Metadata of new users, one row each
     )->Factors: # (n,k) and (n,)
         "Vectors and biases of new users"
-        df,average = self._answers(meta),self._factors(self.side).take(slice(0, 1))
+        df,average = self._answers(check_frame('the metadata', meta)),self._factors(self.side).take(slice(0, 1))
         res = side_by_side(average).expand(len(df), -1)
         if len(df):
             # fastai's loaders draw from the random state even to predict
@@ -150,7 +151,7 @@ class MetadataEmbedding:
         df:pd.DataFrame, # A row per rating: metadata of the new user and the id of the item (or the other way round)
     )->np.ndarray: # In stars, (n,) float32
         "The ratings to expect from metadata alone"
-        need_column(df, self.other)
+        need_column(df := check_frame('df', df), self.other)
         rows = torch.from_numpy(self.enc.encode_ids(self.other, df[self.other])).long()
         mine,other = self.factors(df),self._factors(1-self.side).take(rows)
         scores = (mine.vec*other.vec).sum(1)                                    # (n,)

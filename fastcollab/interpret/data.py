@@ -224,7 +224,7 @@ class RecommenderData(InterpretationData):
         if not isinstance(rec, Recommender):
             raise TypeError(f'rec is a {type(rec).__name__}; give a Recommender, or a learner to from_learner')
         titles = rec.items['title'].to_numpy(object)
-        if (titles==rec.ids[1].to_numpy(object)).all(): titles = None
+        if (titles==rec.ids[1].astype(str)).all(): titles = None
         super().__init__('this recommender', rec.names, rec.ids, titles, recommender_categories(rec))
         self.rec,self.test = rec,check_frame('test', test, rec.names)
     def __repr__(self): return f'a recommender and {len(self.test):,} test ratings'

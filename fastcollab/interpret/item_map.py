@@ -388,7 +388,7 @@ def item_map(
     axes:tuple=('','',''), # Names of the axes
 )->ItemMap:
     "An interactive map of all rows of `df`, in one file"
-    mark = mark if mark is None else [str(o) for o in mark]
+    df,mark = check_frame('df', df),mark if mark is None else [str(o) for o in mark]
     _check_frame(df, by, mark)
     title,note = html.escape(title or f'{len(df):,} items'),html.escape(note)
     css,data = BASE_CSS+_HEADER_CSS+_PLOT_CSS,_json(_map_data(df, by, sep, mark, top, axes))

@@ -266,7 +266,10 @@ def grown_terms(
 # %% ../../nbs/recommend/05_fold_in.ipynb #aac0b5fb
 def _boolean(df, like):
     "Missing values as False in the columns that are Boolean in `like`, or else NaN would count as True"
-    return df.assign(**{o:df[o].where(df[o].notna(), False).astype(bool) for o in like.select_dtypes(bool) if o in df})
+    df = df.copy()
+    for o in like.select_dtypes(bool):
+        if o in df: df[o] = df[o].where(df[o].notna(), False).astype(bool)
+    return df
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #87a510d3
 def grown_items(
@@ -278,7 +281,8 @@ def grown_items(
     "The table of items with new ones, and with new values of known ones"
     more = pd.DataFrame(index=new) if table is None else table.drop_duplicates(name).set_index(name).reindex(new)
     more = _boolean(more.reindex(columns=items.columns), items)
-    if 'title' in items and name!='title': more['title'] = [i if pd.isna(t) else t for t,i in zip(more['title'], new)]
+    titled = 'title' in items and name!='title'
+    if titled: more['title'] = [str(i if pd.isna(t) else t) for t,i in zip(more['title'], new)]
     if name in items: more[name] = new
     types = items.dtypes.to_dict()
     res = pd.concat([items, more.astype(types, errors='ignore')], ignore_index=True) if len(new) else items.copy()

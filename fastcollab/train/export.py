@@ -70,7 +70,8 @@ def trained_items(
     features = [f for f in enc.features if f.side==1]
     res = pd.DataFrame({enc.item_name:enc.index[enc.item_name]})
     tables = enc.tables[1][1:].split([f.width for f in features], 1) if features else ()
-    return res.assign(**{f.name:f.codec.decode(rows) for f,rows in zip(features, tables)})
+    for f,rows in zip(features, tables): res[f.name] = f.codec.decode(rows)
+    return res
 
 def check_items(
     enc, # Encoder of the loaders
@@ -85,20 +86,25 @@ def check_items(
         raise KeyError(f'the table of items is not of these items: {example}; check the column {name!r} and its type')
 
 # %% ../../nbs/train/06_export.ipynb #ec0938cc
+def _as_text(titles):
+    "Titles as text, whole numbers without a point: 1984 is a book"
+    if not pd.api.types.is_numeric_dtype(titles): return titles
+    return titles.convert_dtypes().astype('string').astype(object)
+
 def item_table(
     enc, # Encoder of the loaders
     items:pd.DataFrame|None=None, # One row per item: its id, `title`, and columns for filters; from training if None
-)->pd.DataFrame: # One row per item of training, in the order of the ids, with a title each
+)->pd.DataFrame: # One row per item of training, in the order of the ids; titles are text, the id's if there is none
     "The table of items of a recommender"
     ids,name = enc.index[enc.item_name],enc.item_name
     items = trained_items(enc) if items is None else check_frame('items', items, [name,'title'])
     check_items(enc, items)
-    titles = pd.Series(ids if enc.titles is None else enc.titles, index=ids)
+    titles = pd.Series(ids.astype(str) if enc.titles is None else enc.titles, index=ids)
     res = items.set_index(name, drop=False).reindex(ids)
     for o in items.select_dtypes(bool): res[o] = res[o].eq(True)            # False where it is missing
     res[name] = ids
     if 'title' not in res: res.insert(1, 'title', titles.to_numpy())
-    res['title'] = res['title'].where(res['title'].notna(), titles)
+    if name!='title': res['title'] = _as_text(res['title']).where(res['title'].notna(), _as_text(titles))
     return res.reset_index(drop=True)
 
 # %% ../../nbs/train/06_export.ipynb #h15e0001

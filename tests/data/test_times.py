@@ -2,8 +2,8 @@
 import warnings
 
 import numpy as np, pandas as pd, pyarrow as pa, pytest
-from fastcollab.all import (CollabDataLoaders, LeaveLastSplitter, SVDPlusPlus, TemporalSplitter, collab_learner,
-    unix_seconds)
+from fastcollab.all import CollabDataLoaders, LeaveLastSplitter, SVDPlusPlus, TemporalSplitter, collab_learner
+from fastcollab.all import unix_seconds
 from fastcollab.data.times import time_order, time_values
 from hypothesis import given, settings, strategies as st
 from small import SMALL, load, quiet
