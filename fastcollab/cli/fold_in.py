@@ -8,17 +8,20 @@ __all__ = ['fold_in']
 # %% ../../nbs/cli/06_fold_in.ipynb #3c923396
 from pathlib import Path
 
-from .common import open_recommender, read_any_table
+from .common import has_header, open_recommender, read_any_table
 
 # %% ../../nbs/cli/06_fold_in.ipynb #0be6356f
 def fold_in(
     folder:Path, # Folder of a recommender or of a training run
-    ratings:Path, # CSV or Parquet file with ratings of new users, or more of known ones, in the columns of training
+    ratings:Path, # Text or Parquet file with ratings of new users, or more of known ones, in the columns of training
     out:Path=None, # Folder to write the new recommender to
+    sep:str=None, # What separates the columns of a text file; found by default
+    encoding:str=None, # Encoding of a text file, e.g. latin-1; found by default
 ):
     "Add new users without training"
     if out is None: raise ValueError('--out DIR is missing; name a folder for the recommender with the new users')
-    old = open_recommender(folder)
-    new = old.fold_in(read_any_table(ratings))
+    old,table = open_recommender(folder),read_any_table(ratings, sep, encoding)
+    if not has_header(table): table = table.rename(columns=dict(enumerate(old.names)))
+    new = old.fold_in(table)
     new.save(out)
     print(f'{new.n_users-old.n_users:,} new users, {new.n_users-1:,} in all, written to {out}')

@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'USAGE', 'command', 'main']
 
 # %% ../../nbs/cli/09_main.ipynb #750d2d7c
-import re, sys
+import re, sys, warnings
 from importlib import import_module
 
 from fastcore.script import parse_cli
@@ -40,6 +40,10 @@ def main():
     # fastcore's options have two dashes, but -k 5 and -k5 are what people type
     sys.argv = [f'fastcollab {name}', *('--k' if o=='-k' else re.sub(r'^-k(?=\d)', '--k=', o) for o in sys.argv[2:])]
     args,kwargs,_ = parse_cli(f)
-    try: f(*args, **kwargs)
+    def show(message, *args, **kwargs): print(f'fastcollab {name}: {message}', file=sys.stderr)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            f(*args, **kwargs)
     except (ValueError, TypeError, KeyError, OSError) as e:
         sys.exit(f'fastcollab {name}: {e.args[0] if isinstance(e, KeyError) else e}')

@@ -11,10 +11,10 @@ from typing import Annotated
 
 from fastai.torch_basics import Tensor, set_seed
 from ..checks import check_number
+from .common import read_any_table, typed_column
 from .fit import fit_table, write_results
 from ..data.datasets import MOVIELENS_ZIPS, movielens
 from ..data.loaders import CollabDataLoaders
-from ..data.ratings import read_table
 from ..interpret.item_map import page_file
 from ..interpret.core import CollabInterpretation
 from ..models.hybrid import HybridMF, HybridNN
@@ -25,11 +25,15 @@ from ..train.learner import collab_learner
 
 # %% ../../nbs/cli/03_train.ipynb #1b8899cd
 def load_ratings(
-    ratings:str, # CSV or Parquet file, or the name of a MovieLens set
+    ratings:str, # Text or Parquet file, or the name of a MovieLens set
+    sep:str|None=None, # What separates the columns of a text file; found if None
+    encoding:str|None=None, # Encoding of a text file; found if None
 ): # A DataFrame
     "A table of ratings"
-    if ratings in MOVIELENS_ZIPS: return movielens(ratings)
-    if Path(ratings).exists(): return read_table(Path(ratings))
+    if ratings in MOVIELENS_ZIPS:
+        if sep or encoding: raise ValueError(f'{ratings} is a MovieLens set; leave out --sep and --encoding')
+        return movielens(ratings)
+    if Path(ratings).exists(): return read_any_table(Path(ratings), sep, encoding)
     raise FileNotFoundError(f'{ratings} is neither a file nor one of {list(MOVIELENS_ZIPS)}')
 
 def check_options(
@@ -45,14 +49,15 @@ def check_options(
 
 # %% ../../nbs/cli/03_train.ipynb #3c7a0002
 def load_dls(
-    ratings:str, # See `load_ratings`
+    ratings, # A DataFrame
     valid_pct:float, # Share of the rows to validate on
     columns:tuple, # Names of the columns of users, items, ratings and genres; None for the default
     bs:int, # Ratings per batch
     seed:int, # Seed of the split
 )->CollabDataLoaders:
     "Loaders of a table of ratings, with validation ratings"
-    dls = CollabDataLoaders.from_df(load_ratings(ratings), valid_pct, *columns, seed=seed, bs=bs, val_bs=max(bs, 4096))
+    names = [typed_column(ratings, o) for o in columns]
+    dls = CollabDataLoaders.from_df(ratings, valid_pct, *names, seed=seed, bs=bs, val_bs=max(bs, 4096))
     if not len(dls.valid_ds): raise ValueError(f'--valid-pct {valid_pct} leaves no validation ratings to measure on')
     return dls
 
@@ -68,7 +73,7 @@ def prediction_range(
 ARCHS = {o.__name__:o for o in (DotProduct, DotProductBias, CollabNN, HybridMF, HybridNN)}
 
 def train(
-    ratings:str, # CSV or Parquet file with a row per rating, or a MovieLens set such as ml-latest-small
+    ratings:str, # Text or Parquet file with a row per rating, or a MovieLens set such as ml-latest-small
     epochs:int=5, # Passes over the training part
     lr:float=5e-3, # Highest learning rate of the one-cycle schedule
     wd:float=0.1, # Weight decay
@@ -79,6 +84,8 @@ def train(
     item:str=None, # Item column; the second by default
     rating:str=None, # Rating column; the third by default
     genres:str=None, # Column with the set of genres of each item, separated by |
+    sep:str=None, # What separates the columns of a text file, e.g. ';' or '\t'; found by default
+    encoding:str=None, # Encoding of a text file, e.g. latin-1; found by default
     low:float=None, # Lowest prediction; half a star below the lowest rating by default
     high:float=None, # Highest prediction; half a star above the highest rating by default
     unk_p:float=0.1, # Share of ids replaced by the unknown one
@@ -89,7 +96,7 @@ def train(
 ):
     "Train on a table of ratings and measure on the part held out"
     check_options(out, report, epochs=epochs, factors=factors, bs=bs, lr=lr)
-    dls = load_dls(ratings, valid_pct, (user,item,rating,genres), bs, seed)
+    dls = load_dls(load_ratings(ratings, sep, encoding), valid_pct, (user,item,rating,genres), bs, seed)
     y = dls.train_ds.store.ratings()
     y_range = prediction_range(y, low, high)
     set_seed(seed)

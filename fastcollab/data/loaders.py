@@ -18,6 +18,7 @@ from ..losses import RatingMSE
 from .splits import *
 from .features import *
 from .timestamps import *
+from .files import *
 from .ratings import *
 from .encoder import *
 from .store import *
@@ -376,7 +377,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
 
     @classmethod
     def from_csv(cls,
-        csv, # File to read
+        csv, # File to read, see `read_table`
         **kwargs, # Arguments of `from_df` and of `pd.read_csv`
     ): # `CollabDataLoaders`
         "Loaders from a CSV file"

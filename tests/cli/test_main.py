@@ -160,10 +160,10 @@ def test_similar_info_and_newcomers(trained, ratings, monkeypatch, capsys):
     (['recommend','model','--all','--out','t.parquet','--csv','c.csv'], ['--csv','--out','--all']),
     (['recommend','model','--user','7','--mb','0'], ['mb is 0']),
     (['recommend','model','--all','--out','t.csv','-k','0'], ['k is 0']),
-    (['fold-in','model','empty.csv','--out','x'], ['empty.csv','cannot be read']),
-    (['fold-in','model','r.parquet.csv','--out','x'], ['r.parquet.csv','cannot be read']),
-    (['fold-in','model','text.parquet','--out','x'], ['text.parquet','cannot be read']),
-    (['fold-in','model','uneven.csv','--out','x'], ['uneven.csv','cannot be read']),
+    (['fold-in','model','empty.csv','--out','x'], ['empty.csv','is empty']),
+    (['fold-in','model','r.parquet.csv','--out','x'], ['r.parquet.csv','Parquet file']),
+    (['fold-in','model','text.parquet','--out','x'], ['text.parquet','damaged']),
+    (['fold-in','model','uneven.csv','--out','x'], ['uneven.csv','not a table','--sep']),
     (['similar','model','Nothing like it'], ["no item 'Nothing like it'"]), (['fold-in','model','r.csv'], ['--out']),
     (['fold-in','model','none.csv','--out','x'], ['none.csv'])])
 def test_errors_of_the_commands(trained, monkeypatch, capsys, args, words):
@@ -193,3 +193,59 @@ def test_train_on_a_movielens_set(data_dir, monkeypatch, capsys):
     monkeypatch.setenv('FASTCOLLAB_DATA', str(data_dir))
     said = run(monkeypatch, capsys, 'train', 'ml-100k', '--epochs', 1, '--bs', 2048, '--lr', .01, '--factors', 8)
     assert '80,000 ratings of 943 users' in said
+
+# Files of every kind
+
+def texts(df, sep, header=True, encoding='utf-8'):
+    "A table as text of any separator and encoding"
+    rows = [list(df)] if header else []
+    lines = [sep.join(map(str, o)) for o in rows+df.to_numpy(object).tolist()]
+    return '\n'.join(lines).encode(encoding)
+
+KINDS = dict(semicolon=(';',True,'utf-8'), tab=('\t',True,'utf-8'), colons=('::',False,'utf-8'),
+    latin=(';',True,'latin-1'), utf16=(',',True,'utf-16'), bar=('|',False,'utf-16-le'))
+@pytest.mark.parametrize('kind', KINDS)
+def test_train_reads_files_of_every_kind(csv, ratings, monkeypatch, capsys, kind):
+    "Without an option, and with those that say what can be seen"
+    sep,header,encoding = KINDS[kind]
+    df = ratings[['userId','movieId','rating','timestamp']].assign(note='é' if kind=='latin' else 'e')
+    Path('r.txt').write_bytes(texts(df, sep, header, encoding))
+    want = run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 2)
+    args = 'train','r.txt','--epochs',1,'--factors',2
+    assert run(monkeypatch, capsys, *args)==want
+    told = '--sep',sep.replace('\t', '\\t'),'--encoding',encoding
+    names = () if header else ('--user','0','--item','1','--rating','2')
+    assert run(monkeypatch, capsys, *args, *told, *names)==want
+
+def test_fold_in_reads_files_of_every_kind(trained, ratings, monkeypatch, capsys):
+    new = ratings[ratings.userId==7][['userId','movieId','rating']].assign(userId=999)
+    for sep,header,encoding in KINDS.values():
+        Path('new.dat').write_bytes(texts(new, sep, header, encoding))
+        for told in ((), ('--sep',sep.replace('\t', '\\t'),'--encoding',encoding)):
+            said = run(monkeypatch, capsys, 'fold-in', trained, 'new.dat', '--out', 'model2', *told)
+            assert '1 new users, 201 in all' in said
+
+FILES = {'one.csv':b'ab\n12\n', 'latin.csv':'user;item;rating\n1;Amélie;4\n'.encode('latin-1'),
+    'none.dat':b'1::2::3\n4::5::3\n', 'semi.csv':b'u;i;r\n1;2;3\n4;5;3\n'}
+@pytest.mark.parametrize('args,words', [(['one.csv'], ["['ab']",'--sep']),
+    (['semi.csv','--sep',','], ["['u;i;r']",'--sep']), (['latin.csv','--encoding','utf-8'], ['0xe9','--encoding']),
+    (['none.dat','--user','userId'], ["'userId'",'no header','0 to 2']),
+    (['latin.csv','--encoding','klingon'], ['klingon']), (['r.parquet','--sep',';'], ['Parquet','--sep']),
+    (['ml-100k','--sep',';'], ['MovieLens set','--sep'])])
+def test_advice_names_options_that_exist(csv, monkeypatch, capsys, args, words):
+    "What came, and the options of this very command"
+    for name,data in FILES.items(): Path(name).write_bytes(data)
+    with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, 'train', *args)
+    assert all(o in str(e.value) for o in words), str(e.value)
+    with pytest.raises(SystemExit): run(monkeypatch, capsys, 'train', '--help')
+    options = set(re.findall(r'--[a-z-]+', capsys.readouterr().out))
+    assert set(re.findall(r'--[a-z-]+', str(e.value)))<=options
+
+@pytest.mark.filterwarnings('always')
+def test_a_warning_is_a_line(csv, ratings, monkeypatch, capsys):
+    ratings.to_csv('i.csv')
+    monkeypatch.setattr(sys, 'argv', ['fastcollab','train','i.csv','--epochs','1','--factors','2'])
+    main()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert any(o.startswith("fastcollab train: the first column, 'Unnamed: 0', only counts the rows") for o in said)
+    assert not any('Warning' in o for o in said)
