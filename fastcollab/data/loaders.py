@@ -344,7 +344,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         user_cols:list|str|None=None, # Columns with features of the users
         sep:str='|', # What separates the categories of a set
         title_name:str|None=None, # Column with the titles of items, for display; 'title' if None and there is one
-        time_name:str|None=None, # Column with the time of each rating: dates, or numbers since 1970
+        time_name:str|None=None, # Column with the time of each rating: dates, numbers since 1970, or text
         user_weight:str|None=None, # 'sqrt': a user with n ratings counts sqrt(n) times; None draws each rating once
         splitter:Callable|None=None, # `df -> (train, valid)` row numbers; random if None
         splits:tuple|None=None, # Row numbers `(train, valid)` themselves
@@ -380,7 +380,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         csv, # File to read, see `read_table`
         **kwargs, # Arguments of `from_df` and of `pd.read_csv`
     ): # `CollabDataLoaders`
-        "Loaders from a CSV file"
+        "Loaders from a CSV file, or from text of another kind"
         features = {'genre_name','item_cols','user_cols'} & set(kwargs)
         own,rest = split_kwargs(cls.from_df, kwargs, () if features else ('sep',))
         return cls.from_df(read_table(csv, pd.read_csv, **rest), **own)

@@ -162,7 +162,8 @@ class LearnerData(InterpretationData):
         return f'a {self.name} and part {self.ds_idx} of its loaders, {n:,} ratings'
 
     def _feature(self, name):
-        try: return collab_model(self.learn.model).feature_factors(name)
+        columns = {str(f.name):f.name for f in self.learn.dls.features}
+        try: return collab_model(self.learn.model).feature_factors(columns[name])
         except KeyError: return None
     def vectors(self, key):
         "Vectors of users (0), items (1) or the categories of a feature (its column); None if there are none"
@@ -206,12 +207,12 @@ def recommender_categories(
     rec:Recommender, # Any recommender
 )->dict: # `FeatureCategories` by column
     "The features of the model, and the categories in the table of items"
-    res = {f.name:FeatureCategories(f.side, list(f.codec['classes'])[1:], f.rows) for f in rec.features}
+    res = {str(f.name):FeatureCategories(f.side, list(f.codec['classes'])[1:], f.rows) for f in rec.features}
     for name,sep in rec.separators.items():
-        if name in res or name not in rec.items: continue
+        if str(name) in res or name not in rec.items: continue
         codec = GenreCategorify(sep).setup(rec.items[name])
         g = torch.from_numpy(codec.encode(rec.items[name])[0]).long()                        # (n_items,width)
-        res[name] = FeatureCategories(1, list(codec.classes)[1:], torch.cat([torch.zeros_like(g[:1]), g]))
+        res[str(name)] = FeatureCategories(1, list(codec.classes)[1:], torch.cat([torch.zeros_like(g[:1]), g]))
     return res
 
 # %% ../../nbs/interpret/02_data.ipynb #36e3895b
@@ -231,7 +232,7 @@ class RecommenderData(InterpretationData):
 
     def _factors(self, key):
         if not isinstance(key, str): return self.rec.scorer.factors(key)
-        return next((f.factors for f in self.rec.features if f.name==key), None)
+        return next((f.factors for f in self.rec.features if str(f.name)==key), None)
     def vectors(self, key):
         "Vectors of users (0), items (1) or the categories of a feature (its column); None if there are none"
         res = self.rec.scorer.vectors(key) if not isinstance(key, str) else (f := self._factors(key)) and f.vec

@@ -105,7 +105,7 @@ def feature_categories(
     for side in (1,0):
         same = [f for f in enc.features if f.side==side]
         tables = enc.tables[side].cpu().long().split([f.width for f in same], 1) if same else ()
-        for f,g in zip(same, tables): res[f.name] = FeatureCategories(side, list(f.codec.classes)[1:], g)
+        for f,g in zip(same, tables): res[str(f.name)] = FeatureCategories(side, list(f.codec.classes)[1:], g)
     return res
 
 # %% ../../nbs/interpret/00_popularity_bias.ipynb #172e6b26
@@ -135,7 +135,8 @@ class PopularityBias(CollabCallback):
         seed:int=0, # Seed of the sample
         limits:dict|None=None, # Limits that replace those of the class, by name
     ):
-        self.k,self.n_users,self.by,self.seed = check_int('k', k, what='items'),n_users,by,seed
+        self.k,self.n_users = check_int('k', k, what='items'),check_int('n_users', n_users)
+        self.by,self.seed = None if by is None else str(by),check_seed(seed)
         if bad := [o for o in limits or {} if o not in self.limits]:
             raise KeyError(f'{bad[0]!r} is not a limit; choose from {list(self.limits)}')
         self.limits,self.history = {**self.limits, **(limits or {})},[]

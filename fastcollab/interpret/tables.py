@@ -16,11 +16,11 @@ from .popularity_bias import *
 # %% ../../nbs/interpret/03_tables.ipynb #15f6134a
 def table_key(
     data:InterpretationData, # What to read
-    what:str, # 'users', 'items' or the column of a feature
+    what, # 'users', 'items' or the column of a feature
     item_feature:bool=False, # Does it have to be a feature of the items?
 )->int|str: # 0 for users, 1 for items, or the column of a feature
     "What `what` means"
-    feats = data.features
+    feats,what = data.features,str(what)   # a column can be called 5; 0 and 1 are users and items
     if what in ('genre','genres') and what not in feats:
         several = [k for k,f in feats.items() if f.side==1 and f.rows.shape[1]>1]
         if len(several)==1: return several[0]

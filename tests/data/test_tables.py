@@ -3,9 +3,9 @@ import warnings
 from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pyarrow as pa, pytest
-from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, FoldSplitter, LeaveLastSplitter,
-    MetadataEmbedding, RandomSplitter, Recommender, StratifiedSplitter, TemporalSplitter, UserStratifiedSplitter,
-    collab_learner, describe_ratings, plot_ratings)
+from fastcollab.all import (CollabDataLoaders, CollabInterpretation, ColdItemSplitter, ColdUserSplitter, FoldSplitter,
+    HybridMF, LeaveLastSplitter, MetadataEmbedding, PopularityBias, RandomSplitter, Recommender, StratifiedSplitter,
+    TemporalSplitter, UserStratifiedSplitter, collab_learner, describe_ratings, load_learner, plot_ratings)
 from small import SMALL, load, quiet
 
 PLAIN = SMALL.astype(dict(title=str, genres=str)).assign(fold=np.arange(300)%4)
@@ -122,6 +122,20 @@ def test_numbers_as_names(tmp_path):
     again = Recommender.load(tmp_path/'rec')
     assert again.recommend(k=3).equals(rec.recommend(k=3)) and list(again.names)==[0,1,2]
     assert np.array_equal(again.predict(df[[0,1]]), rec.predict(df[[0,1]]))
+
+def test_numbers_as_names_of_features(tmp_path):
+    "Interpretation finds features whose columns are numbers, by number or by text"
+    df = PLAIN.assign(age=PLAIN.userId%7).set_axis(range(8), axis=1)
+    dls = load(df, item_cols=[5], user_cols=[7], title_name=4)
+    learn = quiet(collab_learner(dls, arch=HybridMF, n_factors=4, y_range=(0,5.5), cbs=PopularityBias(by=5)), 1)
+    for data in (CollabInterpretation(learn), CollabInterpretation.from_recommender(learn.recommender(), df)):
+        assert data.bias(5).equals(data.bias('5')) and len(data.bias(7))==5
+        data.plot_genres(5), data.plot_factors(by=5), data.plot_similarity(7), data.plot_factors(by=5, interactive=True)
+    data.report(tmp_path/'r.html')
+    learn.export(tmp_path/'l.pkl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert np.array_equal(load_learner(tmp_path/'l.pkl').predict(df), learn.predict(df))
 
 @pytest.mark.parametrize('label', ['userId','movieId','rating','title','genres','timestamp'])
 def test_the_label_zero_is_a_name(label):
