@@ -16,13 +16,16 @@ import numpy as np, pandas as pd, pyarrow as pa
 from pyarrow.interchange import from_dataframe
 
 # %% ../nbs/00_checks.ipynb #6226d837
+_short_floats = {2:np.float16, 4:np.float32}
+
 def plain_value(
     o, # Any value
 ): # A value of Python, if `o` is one of numpy or an array or tensor without dimensions; `o` itself otherwise
     "The value of Python that you meant"
-    if isinstance(o, (np.float16,np.float32)): return float(str(o))   # as short as it was typed
-    if isinstance(o, np.ndarray) and o.ndim==0: return plain_value(o[()])
-    return o.item() if isinstance(o, np.generic) or getattr(o, 'ndim', None)==0 else o
+    if getattr(o, 'ndim', None)!=0: return o
+    res = o.item()
+    if not isinstance(res, float) or o.dtype.itemsize not in _short_floats: return res
+    return float(str(_short_floats[o.dtype.itemsize](res)))   # with the digits that were typed
 
 def plain_repr(
     o, # A value of numpy or Python
@@ -124,13 +127,13 @@ def check_share(
 def check_range(
     name:str, # Name of the argument
     value, # What came
-)->tuple|None: # Lowest and highest, float; None for None; ValueError if it isn't a range
+)->tuple|None: # Lowest and highest, as numbers of Python; None for None; ValueError if it isn't a range
     "Check that an argument is a pair of the lowest and the highest value"
     if value is None: return None
     try: low,high = (plain_value(o) for o in value)
     except (TypeError,ValueError): low = high = None   # not two values
     good = all(isinstance(o, Real) and not isinstance(o, bool) for o in (low,high)) and low<high
-    if good: return float(low),float(high)
+    if good: return low,high
     text = tuple(map(plain_value, value)) if np.ndim(value)==1 else plain_value(value)
     raise ValueError(f'{name} is {text}; it has to be (lowest, highest)')
 

@@ -105,7 +105,8 @@ class OrdinalLoss(RatingLoss):
             raise ValueError(f'{len(levels)} different ratings are too many for OrdinalLoss, which takes at most 100; '
                 'use RatingMSE')
         self.register_buffer('levels', levels)
-        share = (torch.ones(len(levels)) if counts is None else counts.float().clamp(min=1)).cumsum(0)
+        counts = torch.ones(len(levels)) if counts is None else torch.as_tensor(counts, dtype=torch.float32)
+        share = counts.clamp(min=1).cumsum(0)
         start = torch.logit(share[:-1]/share[-1])
         self.first = nn.Parameter(start[:1].clone())
         self.gaps = nn.Parameter(start.diff().log())   # logarithms: cuts stay in order

@@ -162,6 +162,7 @@ def read_table(
         hint = 'name another encoding, such as latin-1: encoding= in Python, --encoding on the command line'
         raise ValueError(f'{file} is not {kwargs.get("encoding", "UTF-8")}: {byte}; {hint}') from e
     except pd.errors.EmptyDataError as e: raise ValueError(f'{file} is empty') from e
-    except pd.errors.ParserError as e: raise ValueError(f'{file} is not a table: {str(e).strip()}; check {_say_sep}') from e
+    except pd.errors.ParserError as e:
+        raise ValueError(f'{file} is not a table: {str(e).strip()}; check {_say_sep}') from e
     except zipfile.BadZipFile as e: raise ValueError(f'{file} is not a whole zip file: {e}; get it again') from e
     except (*_damage, pa.ArrowException) as e: raise ValueError(f'{file} is damaged: {e}; get it again') from e

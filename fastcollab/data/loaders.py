@@ -173,9 +173,9 @@ class RatingsDL(TfmdDL):
         num_workers:int=0, # As in fastai; the ratings are on the device already, so there are no workers
         **kwargs
     ):
-        check_int('bs', bs, what='ratings')
+        bs,seed = check_int('bs', bs, what='ratings'),check_seed(seed)
         if num_workers: warn(f'num_workers is {num_workers}; the ratings are on the device already, so none starts')
-        check_choice('user_weight', user_weight, (None,'sqrt'))
+        user_weight = check_choice('user_weight', user_weight, (None,'sqrt'))
         state = random.getstate()  # fastai's `DataLoader` draws from it, also for a loader that only predicts
         try: super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
         finally: random.setstate(state)
@@ -418,6 +418,5 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         steps:int=100, # Batches of an epoch
     ): # `CollabDataLoaders` of the same ratings
         "Loaders whose training batches are the whole training part"
-        check_int('steps', steps)
-        train = FullBatchDL(self.train_ds, steps)
+        train = FullBatchDL(self.train_ds, check_int('steps', steps))
         return type(self)(train, self.valid.new(bs=2**15), path=self.path, device=self.device)

@@ -142,9 +142,9 @@ def _draw_timestamps(users, n_users, rng):
 # %% ../../nbs/data/01_synthetic.ipynb #c3c2d629
 def _check_sizes(n_users, n_items, n_ratings, n_factors, noise):
     sizes = dict(n_users=n_users, n_items=n_items, n_ratings=n_ratings, n_factors=n_factors)
-    for k,v in sizes.items(): check_int(k, v)
-    check_number('noise', noise, low=0)
-    if n_ratings<=n_users*n_items: return
+    n_users,n_items,n_ratings,n_factors = (check_int(k, v) for k,v in sizes.items())
+    noise = check_number('noise', noise, low=0)
+    if n_ratings<=n_users*n_items: return n_users,n_items,n_ratings,n_factors,noise
     raise ValueError(f"{n_ratings:,} ratings don't fit into {n_users:,} users x {n_items:,} items; lower n_ratings")
 
 def _pair_frame(cells, n_items):
@@ -169,8 +169,8 @@ def synthetic_ratings(
     seed:int=42, # Same seed, same frame
 )->pd.DataFrame: # As of `movielens`; `attrs['truth']` is the `GroundTruth`, `attrs['rmse']` its error
     "A MovieLens-like frame whose truth you know"
-    _check_sizes(n_users, n_items, n_ratings, n_factors, noise)
-    rng = np.random.default_rng(seed)
+    n_users,n_items,n_ratings,n_factors,noise = _check_sizes(n_users, n_items, n_ratings, n_factors, noise)
+    rng = np.random.default_rng(check_seed(seed))
     has = _draw_genres(n_items, rng)
     truth = _draw_truth(has, n_users, n_factors, noise, rng)
     df = _pair_frame(_draw_pairs(n_users, n_items, n_ratings, rng), n_items)

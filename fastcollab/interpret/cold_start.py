@@ -86,6 +86,7 @@ def vector_learner(
     block,args = RegressionBlock(n_out=len(names)),dict(valid_idx=[], bs=min(bs, len(df)), dl_type=TabDataLoader)
     dls = TabularDataLoaders.from_df(df, procs=[Categorify,Normalize], cat_names=cat_names, cont_names=cont_names,
         y_names=names, y_block=block, **args)
+    layers = [plain_value(o) for o in layers]
     learn = tabular_learner(dls, layers=layers, n_out=target.shape[1], loss_func=WeightedMSE())
     for p in learn.model.layers[-1].parameters(): nn.init.zeros_(p)
     return learn
@@ -103,7 +104,8 @@ class MetadataEmbedding:
         bs:int=64, # Ids per batch
         seed:int|None=None, # Seed of the weights and of the order; None takes the global random state
     ):
-        self.model,self.enc,self.side,self.seed = collab_model(learn.model),learn.dls.train_ds.enc,int(is_item),seed
+        self.model,self.enc = collab_model(learn.model),learn.dls.train_ds.enc
+        self.side,self.seed = int(is_item),check_seed(seed)
         if self.model.factors(self.side) is None:
             raise TypeError(f'{self.model.name} has no factors; train a model that has them, such as DotProductBias')
         self.name,self.other = self.enc.id_names[self.side],self.enc.id_names[1-self.side]
@@ -114,13 +116,14 @@ class MetadataEmbedding:
         df,rows = self._answers(meta),self.enc.encode_ids(self.name, meta[self.name])
         n = int((rows>0).sum())
         if not n: raise unknown_ids(meta[self.name].tolist(), len(meta), 'ids of the metadata')
+        bs = plain_value(bs)
         if bs<2 or n<2:
             raise ValueError(f'the metadata has {n} known ids and bs is {bs}; batch norm needs two of them in a batch')
         counts = learn.dls.train_ds.store.counts(self.side, len(self.enc.classes[self.name])).cpu()
         table,known = side_by_side(self._factors(self.side)),torch.from_numpy(rows[rows>0]).long()
         deviation = table[known]-table[0]                                       # (n,k+1)
         self.scale = deviation.std().clamp(min=1e-8)
-        with quiet_tabular(seed):
+        with quiet_tabular(self.seed):
             self.learn = vector_learner(df[rows>0].reset_index(drop=True), deviation/self.scale, counts[known].sqrt(),
                 self.cat_names, self.cont_names, ifnone(layers, [50]), bs)
     def _answers(self, df): return answers(df, self.cat_names, self.cont_names)
@@ -132,7 +135,7 @@ class MetadataEmbedding:
         wd:float=1., # Weight decay
     ): # self
         "Train the tabular model"
-        learn = self.learn
+        learn,lr,wd = self.learn,plain_value(lr),plain_value(wd)
         with quiet_tabular(self.seed), learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=wd)
         return self
     def factors(self,

@@ -21,7 +21,7 @@ def worst(
     min_rows:int=5, # Leave out users or items with fewer rows
 )->pd.DataFrame: # `user` or `item`, `title` of items if they have one, `rows, rmse, mean_error`, `ratings` in training
     "The users or items with the largest RMSE"
-    check_int('n', n, none='all')
+    n,min_rows = check_int('n', n, none='all'),check_int('min_rows', min_rows, 0)
     rows = rows[rows[f'{by}_ratings']>0]
     groups = rows.assign(square=rows.error**2).groupby(by, sort=True)
     res = groups.agg(rows=('error','size'), rmse=('square','mean'), mean_error=('error','mean'),
@@ -36,7 +36,7 @@ def top_losses(
     k:int=10, # Rows to show
 )->pd.DataFrame: # As `rows`, the largest error first
     "The predictions that are furthest from their rating"
-    check_int('k', k)
+    k = check_int('k', k)
     return rows.iloc[np.argsort(-rows.error.abs().to_numpy(), kind='stable')[:k]].reset_index(drop=True)
 
 def _rmse(error): return float((error**2).mean()**.5) if len(error) else np.nan
@@ -98,7 +98,7 @@ def plot_error_by_popularity(rows, what='items', ax=None, figsize=(7,4.5)):
 # %% ../../nbs/interpret/05_error_analysis.ipynb #18c4c182
 def plot_calibration(rows, bins=10, ax=None, figsize=(5.5,5)):
     "The mean rating by prediction"
-    check_int('bins', bins)
+    bins = check_int('bins', bins)
     groups,ax = rows.groupby(quantile_bins(rows.prediction, bins)),axes_for(ax, figsize)
     x,y,half = groups.prediction.mean(),groups.rating.mean(),groups.rating.agg(half_interval)
     off = np.average((y-x).abs(), weights=groups.size())
@@ -114,7 +114,7 @@ def plot_calibration(rows, bins=10, ax=None, figsize=(5.5,5)):
 # %% ../../nbs/interpret/05_error_analysis.ipynb #0836bb02
 def plot_residuals(rows, bins=40, ax=None, figsize=(7,4.5)):
     "The distribution of the errors"
-    check_int('bins', bins)
+    bins = check_int('bins', bins)
     error,ax = rows.error,axes_for(ax, figsize)
     mean,sd = error.mean(),error.std(ddof=0)
     n,edges,_ = ax.hist(error, bins, color='0.8', edgecolor='0.4', lw=.5)

@@ -388,7 +388,8 @@ def item_map(
     axes:tuple=('','',''), # Names of the axes
 )->ItemMap:
     "An interactive map of all rows of `df`, in one file"
-    df,mark = check_frame('df', df),mark if mark is None else [str(o) for o in mark]
+    df,top = check_frame('df', df),check_int('top', top, 0)
+    mark = mark if mark is None else [str(o) for o in mark]
     _check_frame(df, by, mark)
     title,note = html.escape(title or f'{len(df):,} items'),html.escape(note)
     css,data = BASE_CSS+_HEADER_CSS+_PLOT_CSS,_json(_map_data(df, by, sep, mark, top, axes))
@@ -414,7 +415,7 @@ def _known_facts(data, rows):
 def model_map(data, method='pca', dims=2, n=1000, by=None, mark=None, top=50, seed=0):
     "The items of a model by their vectors, with what is known about them, on a page"
     check_map(method, dims, n, by, mark, top)
-    rows,v,title = map_items(data, n)
+    dims,(rows,v,title) = plain_value(dims),map_items(data, n)
     xy,axes = project(v, method, dims, seed)
     df = pd.DataFrame(xy, columns=['x','y','z'][:dims])
     df = df.assign(title=names_of(data, 'items', titles=True)[rows], **_known_facts(data, rows))

@@ -106,7 +106,7 @@ def _umap(v, dims, seed):
     try: from umap import UMAP
     except ImportError: raise ImportError("method='umap' needs umap-learn: pip install 'fastcollab[viz]'") from None
     if len(v)<=dims+2: raise ValueError(f"{len(v)} items are too few for UMAP; use method='pca'")
-    n = min(15, len(v)-1)
+    n,seed = min(15, len(v)-1),check_seed(seed)
     return UMAP(n_components=dims, n_neighbors=n, random_state=seed, n_jobs=1).fit_transform(v)   # a seed needs one job
 
 def components(
@@ -115,7 +115,7 @@ def components(
     seed:int=0, # Seed of the solver
 )->tuple: # Vectors on the components (n,dims), components (dims,k), names of the axes
     "The first principal components; where vectors are shorter than `dims`, the rest is 0"
-    pca = PCA(min(dims, *v.shape), random_state=seed).fit(v)
+    pca = PCA(min(dims, *v.shape), random_state=check_seed(seed)).fit(v)
     missing = dims-len(pca.components_)
     axes = np.pad(pca.components_, ((0,missing),(0,0)))
     share = np.pad(np.nan_to_num(pca.explained_variance_ratio_), (0,missing))
@@ -130,6 +130,7 @@ def project(
     seed:int=0, # Seed of the projection
 )->tuple: # (n,dims), and names of the axes
     "Vectors in two or three dimensions"
+    dims,seed = plain_value(dims),check_seed(seed)
     if method=='pca': return components(v, dims, seed)[::2]
     names = [f'{dict(tsne="t-SNE", umap="UMAP")[method]} {k+1}' for k in range(dims)]
     if method=='umap': return _umap(v, dims, seed),names
@@ -142,8 +143,8 @@ def check_map(method, dims, n, by, mark, top):
     "Check the arguments of a map"
     check_choice('method', method, ('pca','tsne','umap'))
     check_choice('dims', dims, (2,3))
-    check_int('n', n, 3, none='all')
-    check_int('top', top, 0)
+    n = check_int('n', n, 3, none='all')
+    top = check_int('top', top, 0)
     if by is None and mark is not None: raise ValueError('mark names categories of a feature; name the feature in by')
 
 # %% ../../nbs/interpret/04_plots.ipynb #01195d64
@@ -224,7 +225,7 @@ def _draw_arrows(ax, tips):
 def plot_genres(data, by='genres', n=20, ax=None, figsize=(8,7)):
     "The directions of categories on the map of the items"
     key = table_key(data, by, item_feature=True)
-    check_int('n', n)
+    n = check_int('n', n)
     _,v,_ = map_items(data, None)
     title = most_rated(data, 1000)[1]
     xy,axes,names = components(v, 2)
@@ -257,7 +258,7 @@ def _liked(data, what):
 # %% ../../nbs/interpret/04_plots.ipynb #21431482
 def plot_bias(data, what='items', n=10, min_ratings=0, ax=None, figsize=None):
     "The largest and the smallest biases"
-    check_int('n', n)
+    n,min_ratings = check_int('n', n),check_int('min_ratings', min_ratings, 0)
     df,liked = bias_ranking(data, what, None, min_ratings=min_ratings),_liked(data, what)
     if not len(df): raise ValueError(f'none of the {what} has {min_ratings:,} ratings; lower min_ratings')
     total,both = len(df),len(df)>2*n

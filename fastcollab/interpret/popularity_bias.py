@@ -25,7 +25,7 @@ def top_rows(
     k:int=10, # Items per user
 )->Tensor: # Rows of items, best first, (n,min(k,n_items)) int64; 0 where a user has nothing left to rate
     "The `k` items with the highest predictions for each user, without those that the user rated in training"
-    check_int('k', k, what='items')
+    k = check_int('k', k, what='items')
     k,size = min(k, rec.n_items-1),rec.batch_size()
     parts = top_items(rec.scorer, u.cpu(), rec.n_items, k, seen=rec.history[:2], size=size)
     return torch.cat([torch.where(best.isinf(), 0, i) for _,i,best in parts])
@@ -36,7 +36,7 @@ def sample_users(
     seed:int, # Seed of the sample
 )->Tensor: # Rows of users, (min(n,size),) int64
     "Rows of users drawn at random without replacement"
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size]+1
+    return torch.randperm(n, generator=torch.Generator().manual_seed(check_seed(seed)))[:size]+1
 
 # %% ../../nbs/interpret/00_popularity_bias.ipynb #7098aae7
 def list_counts(

@@ -94,7 +94,7 @@ def bias_ranking(
     min_ratings:int=0, # Leave out what has fewer ratings in training
 )->pd.DataFrame: # `what`, `title` of items if they have one, `bias`, `ratings` in training
     "The largest or the smallest biases"
-    check_int('n', n, none='all')
+    n,min_ratings = check_int('n', n, none='all'),check_int('min_ratings', min_ratings, 0)
     bias = data.require_biases(table_key(data, what)).numpy()
     rows = np.argsort(-bias if largest else bias, kind='stable')
     return _table(data, what, rows[counts_of(data, what)[rows]>=min_ratings][:n], bias=bias)
@@ -110,7 +110,7 @@ def similar_table(
     "What has a vector with a similar direction"
     if not is_single(name):
         raise TypeError(f'name is a {type(name).__name__}; similar takes one name, and similarity takes several')
-    check_int('n', n, none='all')
+    n,min_ratings = check_int('n', n, none='all'),check_int('min_ratings', min_ratings, 0)
     row = rows_of(data, what, [name])[0]
     v = F.normalize(data.require_vectors(table_key(data, what)), dim=1)
     cosine = (v@v[row]).numpy()
@@ -167,8 +167,8 @@ def listed_items(
     seed:int=0, # Seed of the sample
 )->tuple: # Ratings and places in lists of each item, (n_items,) each; numbers of `concentration`
     "How often each item is rated in training and recommended to a sample of users"
-    check_int('k', k)
-    check_int('n_users', n_users)
+    k = check_int('k', k)
+    n_users = check_int('n_users', n_users)
     users = sample_users(len(data.ids[0]), n_users, seed)
     listed = list_counts(data.recommender(), users, k)
     rates,rated = (torch.from_numpy(o)[1:] for o in data.counts)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fastai.collab import EmbeddingDotBias, EmbeddingNN
 from fastai.torch_basics import *
-from ..checks import unknown_ids
+from ..checks import check_range, unknown_ids
 from ..data.ids import find_rows, raw_ids
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from .layers import emb_size, find_hook, is_plain_table
@@ -268,7 +268,7 @@ class ForeignModel(CollabModel):
         model:nn.Module, # Maps x (bs,2+) to ratings (bs,) or (bs,1)
         ds=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
-        self.model,self.y_range = model,getattr(model, 'y_range', None)
+        self.model,self.y_range = model,check_range('y_range', getattr(model, 'y_range', None))
         self.n_users,self.n_items = (None,None) if ds is None else (ds.n_users,ds.n_items)
         if ds is None: return
         self.classes,self.user,self.item = ds.classes,ds.user_name,ds.item_name

@@ -15,8 +15,8 @@ def create_params(
     std:float=0.01, # Standard deviation
 )->nn.Parameter: # Trainable tensor of shape `size`
     "A parameter filled with truncated normal noise, as in fastai's `Embedding`"
-    if len(size)==1 and is_listy(size[0]): size = tuple(size[0])
-    return nn.Parameter(trunc_normal_(torch.empty(*size), std=std))
+    if len(size)==1 and np.ndim(size[0]): size = size[0]
+    return nn.Parameter(trunc_normal_(torch.empty(*map(int, size)), std=float(std)))
 
 # %% ../../nbs/models/00_layers.ipynb #e35b2a15
 class ParamEmbedding(Module):
@@ -105,4 +105,4 @@ def emb_size(
     n:int, # Number of rows, `#na#` included
 )->int: # Length of a row
     "Embedding size for `n` categories: min(600, round(1.6 * n**0.56)), fastai's `emb_sz_rule`"
-    return min(600, round(1.6 * n**0.56))
+    return min(600, round(1.6 * int(n)**0.56))

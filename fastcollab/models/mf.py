@@ -7,6 +7,7 @@ __all__ = ['DotProduct', 'DotProductBias', 'BiasBaseline']
 
 # %% ../../nbs/models/02_mf.ipynb #e724501b
 from fastai.torch_basics import *
+from ..checks import check_number, check_range
 from .base import *
 from .layers import *
 from ..recommend.base import *
@@ -21,7 +22,7 @@ class DotProduct(CollabModel):
         y_range:tuple|None=None, # Lowest and highest rating; None for any number
         emb:Callable=Embedding, # `Embedding` or `ParamEmbedding`
     ):
-        self.n_users,self.n_items,self.y_range = n_users,n_items,y_range
+        self.n_users,self.n_items,self.y_range = n_users,n_items,check_range('y_range', y_range)
         self.u_weight,self.i_weight = emb(n_users, n_factors),emb(n_items, n_factors)
 
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,)
@@ -58,7 +59,7 @@ class BiasBaseline(CollabModel):
         n_items:int, # Rows of the item table, `#na#` included
         damping:float=5., # Ratings at the mean that each user and item starts with
     ):
-        self.n_users,self.n_items,self.damping = n_users,n_items,damping
+        self.n_users,self.n_items,self.damping = n_users,n_items,check_number('damping', damping, low=0)
         self.mean = nn.Parameter(torch.zeros(1), requires_grad=False)
         self.u_bias,self.i_bias = (nn.Parameter(torch.zeros(n), requires_grad=False) for n in (n_users,n_items))
 

@@ -7,6 +7,7 @@ __all__ = ['CollabNN', 'LinearCollab']
 
 # %% ../../nbs/models/03_nn.ipynb #79a3d4c5
 from fastai.torch_basics import *
+from ..checks import check_range, plain_value
 from .base import *
 from .layers import *
 from ..recommend.base import *
@@ -45,13 +46,13 @@ class CollabNN(CollabModel):
         act_cls:Callable|None=None, # Activation; ReLU if None
         n_more:int=0, # Length of what a subclass puts behind the two vectors
     ):
-        self.n_users,self.n_items,self.y_range = n_users,n_items,y_range
-        u_sz,i_sz = ifnone(emb_szs, self.default_emb_szs(n_users, n_items))
-        layers = [n_factors] if layers is None else list(layers)
-        ps = [ifnone(ps, 0.)]*len(layers) if not is_listy(ps) else ps
+        self.n_users,self.n_items,self.y_range = n_users,n_items,check_range('y_range', y_range)
+        u_sz,i_sz = map(plain_value, ifnone(emb_szs, self.default_emb_szs(n_users, n_items)))
+        layers = [plain_value(o) for o in ([n_factors] if layers is None else layers)]
+        ps = [float(o) for o in ([ifnone(ps, 0.)]*len(layers) if np.ndim(ps)==0 else ps)]
         if len(ps)!=len(layers): raise ValueError(f'{len(ps)} dropout rates in ps for {len(layers)} layers')
         self.u_weight,self.i_weight = Embedding(n_users, u_sz),Embedding(n_items, i_sz)
-        self.emb_drop = nn.Dropout(embed_p)
+        self.emb_drop = nn.Dropout(float(embed_p))
         sizes = [u_sz+i_sz+n_more, *layers]
         act = ifnone(act_cls, nn.ReLU(inplace=True))
         hidden = [LinBnDrop(a, b, bn=use_bn, p=p, act=act, lin_first=lin_first) for a,b,p in zip(sizes, layers, ps)]

@@ -11,6 +11,7 @@ import weakref
 from typing import NamedTuple
 
 from fastai.torch_basics import *
+from ..checks import check_range
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from ..kernels.jit import compiling,load_kernels
 from .base import *
@@ -266,7 +267,7 @@ class SVDPlusPlus(HybridModel):
         n_factors:int=50, # Length of the vectors
         y_range:tuple|None=None, # Lowest and highest rating; None for any number
     ):
-        self.n_users,self.n_items,self.y_range = n_users,n_items,y_range
+        self.n_users,self.n_items,self.y_range = n_users,n_items,check_range('y_range', y_range)
         self.n_factors,self.timestamps = n_factors,tuple(timestamps)
         (u,i),width,sizes = seen[:,:2].T,n_factors+1,(n_users,n_items)      # the last number of each row is a bias
         self.init_features(features)

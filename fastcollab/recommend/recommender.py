@@ -11,7 +11,7 @@ import copy
 
 import numpy as np, pandas as pd, torch
 from torch import Tensor
-from ..checks import as_frame, check_choice, check_int, check_number, need_column, some_of
+from ..checks import as_frame, check_choice, check_int, check_number, need_column, plain_value, some_of
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
 from .base import Factors, FeatureTerms, FoldTerms, Link
@@ -206,8 +206,7 @@ class Recommender:
         k:int=10, # Items per list
     )->int: # Users per batch
         "How many users have their scores and lists in so much memory"
-        check_number('mb', mb, above=0, what='memory for scores, in MB')
-        check_int('k', k, what='items per list')
+        mb,k = check_number('mb', mb, above=0, what='memory for scores, in MB'),check_int('k', k, what='items per list')
         rated = _PER_RATED*len(self.history.items)//self.n_users
         return max(1, int(mb*2**18)//(self.n_items-1+_PER_CANDIDATE*(k+_SPARE)+rated))
 
@@ -221,7 +220,7 @@ class Recommender:
         mb:float=64, # Memory for scores and lists, in MB
     ): # Generator of DataFrames as `recommend` makes them
         "The best items for some users at a time, for results that don't fit into memory"
-        u = torch.arange(1, self.n_users) if users is None else id_rows(users, self.ids[0], 0)
+        u,k = torch.arange(1, self.n_users) if users is None else id_rows(users, self.ids[0], 0),plain_value(k)
         size,seen = self.batch_size(mb, k),self.history[:2] if exclude_seen else None
         i = candidate_rows(self.ids[1], self.items, k, items, exclude, filters, self.separators)
         titles = self.items['title'].array
@@ -278,7 +277,7 @@ class Recommender:
         return self._similar(0, user, k, metric)
     def _similar(self, side, id_, k, metric):
         check_choice('metric', metric, ('cosine','dot'))
-        check_int('k', k, high=len(self.ids[side])-1, what=f'other {SIDES[side]}')
+        k = check_int('k', k, high=len(self.ids[side])-1, what=f'other {SIDES[side]}')
         row,vectors = id_row(id_, self.ids[side], side),self.scorer.vectors(side)
         if vectors is None: raise TypeError('the model has no vectors to compare; give it a method vectors(side)')
         rows,similarity = nearest_rows(vectors[1:], row-1, k, metric)
@@ -351,7 +350,7 @@ class Recommender:
     )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction; see `attrs['sentence']` too
         "Why the prediction of `item` for `user` is what it is"
         state = self._fold_state('explain')
-        check_int('k', k, what='rated items')
+        k = check_int('k', k, what='rated items')
         u,i,titles = id_row(user, self.ids[0], 0),id_row(item, self.ids[1], 1),self.items['title'].array
         parts = score_parts(state, self.decay(0), u, i, k)
         at = parts.rated.numpy()-1
@@ -403,6 +402,7 @@ class Recommender:
     ): # `usearch.index.Index`; its keys are rows of items, 1 for the first of `ids[1]`
         "An index for approximate lists, of k+3 dimensions (k+1 without biases): `index.search(rec.queries(users), k)`"
         self._need_factors('to_ann')
+        connectivity,expansion = check_int('connectivity', connectivity),check_int('expansion', expansion)
         return ann_index(self.scorer.factors(1), self._biased, connectivity, expansion)
     def queries(self,
         users, # A user id or several

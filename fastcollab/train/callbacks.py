@@ -147,7 +147,7 @@ class BiasInterpretation(CollabCallback):
     order,fitting = 65,False
     def __init__(self,
         n:int=5, # Items at each end
-    ): self.n,self.epoch_tables = n,[]
+    ): self.n,self.epoch_tables = check_int('n', n, what='items at each end'),[]
     def before_fit(self): self.fitting = False   # `validate` sends this event too
     def before_train(self):
         if self.fitting or finding_lr(self.learn): return
@@ -188,8 +188,7 @@ class GravityRegularizer(CollabCallback):
         l2:float=0.1, # Weight of the squares of the parameters: of each table, their sum over its number of rows
         gravity:float=0.1, # Weight of the mean square of the scores of all users for all items
     ):
-        if l2<0 or gravity<0: raise ValueError(f'l2 is {l2} and gravity is {gravity}; neither can be negative')
-        self.l2,self.gravity = l2,gravity
+        self.l2,self.gravity = check_number('l2', l2, low=0),check_number('gravity', gravity, low=0)
     def before_fit(self):
         if collab_model(self.model).factors(1) is None:
             raise ValueError(f'{collab_model(self.model).name} has no factors for gravity; DotProductBias has')

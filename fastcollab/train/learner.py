@@ -339,8 +339,8 @@ def embedding_sizes(
         emb_szs = [emb_szs.get(o, d) for o,d in zip(names, CollabNN.default_emb_szs(*sizes))]
     if len(emb_szs)!=2: raise ValueError(f'emb_szs has {len(emb_szs)} entries; give one for users and one for items')
     for sz,n,what in zip(emb_szs, sizes, ('users','items')):
-        if is_listy(sz) and sz[0]!=n: raise ValueError(f'emb_szs has {sz[0]} rows for {n} {what} (`#na#` included)')
-    return tuple(sz[1] if is_listy(sz) else sz for sz in emb_szs)
+        if np.ndim(sz) and sz[0]!=n: raise ValueError(f'emb_szs has {sz[0]} rows for {n} {what} (`#na#` included)')
+    return tuple(check_int('emb_szs', sz[1] if np.ndim(sz) else sz) for sz in emb_szs)
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0014
 def new_model(
@@ -356,9 +356,11 @@ def new_model(
         raise TypeError(f"arch is {arch!r}; it has to be 'auto', a class with from_dls(dls, ...), or a model")
     if arch is BiasBaseline:
         raise TypeError('BiasBaseline has no n_factors to train; give arch=BiasBaseline.from_dls(dls)')
-    if emb_szs is not None and emb_szs!={}: kwargs['emb_szs'] = embedding_sizes(dls, emb_szs)
+    rule = emb_szs is None or isinstance(emb_szs, dict) and not emb_szs
+    if not rule: kwargs['emb_szs'] = embedding_sizes(dls, emb_szs)
     given = {k:v for k,v in kwargs.items() if v is not None}
-    return build(dls, n_factors=ifnone(n_factors, 50), **{**(config or {}), **given})
+    n_factors = check_int('n_factors', ifnone(n_factors, 50))
+    return build(dls, n_factors=n_factors, **{**(config or {}), **given})
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0021
 _archs = [[DotProductBias,CollabNN], [HybridMF,HybridNN]]   # without and with features, without and with a neural net
@@ -383,8 +385,7 @@ def check_y_range(
     y_range:tuple, # Lowest and highest rating of a model
 ):
     "ValueError if `y_range` isn't a range; a warning if ratings are outside of it"
-    if not is_listy(y_range) or len(y_range)!=2 or not y_range[0]<y_range[1]:
-        raise ValueError(f'y_range is {y_range}; it has to be (lowest, highest)')
+    y_range = check_range('y_range', y_range)
     y = dls.train_ds.store.ratings()
     out = (y<y_range[0])|(y>y_range[1])
     if not out.any(): return

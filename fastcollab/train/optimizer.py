@@ -9,6 +9,7 @@ __all__ = ['catch_up_rows', 'adam_rows', 'LazyTable', 'adam_dense', 'planned_ste
 from fastai.optimizer import *
 from fastai.optimizer import adam_step, average_grad, average_sqr_grad, step_stat, weight_decay
 from fastai.torch_basics import *
+from ..checks import plain_value
 from ..kernels.jit import load_kernels
 from ..kernels.steps import *
 from ..models.layers import find_hook, is_plain_table
@@ -180,6 +181,9 @@ class LazyAdam(Optimizer):
         super().__init__(params, steppers, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
         self.tables,self._undo = {},[]
         self.plan()
+    def set_hyper(self, k, v):
+        if isinstance(v, slice): v = slice(*map(plain_value, (v.start, v.stop)))
+        super().set_hyper(k, plain_value(v))   # fastai asks a number of numpy for its length
 
     def attach(self,
         model:nn.Module, # What the parameters belong to
