@@ -2162,6 +2162,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'fastcollab/train/optimizer.py'),
                                             'fastcollab.train.optimizer.LazyAdam.plan': ( 'train/optimizer.html#lazyadam.plan',
                                                                                           'fastcollab/train/optimizer.py'),
+                                            'fastcollab.train.optimizer.LazyAdam.set_hyper': ( 'train/optimizer.html#lazyadam.set_hyper',
+                                                                                               'fastcollab/train/optimizer.py'),
                                             'fastcollab.train.optimizer.LazyAdam.state_dict': ( 'train/optimizer.html#lazyadam.state_dict',
                                                                                                 'fastcollab/train/optimizer.py'),
                                             'fastcollab.train.optimizer.LazyAdam.step': ( 'train/optimizer.html#lazyadam.step',
