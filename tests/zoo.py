@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN,
     LinearCollab, ParamEmbedding, PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model,
-    create_params, synthetic_ratings, Recommender)
+    create_params, rmse, synthetic_ratings, Recommender)
 from fastcollab.recommend.recommender import terms_state
 from torch import nn
 
@@ -167,6 +167,12 @@ def trained(name, y_range, n_epochs=None, lr=None, **kwargs):
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epochs or entry.fit[0], lr or entry.fit[1])
     if isinstance(learn.model, PosteriorAverage): learn.model.add_sample()
     return learn,likes
+
+def finds_held_out(learn):
+    "Assert that a learner of a checkerboard knows pairs that it hasn't seen"
+    held = learn.dls.valid_ds.items
+    assert rmse(*learn.get_preds()).item() < .5
+    assert ((learn.predict(held)>3) == (held.rating>3)).all()
 
 # Recommenders
 

@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np, pandas as pd, pytest, torch
 from fastcollab.all import collab_learner, collab_model
-from zoo import BASE, ITEMS, ZOO, again, by_user, learner, loaders, names, pairs, rec_of, state, train_of, trained
-from zoo import unchanged, world
+from zoo import BASE, ITEMS, ZOO, again, by_user, finds_held_out, learner, loaders, names, pairs, rec_of, state
+from zoo import train_of, trained, unchanged, world
 
 every = pytest.mark.parametrize('name', ZOO)
 FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')
@@ -15,6 +15,7 @@ FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')
 def test_checkerboard(name):
     "The right answer is known: with rated items the liked half and nothing else, without them the liked ones first"
     learn,likes = trained(name, (-1.,7.))
+    finds_held_out(learn)
     df = world(name)[0]
     said = learn.predict(list(df.userId), list(df.movieId))
     assert ((said>said.mean())==(df.rating>3)).all()                                    # the model has learned it
