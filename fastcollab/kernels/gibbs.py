@@ -72,9 +72,8 @@ def rating_probs(scores, precision, levels, cuts):
 
 # %% ../../nbs/kernels/06_gibbs.ipynb #61b5000f
 @njit(**CALLED)
-def collect(
-    ends, others, errors, noise, shares, other_noise, other_shares, change, set_change, past, past_sets,
-    now, now_sets, A, B, R, sets):
+def collect(ends, others, errors, noise, shares, other_noise, other_shares, change, set_change, past, past_sets, now,
+    now_sets, A, B, R, sets):
     "Take the last change of a factor out of `errors`, and collect what the next one is drawn from"
     R[:] = 0
     for u in range(len(ends)-1):
@@ -94,8 +93,7 @@ def collect(
 
 # %% ../../nbs/kernels/06_gibbs.ipynb #61b50010
 @njit(**CALLED)
-def flush(
-    ends, others, errors, shares, other_shares, change, set_change, past, past_sets, other_noise, res):
+def flush(ends, others, errors, shares, other_shares, change, set_change, past, past_sets, other_noise, res):
     "Take the last change out of `errors`; the weighted sum of squares of each row goes to `res`"
     for u in range(len(ends)-1):
         q = np.float32(0)
@@ -108,10 +106,9 @@ def flush(
 
 # %% ../../nbs/kernels/06_gibbs.ipynb #61b50011
 @njit(**CALLED)
-def draw(
-    S, known, noise, shares, A, B, R, U, change, P, lam, mu, normal_P,
-    sets, other_ends, raters, v, X, other_noise, other_shares, Y, set_change, lam_Y, mu_Y, normal_Y,
-    f_ends, f_rows, f_weights, f_group, T, lam_T, mu_T, normal_T, a0, b0, normal, uniform):
+def draw(S, known, noise, shares, A, B, R, U, change, P, lam, mu, normal_P, sets, other_ends, raters, v, X,
+    other_noise, other_shares, Y, set_change, lam_Y, mu_Y, normal_Y, f_ends, f_rows, f_weights, f_group, T, lam_T,
+    mu_T, normal_T, a0, b0, normal, uniform):
     "Draw one factor of one side: features and sets with the own parts integrated out, then the own parts"
     one = np.float32(1)
     for u in range(len(P)):

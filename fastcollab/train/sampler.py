@@ -136,7 +136,8 @@ class GibbsSampler:
 
     def _ratings(self, ratings, place):
         values,level,counts = np.unique(ratings, return_inverse=True, return_counts=True)
-        self.mean,self.scale,self.levels,self.cuts = float(ratings.mean(dtype=float)),float(ratings.std(dtype=float)) or 1.,None,None
+        self.mean,self.scale = float(ratings.mean(dtype=float)),float(ratings.std(dtype=float)) or 1.
+        self.levels = self.cuts = None
         order = self.sides[0].order
         if len(values)>20:
             self.latent = ((ratings-self.mean)/self.scale)[order].astype(np.float32)
