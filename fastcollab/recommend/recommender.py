@@ -21,6 +21,7 @@ from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms
     read_new_table, replaced_rows)
 from .history import SIDES, UserHistory, id_row, id_rows
 from .scorers import SCORERS, DotScorer, exact_scores, load_scorer, no_numbers, top_items
+from .solve import Decay, as_decay
 
 # %% ../../nbs/recommend/08_recommender.ipynb #c45c6294
 def candidate_rows(
@@ -309,10 +310,11 @@ class Recommender:
 
     def decay(self,
         side:int=0, # 0 for users, 1 for items
-    )->float: # 4 if too few users have five ratings to tell
-        "How strongly new users or items are pulled to the average: a weight in the loss, found when first needed"
-        if self.decays[side] is None: self.decays[side] = find_decay(self._fold_state('fold_in', side), side)
-        return 4. if self.decays[side] is None else self.decays[side]
+    )->Decay: # Of vectors and of biases
+        "How strongly new users or items are pulled to the average: weights in the loss, found when first needed"
+        if self.decays[side] is None:
+            self.decays[side] = find_decay(self._fold_state('fold_in', side), side, self.rated)
+        return as_decay(self.decays[side])
 
     def fold_in(self,
         ratings:pd.DataFrame|None=None, # Ratings of new users, or more of known ones, in the columns of training
@@ -360,7 +362,7 @@ class Recommender:
         state = self._fold_state('explain')
         k = check_int('k', k, what='rated items')
         u,i,titles = id_row(user, self.ids[0], 0),id_row(item, self.ids[1], 1),title_text(self.items['title']).array
-        parts = score_parts(state, self.decay(0), u, i, k)
+        parts = score_parts(state, self.decay(0).vec, u, i, k)
         at = parts.rated.numpy()-1
         res = explanation_table(parts, self.link, self.ids[1].to_numpy()[at], titles.take(at))
         res.attrs['sentence'] = explanation_sentence(titles[i-1], res, parts.average)
@@ -401,7 +403,7 @@ class Recommender:
         res = cls(load_scorer(info['scorer'], mine, model), ids, info['names'], tables['items'],
             UserHistory.from_ratings(*history, len(ids[0])+1), load_terms(info['terms'], tensors), info['rated'],
             info['separators'])
-        res.decays = list(info['decays'])
+        res.decays = [None if o is None else as_decay(o) for o in info['decays']]
         return res
 
     def to_ann(self,
