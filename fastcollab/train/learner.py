@@ -30,6 +30,7 @@ from .export import *
 from .loops import *
 from .optimizer import *
 from .schedules import *
+from .solvers import *
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
 @contextmanager
@@ -55,7 +56,7 @@ def lazy_rows(
     loop=None, # Loop that runs its epochs; None for one batch after the other
 ):
     "Let the rows of tables wait until a batch needs them, where the optimizer and the callbacks allow it"
-    lazy = isinstance(learn.opt, LazyAdam) and not isinstance(loop, FusedLoop)
+    lazy = isinstance(learn.opt, LazyAdam) and (loop is None or loop.lazy)
     lazy = lazy and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
     if lazy: learn.opt.attach(learn.model)
     try: yield
@@ -149,6 +150,8 @@ def learner_summary(
     res += [f'Training: {way}', '']
     if opt is not None:
         res += ['Model unfrozen' if opt.frozen_idx==0 else f'Model frozen up to parameter group #{opt.frozen_idx}', '']
+    notes = collab_model(learn.model).fit_notes()
+    if notes: res += [*notes, '']
     return '\n'.join([*res, 'Callbacks:', *(f'  - {cb}' for cb in learn.cbs.sorted('order'))])
 
 # %% ../../nbs/train/07_learner.ipynb #f06a000f
@@ -172,10 +175,11 @@ class CollabLearner(Learner):
         **kwargs
     ):
         self.fused = check_choice('fused', fused, ('auto',True,False))
-        self.auto_config,self._loop = None,None
+        self.auto_config,self._loop,self._solver,self._chain = None,None,None,None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
-    def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k!='_recommender'}
+    def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k not in ('_recommender','_chain')}
+    def __setstate__(self, state): self.__dict__.update(state, _chain=None)
 
     # ---- Training
     @property
@@ -195,7 +199,7 @@ class CollabLearner(Learner):
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     def _do_fit(self):
         self.need_ratings()
-        self._recommender,self._loop = None,loop_for(self)
+        self._recommender,self._loop = None,self._solver or loop_for(self)
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
             super()._do_fit()
@@ -219,6 +223,23 @@ class CollabLearner(Learner):
         if self.loss.device.type=='cpu' and not math.isfinite(self.loss.item()):
             raise CancelFitException() if finding_lr(self) else diverged(self, self.iter, self.loss)
         super()._do_grad_opt()
+    def fit_gibbs(self,
+        sweeps:int=150, # How often everything is drawn; the first 20 draws don't count
+        every:int=10, # Sweeps between two lines of the table of the fit
+        n_factors:int|None=None, # Length of the vectors that are drawn; None takes what pays off, up to the model's
+        samples:int|None=None, # Samples to keep for predictions; None keeps as many as fit into 256 MB
+        seed:int=0, # Of all draws
+        resume:bool=False, # Go on with the chain of the last call? Its settings stay
+        cbs:list|Callback|None=None, # Callbacks that need no single batches
+    ):
+        "Fit by Gibbs sampling: no learning rate, no decay; predictions are means over samples of the posterior"
+        sweeps,every = check_int('sweeps', sweeps),check_int('every', every)
+        if resume and self._chain is None: raise ValueError('there is no chain to resume; call fit_gibbs without resume')
+        settings = dict(n_factors=n_factors, samples=samples, seed=check_seed(seed), sweeps=sweeps)
+        self._chain = gibbs_chain(self, self._chain if resume else None, **settings)
+        self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
+        try: self.fit(len(loop.epochs), cbs=cbs)
+        finally: self._solver = None
     def fit_auto(self,
         **kwargs # Further arguments of `fit_one_cycle`, such as `cbs`
     ):
