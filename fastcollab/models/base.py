@@ -234,6 +234,8 @@ class CollabModel(Module):
         "What adds to the vector of a new user (0) or item (1) besides its ratings; None if it can't be folded in"
         return FoldTerms() if self.has_products and self.factors(side) is not None else None
 
+    def clear_samples(self):
+        "Forget samples of the parameters; another way of training begins"
     def gibbs_plan(self)->tuple|str: # `SideSpec` of users and of items
         "What a sampler draws the tables of the model from, or the reason why it can't, as a phrase"
         return f'{self.name} is no biased dot product'

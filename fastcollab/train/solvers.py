@@ -122,7 +122,7 @@ class GibbsChain:
         s = self.sampler
         s.sweep()
         if s.done<=s.burn: return
-        if not self.kept: self.model.count.zero_()                          # `show` may have put a draw there
+        if not self.kept: self.model.clear_samples()                          # `show` may have put a draw there
         sample = s.sample()
         self.keep(sample)
         if self.kept%5==0: self.fitted.add([s.train_ratings()])
@@ -139,7 +139,7 @@ class GibbsChain:
     def show(self):
         "Let the model predict with the present draw as long as it has no sample"
         if self.kept: return
-        self.model.count.zero_()
+        self.model.clear_samples()
         self.model.add(self.sampler.sample())
     def errors(self)->Tensor: # (n,)
         "Rating minus mean prediction of each training rating, which is left out of the sets of its user and its item"
@@ -163,13 +163,17 @@ class GibbsChain:
         "What to multiply scores with, and the link that follows"
         s,m = self.sampler,self.model
         if s.levels is None: return s.scale,Link(tuple(m.clip.tolist()), s.mean, True)
-        some = torch.arange(0, len(self.ds), max(1, len(self.ds)//10_000))
-        x = self.ds.rows(some.to(self.ds.device))[0].to(m.count.device)
+        x,_ = self._some_rows(10_000)
         with reading(m): ratings = m.mean_ratings(x).cpu()
         u,i = users[x[:,0].cpu()],items[x[:,1].cpu()]
         scores = (u[:,:-1]*i[:,:-1]).sum(1)+u[:,-1]+i[:,-1]
         scale = probit_scale(scores, ratings, m.levels.cpu(), m.cuts.cpu(), float(s.precision)**.5)
         return scale,Link(levels=m.levels.tolist(), cuts=(m.cuts*scale).tolist())
+
+    def _some_rows(self, n):
+        rows = torch.arange(0, len(self.ds), -(-len(self.ds)//n))
+        x,y = self.ds.rows(rows.to(self.ds.device))
+        return x.to(self.model.count.device),y[:,0].to(self.model.count.device)
 
     def finish(self):
         "Leave a model that everything works with, whenever the chain stops"
@@ -177,6 +181,7 @@ class GibbsChain:
         self.show()
         self.model.trim()
         self.write()
+        with reading(self.model): self.model.calibrate(*self._some_rows(4000))
         self.model.notes = chain_notes(self)
         effects,times = self.model.session_effects,self.ds.store.timestamps()
         if effects is None or times is None: return
