@@ -67,7 +67,7 @@ def newcomer_row(
     spread = 1e-3*gram.diagonal()[:-1].mean() if len(gram)>1 else 0.
     return np.linalg.solve(gram+np.diag(np.r_[np.full(len(gram)-1, spread+1e-9),1e-9]), x.T@left)
 
-# %% ../../nbs/train/04_newcomers.ipynb #47797727
+# %% ../../nbs/train/04_newcomers.ipynb #d46bc298
 class Newcomers:
     "What draws say of ids without ratings"
     def __init__(self,
@@ -94,13 +94,14 @@ class Newcomers:
     def __call__(self,
         sample, # `Sample`
         latent:np.ndarray, # Latent score of each rating, (n,)
-        precisions:tuple, # Of the features of users and of items, (F,k+1) each
+        precisions:dict, # Of each group of parameters by name, (k+1,) each
     ): # `Sample`
         "The same draw, with other words for newcomers"
         tables,features,own = [sample.users,sample.items],list(sample.features),list(sample.own)
         for k in (0,1):
-            r,old = self.regressions[k],features[k]
-            more,new = self.side(k, tables[k], (sample.users,sample.items)[1-k], old, own[k][0], latent, precisions[k])
+            r,old,what = self.regressions[k],features[k],('users','items')[k]
+            drawn = [v for name,v in precisions.items() if name.startswith('feature ') and name.endswith(what)]
+            more,new = self.side(k, tables[k], sample[1-k], old, own[k][0], latent, np.array(drawn))
             rated = r.known[:,None]
             own[k] = np.where(rated, own[k]-r.table@(more-old), new).astype(np.float32)
             tables[k] = np.where(rated, tables[k], new+r.table@more).astype(np.float32)
