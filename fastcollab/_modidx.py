@@ -2266,6 +2266,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'fastcollab/train/newcomers.py'),
                                             'fastcollab.train.newcomers.Newcomers.__init__': ( 'train/newcomers.html#newcomers.__init__',
                                                                                                'fastcollab/train/newcomers.py'),
+                                            'fastcollab.train.newcomers.Newcomers.centered': ( 'train/newcomers.html#newcomers.centered',
+                                                                                               'fastcollab/train/newcomers.py'),
                                             'fastcollab.train.newcomers.Newcomers.side': ( 'train/newcomers.html#newcomers.side',
                                                                                            'fastcollab/train/newcomers.py'),
                                             'fastcollab.train.newcomers.newcomer_row': ( 'train/newcomers.html#newcomer_row',
