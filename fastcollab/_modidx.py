@@ -944,8 +944,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'fastcollab.kernels.adam.missed': ('kernels/adam.html#missed', 'fastcollab/kernels/adam.py')},
             'fastcollab.kernels.gibbs': { 'fastcollab.kernels.gibbs.Half': ('kernels/gibbs.html#half', 'fastcollab/kernels/gibbs.py'),
                                           'fastcollab.kernels.gibbs.Priors': ('kernels/gibbs.html#priors', 'fastcollab/kernels/gibbs.py'),
-                                          'fastcollab.kernels.gibbs.catch_up': ( 'kernels/gibbs.html#catch_up',
-                                                                                 'fastcollab/kernels/gibbs.py'),
                                           'fastcollab.kernels.gibbs.draw_features': ( 'kernels/gibbs.html#draw_features',
                                                                                       'fastcollab/kernels/gibbs.py'),
                                           'fastcollab.kernels.gibbs.draw_latent': ( 'kernels/gibbs.html#draw_latent',
