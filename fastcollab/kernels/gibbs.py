@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from .jit import CALLED,INNER
-from .threads import GIVE_UP,wait
+from .threads import wait
 from .vectors import *
 
 # %% ../../nbs/kernels/06_gibbs.ipynb #61b50007

@@ -31,19 +31,21 @@ class VectorModel(models.PrimitiveModel):
     "A vector is a single value to LLVM"
     def __init__(self, dmm, fe_type): super().__init__(dmm, fe_type, _numbers)
 
-# %% ../../nbs/kernels/05_vectors.ipynb #24d976b2
+# %% ../../nbs/kernels/05_vectors.ipynb #9a8c97d6
 def _int(i): return _ir.Constant(_i32, i)
 def _spread(b, x):
     "A vector of eight times the number x"
     one = b.insert_element(_ir.Constant(_numbers, _ir.Undefined), x, _int(0))
     return b.shuffle_vector(one, one, _ir.Constant(_ir.VectorType(_i32, 8), [0]*8))
 
+# %% ../../nbs/kernels/05_vectors.ipynb #22f03138
 def _lane(b, v, f): return _spread(b, b.extract_element(v, _int(f)))
 
 def _as_vector(context, b, kind, x):
     "`x`, a vector or a number, as a vector"
     return x if kind==vector else _spread(b, context.cast(b, x, kind, types.float32))
 
+# %% ../../nbs/kernels/05_vectors.ipynb #9d43c967
 def _binary(op, name):
     @intrinsic
     def both(typingctx, x, y):
@@ -58,7 +60,7 @@ def _binary(op, name):
 for _op,_name in ((operator.add,'fadd'),(operator.sub,'fsub'),(operator.mul,'fmul'),(operator.truediv,'fdiv')):
     _binary(_op, _name)
 
-# %% ../../nbs/kernels/05_vectors.ipynb #093c1e5e
+# %% ../../nbs/kernels/05_vectors.ipynb #bf595a1f
 def _row(context, b, kind, arr, i):
     "Pointer to row i of an array"
     data = context.make_array(kind)(context, b, arr).data
@@ -79,6 +81,7 @@ def store(typingctx, arr, i, v):
         return context.get_dummy_value()
     return types.void(arr, types.intp, vector),codegen
 
+# %% ../../nbs/kernels/05_vectors.ipynb #f2df2905
 @intrinsic
 def spread(typingctx, x):
     "A vector of eight times `x`"
@@ -95,6 +98,7 @@ def dot(typingctx, x, y):
         return b.call(fn, [zero,b.fmul(*args, flags=_any_order)], fastmath=_any_order)
     return types.float32(vector, vector),codegen
 
+# %% ../../nbs/kernels/05_vectors.ipynb #eb3be606
 def _sqrt(b, v):
     fn = cgutils.get_or_insert_function(b.module, _ir.FunctionType(_numbers, [_numbers]), 'llvm.sqrt.v8f32')
     return b.call(fn, [v])
@@ -105,11 +109,12 @@ def sqrt(typingctx, v):
     def codegen(context, b, sig, args): return _sqrt(b, args[0])
     return vector(vector),codegen
 
-# %% ../../nbs/kernels/05_vectors.ipynb #3b27c51e
+# %% ../../nbs/kernels/05_vectors.ipynb #4abf19aa
 def _rows(b, m): return [b.extract_value(m, f) for f in range(8)]
 def _pack(context, b, rows): return context.make_tuple(b, matrix, rows)
 def _add_product(b, x, y, z): return b.fadd(x, b.fmul(y, z, flags=_any_order), flags=_any_order)
 
+# %% ../../nbs/kernels/05_vectors.ipynb #a391be90
 @intrinsic
 def zeros(typingctx):
     "A matrix of zeros"
@@ -133,6 +138,7 @@ def store_matrix(typingctx, arr, i, m):
         return context.get_dummy_value()
     return types.void(arr, types.intp, matrix),codegen
 
+# %% ../../nbs/kernels/05_vectors.ipynb #c04c7179
 @intrinsic
 def add_outer(typingctx, m, x, y):
     "m+x y'"
@@ -158,6 +164,7 @@ def add_scaled(typingctx, m, x, other, y):
         return _pack(context, b, [_add_product(b, row, _lane(b, x, f), rows[f]) for f,row in enumerate(_rows(b, m))])
     return matrix(matrix, vector, matrix, vector),codegen
 
+# %% ../../nbs/kernels/05_vectors.ipynb #db8c6786
 @intrinsic
 def weighted_rows(typingctx, x, m):
     "Sum of the rows of m, each times its number in x; m x for a symmetric matrix"

@@ -7,7 +7,6 @@ __all__ = ['SideSpec', 'Sample', 'GibbsSampler']
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60003
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -192,7 +191,7 @@ class GibbsSampler:
         others = [self.pool.submit(f, t) for t in range(1, self.threads)]
         try: f(0)
         except BaseException:
-            self.sync[self.kernels.GIVE_UP] = 1
+            self.sync[load_kernels('threads').GIVE_UP] = 1
             raise
         finally:
             for o in others: o.result()
@@ -256,7 +255,8 @@ class GibbsSampler:
             return x
         h = s.half
         p = self.kernels.Priors(s.precision.reshape(-1, 8), s.mean.reshape(-1, 8), normals(h.own),
-            normals(h.sets, sets), normals(h.features, features), rng.standard_normal((blocks,8)), rng.random((blocks,8)))
+            normals(h.sets, sets), normals(h.features, features), rng.standard_normal((blocks,8)),
+            rng.random((blocks,8)))
         self._together(lambda thread: self.kernels.half(h, t.half, p, errors, res, blocks, np.float32(self.precision),
             sets, features, self.bounds[side], thread, self.sync, a0, b0))
         drawn = [(h.own,True),(h.sets,sets),*[(h.features,features)]*len(s.spec.sizes)]
