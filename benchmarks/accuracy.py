@@ -160,7 +160,8 @@ def forward():
             for seed in SEEDS:
                 set_seed(seed)
                 learn = collab_learner(loaders(df, splits, **columns(df, time=time)), arch='auto', cbs=ValidRMSE())
-                res.append(quietly(learn, learn.fit_auto).recorder.values[-1][2:])
+                quietly(learn, learn.fit_auto)
+                with learn.no_bar(): res.append(learn.validate()[1:])
             row(f'{name}: auto, {"with" if time else "without"} times', mean_sd([o[0] for o in res]),
                 '; '.join(f'{o:.4f}' for o in np.mean(res, 0)[1:]))
         learn = fit_mf(df, splits, 0)
