@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 from ..kernels.jit import aligned,compiling,load_kernels,unusable
+from .newcomers import Newcomers
 from ..models.base import SideSpec
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60005
 class Sample(NamedTuple):
     "One draw, in the unit of latent scores; the last column of each table is the bias"
-    users:np.ndarray           # Own part, sets and features, (n_users,k+1); rows without ratings: mean and features
+    users:np.ndarray           # Own part, sets and features, (n_users,k+1); without ratings: see `Newcomers`
     items:np.ndarray           # (n_items,k+1)
     features:tuple             # What the categories of users and of items add, (c,k+1) each
     own:tuple                  # Own parts of users and items, (n,k+1) each
@@ -164,6 +165,7 @@ class GibbsSampler:
         us,it = self.sides
         us.meet(it, self.blocks)
         it.meet(us, self.blocks)
+        self.newcomers = Newcomers(ids[us.order], (users,items))
         self._ratings(ratings)
         self.precision,self.base,self.item_errors = 1.,1.,np.empty(self.n, np.float32)
         self._team(threads or 1)
@@ -279,7 +281,8 @@ class GibbsSampler:
         us,it = self.sides
         (users,*of_users),(items,*of_items) = us.tables(it),it.tables(us)
         features,own,implicit = zip(of_users, of_items)
-        return Sample(users, items, features, own, implicit, float(self.precision), us.noise.copy(), it.noise.copy())
+        res = Sample(users, items, features, own, implicit, float(self.precision), us.noise.copy(), it.noise.copy())
+        return self.newcomers(res, self.latent, self.precisions)
 
     def train_ratings(self)->np.ndarray: # (n,)
         "Leave-one-out predictions of the training ratings by the present draw, in the order of `ids`"
