@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 from ..kernels.jit import compiling,load_kernels,unusable
+from .newcomers import Newcomers
 from ..models.base import SideSpec
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60005
 class Sample(NamedTuple):
     "One draw, in the unit of latent scores; the last column of each table is the bias"
-    users:np.ndarray           # Own part, sets and features, (n_users,k+1); rows without ratings: mean and features
+    users:np.ndarray           # Own part, sets and features, (n_users,k+1); without ratings: see `Newcomers`
     items:np.ndarray           # (n_items,k+1)
     features:tuple             # What the categories of users and of items add, (c,k+1) each
     own:tuple                  # Own parts of users and items, (n,k+1) each
@@ -127,6 +128,7 @@ class GibbsSampler:
         self.sides = (_Side(users, items, u, i, self.k, self.k, self.rng),
             _Side(items, users, i, u, self.k, self.k+1, self.rng))
         us,it = self.sides
+        self.newcomers = Newcomers(ids[us.order], (users,items))
         place = np.empty(self.n, np.int32)
         place[us.order] = np.arange(self.n)
         self.to_item = place[it.order]
@@ -213,8 +215,9 @@ class GibbsSampler:
         of = lambda f: tuple(self._table(f(o), o) for o in self.sides)
         composed = of(lambda o: o.composed())
         implicit = tuple(self._table(o.sets, o) if o.spec.implicit else None for o in self.sides)
-        return Sample(*composed, of(lambda o: o.features), of(lambda o: o.own), implicit, float(self.precision),
+        res = Sample(*composed, of(lambda o: o.features), of(lambda o: o.own), implicit, float(self.precision),
             us.noise.copy(), it.noise.copy())
+        return self.newcomers(res, self.latent, self.precisions)
 
     def train_ratings(self)->np.ndarray: # (n,)
         "Leave-one-out predictions of the training ratings by the present draw, in the order of `ids`"
