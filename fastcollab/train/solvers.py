@@ -216,7 +216,7 @@ class GibbsLoop:
         sweeps:int, # In all epochs
         every:int, # In each epoch but the last
     ):
-        self.learn,self.chain = learn,chain
+        self.learn,self.chain,self.finished = learn,chain,False
         self.epochs = [min(every, sweeps-o) for o in range(0, sweeps, every)]
     def fits(self): return True
     def train(self):
@@ -229,11 +229,13 @@ class GibbsLoop:
             learn.pct_train = (learn.epoch+(k+1)/n)/learn.n_epoch
             if k+1<n: tell_callbacks(learn, Piece(torch.zeros(0), [], {}))
         self.chain.show()
+        if learn.epoch+1==len(self.epochs): self.end()                      # the last line of the table has everything
         learn.train_iter,learn.loss = learn.train_iter+1,self.chain.errors().pow(2).mean()
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
     def end(self):
         "Write the tables of the model"
-        self.chain.finish()
+        if not self.finished: self.chain.finish()
+        self.finished = True
 
 # %% ../../nbs/train/04_solvers.ipynb #5430a752
 def inner_splitter(
