@@ -67,7 +67,7 @@ def newcomer_row(
     spread = 1e-3*gram.diagonal()[:-1].mean() if len(gram)>1 else 0.
     return np.linalg.solve(gram+np.diag(np.r_[np.full(len(gram)-1, spread+1e-9),1e-9]), x.T@left)
 
-# %% ../../nbs/train/04_newcomers.ipynb #7df835fb
+# %% ../../nbs/train/04_newcomers.ipynb #d46bc298
 class Newcomers:
     "What draws say of ids without ratings"
     def __init__(self,
@@ -91,12 +91,6 @@ class Newcomers:
         new = newcomer_row(other, self.counts[1-side], totals, known)
         return rare*features+(1-rare)*slopes,rare*own+(1-rare)*new
 
-    def centered(self, side, own, sets):
-        "Own parts and sets, the mean of the sets (by ratings) in the own parts: the set of a newcomer is not known"
-        counts,other = self.counts[side],self.counts[1-side]
-        mean = other@sets/other.sum()
-        return own+np.sqrt(counts)[:,None].astype(np.float32)*mean.astype(np.float32),(sets-mean).astype(np.float32)
-
     def __call__(self,
         sample, # `Sample`
         latent:np.ndarray, # Latent score of each rating, (n,)
@@ -104,7 +98,6 @@ class Newcomers:
     ): # `Sample`
         "The same draw, with other words for newcomers"
         tables,features,own = [sample.users,sample.items],list(sample.features),list(sample.own)
-        sets = list(sample.implicit)
         for k in (0,1):
             r,old,what = self.regressions[k],features[k],('users','items')[k]
             drawn = [v for name,v in precisions.items() if name.startswith('feature ') and name.endswith(what)]
@@ -112,7 +105,5 @@ class Newcomers:
             rated = r.known[:,None]
             own[k] = np.where(rated, own[k]-r.table@(more-old), new).astype(np.float32)
             tables[k] = np.where(rated, tables[k], new+r.table@more).astype(np.float32)
-            if sets[k] is not None: own[k],sets[k] = self.centered(k, own[k], sets[k])
             features[k] = more.astype(np.float32)
-        return sample._replace(users=tables[0], items=tables[1], features=tuple(features), own=tuple(own),
-            implicit=tuple(sets))
+        return sample._replace(users=tables[0], items=tables[1], features=tuple(features), own=tuple(own))
