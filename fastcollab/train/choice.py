@@ -10,7 +10,6 @@ __all__ = ['GIBBS_SECONDS', 'ADAM_SECONDS', 'trial_loaders', 'AutoPlan', 'auto_p
 from dataclasses import dataclass, field
 
 from fastai.torch_basics import *
-from ..kernels.jit import unusable
 
 # %% ../../nbs/train/05_choice.ipynb #5d873433
 def trial_loaders(
