@@ -617,10 +617,13 @@ def run_trial(
             trial = auto_learner(learn, dls)
             with quietly(trial): fit(trial)
         return trial.model
+    if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
+        learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
+        plan = AutoPlan(plan.budget, True, False, 0)
     if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(plan.sweeps, every=plan.sweeps, seed=seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
-    return choose(preds, y, count_like(learn.dls.train_ds.store.ratings().cpu().numpy()))
+    return choose(preds, y)
 
 # %% ../../nbs/train/07_learner.ipynb #95e425ce
 def fit_choice(
