@@ -17,7 +17,7 @@ from ..data.features import Feature, GenreCategorify
 from ..data.ids import raw_ids
 from .base import Factors, FeatureTerms, FoldTerms, Link, category_weights, pair_scores
 from .history import SIDES, UserHistory, as_known_kind, id_rows
-from .solve import Decay, as_decay, row_ends, solve_factors
+from .solve import Decay, row_ends, solve_factors
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #612a4ac4
 class FoldState(NamedTuple):
