@@ -185,14 +185,14 @@ def averages(part, split):
     with (learn := collab_learner(dls, arch=model)).no_bar(): pred = learn.predict(test)
     return clipped_rmse(np.full(len(test), model.mean.item()), part, split),clipped_rmse(pred, part, split)
 
-def auto(dls):
+def auto(dls, seed):
     learn = collab_learner(dls, arch='auto')
     return quietly(learn, learn.fit_auto)
 
-def gibbs(dls):
+def gibbs(dls, seed):
     cbs = None if dls.train_ds.store.timestamps() is None else FitSessionEffects()
     learn = collab_learner(dls, arch=SVDPlusPlus, cbs=cbs)
-    return quietly(learn, learn.fit_gibbs)
+    return quietly(learn, lambda: learn.fit_gibbs(seed=seed))
 
 OURS = dict(auto=auto, Gibbs=gibbs)
 
@@ -201,7 +201,7 @@ def our_fit(fit, part, split, seed):
     dls = new_loaders(part, split)
     set_seed(seed)
     # the choice of `fit_auto` is printed
-    with contextlib.redirect_stdout(io.StringIO()): learn,secs = any_peers.seconds(lambda: fit(dls))
+    with contextlib.redirect_stdout(io.StringIO()): learn,secs = any_peers.seconds(lambda: fit(dls, seed))
     with learn.no_bar(): pred = learn.predict(part.df.iloc[split[1]])
     return clipped_rmse(pred, part, split),secs
 
