@@ -23,7 +23,7 @@ from fastcollab.models.nn import CollabNN, LinearCollab
 from fastcollab.models.hybrid import HybridMF, HybridNN, GenreDotProductBias, GenreCollabNN
 from fastcollab.models.session import SessionEffects
 from fastcollab.models.svdpp import SVDPlusPlus
-from fastcollab.models.ensemble import PosteriorAverage, WeightedEnsemble
+from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, WeightedEnsemble
 
 # Losses and metrics
 from fastcollab.losses import RatingLoss, RatingMSE, OrdinalLoss, gravity

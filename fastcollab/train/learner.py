@@ -6,19 +6,25 @@
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
            'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'learner_summary', 'learner_state',
            'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'prepare_model',
-           'auto_arguments', 'new_learner', 'collab_learner', 'baseline_rmse']
+           'AutoArguments', 'auto_arguments', 'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly',
+           'auto_learner', 'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_auto',
+           'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
+from typing import NamedTuple
+
 from fastai.collab import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import SkipToEpoch
 from fastai.tabular.all import *
 from ..checks import *
+from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
 from ..losses import *
 from ..metrics import *
 from ..models.base import *
+from ..models.ensemble import LeadEnsemble
 from ..models.hybrid import HybridMF,HybridNN
 from ..models.mf import BiasBaseline,DotProductBias
 from ..models.nn import CollabNN
@@ -26,10 +32,12 @@ from ..models.svdpp import SVDPlusPlus
 from ..recommend.recommender import Recommender
 from .auto import *
 from .callbacks import *
+from .choice import *
 from .export import *
 from .loops import *
 from .optimizer import *
 from .schedules import *
+from .sampler import default_factors
 from .solvers import *
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
@@ -211,9 +219,13 @@ class CollabLearner(Learner):
         **kwargs
     ):
         self.fused = check_choice('fused', fused, ('auto',True,False))
-        self.auto_config,self._loop,self._solver,self._chain = None,None,None,None
+        self.auto = self.auto_choice = self._loop = self._solver = self._chain = None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
+    @property
+    def auto_config(self)->AutoConfig|None: # None unless `arch='auto'` made it
+        "The settings of Adam that fit the data"
+        return None if self.auto is None else self.auto.config
     def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k not in ('_recommender','_chain')}
     def __setstate__(self, state): self.__dict__.update(state, _chain=None)
 
@@ -273,18 +285,21 @@ class CollabLearner(Learner):
         sweeps,every = check_int('sweeps', sweeps),check_int('every', every)
         if resume and self._chain is None: raise ValueError('there is no chain to resume; call fit_gibbs without resume')
         settings = dict(n_factors=n_factors, samples=samples, seed=check_seed(seed), sweeps=sweeps)
-        self._chain = gibbs_chain(self, self._chain if resume else None, **settings)
-        self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
-        try: self.fit(len(loop.epochs), cbs=cbs)
-        finally: self._solver = None
+        # the chain fits session effects itself
+        with self.removed_cbs(self._grab_cbs(FitSessionEffects)), self.added_cbs(L(cbs)):
+            self._chain = gibbs_chain(self, self._chain if resume else None, **settings)
+            self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
+            try: self.fit(len(loop.epochs))
+            finally: self._solver = None
     def fit_auto(self,
-        **kwargs # Further arguments of `fit_one_cycle`, such as `cbs`
+        budget:float|None=None, # Seconds it may take; 30 at up to 100,000 ratings, and more in proportion, if None
+        seed:int=0, # Of the hidden part and of all draws
+        cbs:list|Callback|None=None, # Callbacks of the fit of the chosen model
     ):
-        "One cycle with the epochs, the learning rate and the weight decays of `self.auto_config`"
-        if self.auto_config is None:
+        "Try models on a hidden part of the training ratings, print how they did, and fit the best, or a blend of two"
+        if self.auto is None:
             raise ValueError("this learner has no settings; make it with collab_learner(dls, arch='auto')")
-        auto = self.auto_config
-        self.fit_one_cycle(auto.epochs, auto.lr, wd=list(auto.wd), **kwargs)
+        fit_auto(self, budget, check_seed(seed), cbs)
     fit_best = fit_auto   # another name
     @delegates(Learner.lr_find)
     def lr_find(self, *args, **kwargs):
@@ -465,6 +480,11 @@ def prepare_model(
     model.loss_func = loss_func   # trained, saved and moved with the model
 
 # %% ../../nbs/train/07_learner.ipynb #9342773c
+class AutoArguments(NamedTuple):
+    "What `fit_auto` builds models from"
+    config:AutoConfig # Settings of Adam
+    given:dict # Arguments of `collab_learner`
+
 def auto_arguments(
     dls:CollabDataLoaders, # Ratings
     loss_func:Callable, # Loss to train with
@@ -523,8 +543,129 @@ def collab_learner(
     model = arch_model(dls, arch, use_nn, **sizes)
     prepare_model(model, dls, loss_func, center)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, opt_func=opt_func, **kwargs)
-    learn.auto_config = auto
+    if auto: learn.auto = AutoArguments(auto, given)
     return learn
+
+# %% ../../nbs/train/07_learner.ipynb #b789ac7b
+@contextmanager
+def seeded(
+    seed:int, # Seed
+):
+    "Torch's random numbers from `seed` on; afterwards those that would have come without"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+class SkipValidation(CollabCallback):
+    "Leave the validation out"
+    def before_validate(self): raise CancelValidException()
+
+@contextmanager
+def quietly(
+    learn:Learner, # Learner to fit
+):
+    "Without a bar, a table and validation"
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(SkipValidation()): yield
+
+# %% ../../nbs/train/07_learner.ipynb #a53e46c5
+def auto_learner(
+    learn:CollabLearner, # Learner that `arch='auto'` made
+    dls:CollabDataLoaders|None=None, # Ratings; its own if None
+)->CollabLearner:
+    "A new learner with the same arguments"
+    given = {**learn.auto.given, 'cbs':[FitSessionEffects()] if learn._grab_cbs(FitSessionEffects) else None}
+    return collab_learner(ifnone(dls, learn.dls), arch=SVDPlusPlus, loss_func=learn.loss_func, opt_func=learn.opt_func,
+        **given)
+
+def fit_adam(
+    learn:CollabLearner, # Learner to fit
+    config:AutoConfig, # Settings
+    cbs:list|Callback|None=None, # Callbacks
+):
+    "One cycle with the settings of `config`"
+    learn.fit_one_cycle(config.epochs, config.lr, wd=list(config.wd), cbs=cbs)
+
+def averages_model(
+    dls:CollabDataLoaders, # Ratings
+    name:str, # 'mean' or 'averages'
+)->BiasBaseline:
+    "The mean, alone or with biases of users and items"
+    return BiasBaseline.from_dls(dls, **(dict(damping=1e30) if name=='mean' else {}))
+
+# %% ../../nbs/train/07_learner.ipynb #59ecaae4
+def plan_of(
+    learn:CollabLearner, # Learner that `arch='auto'` made
+    budget:float|None, # Seconds
+)->AutoPlan:
+    "What `fit_auto` has time for"
+    if budget is not None: budget = check_number('budget', budget, low=0)
+    n,n_ids = len(learn.dls.train_ds),learn.dls.n_users+learn.dls.n_items
+    n_factors = min(default_factors(n, n_ids), learn.auto.given['n_factors'])
+    return auto_plan(n, n_factors, learn.auto_config.epochs, budget, not unusable())
+
+def run_trial(
+    learn:CollabLearner, # Learner that `arch='auto'` made
+    plan:AutoPlan, # What there is time for
+    seed:int, # Of the hidden part and of all draws
+)->AutoChoice:
+    "What is best for a hidden part of the training ratings"
+    dls = trial_loaders(learn.dls, seed)
+    y = dls.valid_ds.store.ratings()[:,0].cpu().numpy()
+    models = {k:averages_model(dls, k) for k in ('mean','averages')}
+    def fitted(fit):
+        with seeded(seed):
+            trial = auto_learner(learn, dls)
+            with quietly(trial): fit(trial)
+        return trial.model
+    if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
+        learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
+        plan = AutoPlan(plan.budget, True, False, 0)
+    if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(plan.sweeps, every=plan.sweeps, seed=seed))
+    if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
+    preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
+    return choose(preds, y)
+
+# %% ../../nbs/train/07_learner.ipynb #95e425ce
+def fit_choice(
+    learn:CollabLearner, # Learner that `arch='auto'` made
+    choice:AutoChoice, # What to fit
+    seed:int, # Of all draws
+    cbs:list|Callback|None=None, # Callbacks
+):
+    "Fit what was chosen to all training ratings; the model with the largest weight shows its table"
+    lead,*others = choice.weights
+    if lead in ('mean','averages'):
+        learn.model = averages_model(learn.dls, lead)
+        return
+    with seeded(seed): fresh = auto_learner(learn)
+    learn.model,learn.splitter,learn.opt = fresh.model,fresh.splitter,None
+    def fit(o, name, **kwargs):
+        with seeded(seed):
+            if name=='gibbs': o.fit_gibbs(choice.sweeps, every=30, seed=seed, **kwargs)
+            else: fit_adam(o, learn.auto_config, **kwargs)
+    fit(learn, lead, cbs=cbs)
+    if not others: return
+    other = auto_learner(learn)
+    with quietly(other): fit(other, others[0])
+    learn.model = LeadEnsemble([learn.model,other.model], choice.weights.values())
+    learn.splitter,learn.opt = trainable_params,None
+
+# %% ../../nbs/train/07_learner.ipynb #46e7d50a
+def fit_auto(
+    learn:CollabLearner, # Learner that `arch='auto'` made
+    budget:float|None=None, # Seconds it may take
+    seed:int=0, # Of the hidden part and of all draws
+    cbs:list|Callback|None=None, # Callbacks of the fit of the chosen model
+):
+    "What `CollabLearner.fit_auto` does"
+    learn.need_ratings()
+    if not rating_loss(learn.loss_func).squared_error: return fit_adam(learn, learn.auto_config, cbs)
+    plan = plan_of(learn, budget)
+    only = AutoChoice({'gibbs' if plan.sweeps else 'adam':1.}, sweeps=plan.sweeps)
+    learn.auto_choice = run_trial(learn, plan, seed) if plan.trial else only
+    learn.logger(str(learn.auto_choice))
+    fit_choice(learn, learn.auto_choice, seed, cbs)
+    learn._recommender = None
 
 # %% ../../nbs/train/07_learner.ipynb #7464572b
 def baseline_rmse(

@@ -6,11 +6,12 @@
 __all__ = ['Sample', 'default_factors', 'GibbsSampler']
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60003
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
-from ..kernels.jit import compiling,load_kernels,unusable
+from ..kernels.jit import aligned,compiling,load_kernels,unusable
 from .newcomers import Newcomers
 from ..models.base import SideSpec
 
@@ -31,113 +32,146 @@ def default_factors(
     n:int, # Ratings
     n_ids:int, # Users and items
 )->int:
-    "The length of the vectors that pays off"
-    return 32 if n>50*n_ids else 16
+    "The length of the vectors that pays off; with the bias, they fill registers of eight numbers"
+    return 31 if n>50*n_ids else 15
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60007
+def _columns(table, k):
+    "Of a table (b,n,8): the factors and then the bias, which is its first column, (n,k+1)"
+    return table.transpose(1, 0, 2).reshape(table.shape[1], 8*len(table))[:,[*range(1, k+1),0]]
+
 class _Group:
     "A table whose columns have a normal prior each, whose precision and mean are drawn"
-    def __init__(self, n_columns, rows):
-        self.rows = rows
-        self.precision,self.mean = np.full(n_columns, 10, np.float32),np.zeros(n_columns, np.float32)
+    def __init__(self, precision, mean, rows=None):
+        self.precision,self.mean,self.rows = precision,mean,rows
+        precision[:],mean[:] = 10,0
 
-    def draw(self, rng, table, columns, a0, b0):
-        "Draw the precisions and means of `columns` given `table`"
-        x = table[columns][:,self.rows].astype(float)
-        n,k = len(self.rows),len(columns)
+    def draw(self, kernels, rng, table, active, a0, b0):
+        "Draw the precisions and means of the `active` columns given `table`"
+        if self.rows is not None: table = table[:,self.rows]
+        n = table.shape[1]
         if not n: return
-        m = x.mean(1)
-        squares = ((x-m[:,None])**2).sum(1)+n*m*m/(n+1)
-        precision = rng.gamma((a0+n)/2, size=k)*2/(b0+squares)
-        self.precision[columns] = precision
-        self.mean[columns] = n*m/(n+1)+rng.standard_normal(k)/np.sqrt(precision*(n+1))
+        m,squares = (o[active] for o in kernels.moments(table))
+        precision = rng.gamma((a0+n)/2, size=len(m))*2/(b0+squares+n*m*m/(n+1))
+        self.precision[active] = precision
+        self.mean[active] = n*m/(n+1)+rng.standard_normal(len(m))/np.sqrt(precision*(n+1))
 
 class _Side:
-    "The ratings and tables of one side"
-    def __init__(self, spec, other, rows, cols, k, bias, rng):
-        n,n_columns = spec.n,k+2
-        self.spec,self.bias = spec,bias
-        self.order = np.argsort(rows, kind='stable')
-        self.others = cols[self.order].astype(np.int32)
-        self.counts = np.bincount(rows, minlength=n)
-        self.ends = np.r_[0, np.cumsum(self.counts)].astype(np.int32)
-        self.known = self.counts>0
-        rated = np.flatnonzero(self.known)
-        self.noise = np.ones(n, np.float32)
-        self.shares = (1/np.sqrt(np.maximum(self.counts, 1))).astype(np.float32)
-        self.own = np.zeros((n_columns,n), np.float32)
-        self.own[:k,rated] = .1*rng.standard_normal((k,len(rated)))
-        self.all = self.own.copy()
-        self.all[2*k+1-bias] = 1                  # the column of the other side's bias
-        self.sets = np.zeros((n_columns,other.n), np.float32)
-        self.rated_others = np.unique(cols)
-        self.set_change = np.zeros(other.n, np.float32)
-        self.A,self.B,self.change,self.squares = (np.zeros(n, np.float32) for _ in range(4))
-        self.R,self.S = np.zeros(other.n, np.float32),np.zeros((n,8), np.float32)
-        self.groups = [_Group(n_columns, rated),_Group(n_columns, self.rated_others)]
-        self._categories(n_columns)
-
-    def _categories(self, n_columns):
-        spec = self.spec
-        u,f = np.nonzero((spec.rows>=0)&(spec.weights!=0)) if len(spec.sizes) else (np.zeros(0, int),)*2
-        category = spec.rows[u,f] if len(u) else np.zeros(0, int)
-        order = np.argsort(category, kind='stable')
-        n = int(sum(spec.sizes))
-        self.f_ends = np.r_[0, np.cumsum(np.bincount(category, minlength=n))].astype(np.int32)
-        self.f_rows,self.f_weights = u[order].astype(np.int32),np.float32([])
-        if len(u): self.f_weights = spec.weights[u,f][order].astype(np.float32)
-        self.f_group = np.repeat(np.arange(len(spec.sizes)), spec.sizes).astype(np.int32)
-        self.features = np.zeros((n_columns,n), np.float32)
-        self.f_precision = np.full((n_columns,max(len(spec.sizes), 1)), 10, np.float32)
-        self.f_mean = np.zeros_like(self.f_precision)
+    "The ratings and tables of one side; only ids with ratings have rows in them"
+    def __init__(self, kernels, spec, ids, k, blocks):
+        self.kernels,self.spec,self.k = kernels,spec,k
+        self.rated,self.rows = np.unique(ids, return_inverse=True)
+        self.order = np.argsort(self.rows, kind='stable')
+        self.counts,self.all_counts = np.bincount(self.rows),np.bincount(ids, minlength=spec.n)
+        self.noise = np.ones(spec.n, np.float32)
+        F = len(spec.sizes)
+        self.precision,self.mean = aligned(2+F, blocks, 8),aligned(2+F, blocks, 8)
+        self.f_ends,self.f_rows,self.f_weights,self.f_group = self._categories()
         # a category that no rated id has says nothing of its group
-        used = np.bincount(category, weights=self.known[u], minlength=n)>0 if n else np.zeros(0, bool)
-        self.f_groups = [_Group(n_columns, np.flatnonzero(used&(self.f_group==g))) for g in range(len(spec.sizes))]
+        used = [np.flatnonzero((np.diff(self.f_ends)>0)&(self.f_group==f)) for f in range(F)]
+        self.groups = [_Group(*o) for o in zip(self.precision, self.mean, [None,None,*used])]
 
-    def composed(self):
-        "Own part, sets and features of each row, (k+2,n)"
-        res = self.own.copy()
-        if self.spec.implicit:
-            total = np.add.reduceat(self.sets[:,self.others], self.ends[:-1][self.known], axis=1)
-            res[:,self.known] += total*self.shares[self.known]
-        for f in range(self.spec.rows.shape[1]):
-            rows = self.spec.rows[:,f]
-            res += np.where(rows>=0, self.features[:,np.maximum(rows, 0)]*self.spec.weights[:,f], 0)
+    def _categories(self):
+        "Ends, rows and weights of the categories, and the feature of each"
+        given = len(self.spec.sizes)>0
+        rows,weights = (o[self.rated] if given else np.zeros((0,0), o.dtype) for o in self.spec[2:4])
+        u,f = np.nonzero((rows>=0)&(weights!=0))
+        order = np.argsort(rows[u,f], kind='stable')
+        u,f = u[order],f[order]
+        ends = np.r_[0,np.cumsum(np.bincount(rows[u,f], minlength=sum(self.spec.sizes)))]
+        return (ends.astype(np.int32),u.astype(np.int32),weights[u,f].astype(np.float32),
+            np.repeat(np.arange(len(self.spec.sizes)), self.spec.sizes).astype(np.int32))
+
+    def meet(self, other, n_blocks):
+        "Make the tables"
+        n,m = len(self.rated),len(other.rated)
+        place = np.empty(len(self.rows), np.int32)
+        place[other.order] = np.arange(len(place))
+        vectors = aligned(n_blocks, n, 8)
+        vectors[0,:,0] = 1   # it meets the bias of the other side
+        facts = np.stack([self.counts**-.5,np.ones(n)], 1).astype(np.float32)
+        self.half = self.kernels.Half(np.r_[0,np.cumsum(self.counts)].astype(np.int32),
+            other.rows[self.order].astype(np.int32), place[self.order], facts, vectors, np.zeros(n, np.float32),
+            aligned(n_blocks, n, 8), aligned(n_blocks, m, 8), aligned(n_blocks, sum(self.spec.sizes), 8), self.f_ends,
+            self.f_rows, self.f_weights, self.f_group, aligned(n, 8), aligned(m, 8),
+            aligned(n, self.kernels.STATE, 8), aligned(n, 8, 8), np.zeros(n, np.float32))
+
+    def from_features(self, rows):
+        "What features add to `rows`, (b,n,8)"
+        spec,table = self.spec,self.half.features
+        res = np.zeros((len(table),len(rows),8), np.float32)
+        for f in range(len(spec.sizes)):
+            c = spec.rows[rows,f]
+            res += np.where((c>=0)[:,None], table[:,np.maximum(c, 0)]*spec.weights[rows,f][:,None], 0)
         return res
+
+    def compose(self):
+        "Write `vectors` and `bias` from own parts, sets and features"
+        h = self.half
+        res = h.own+self.from_features(self.rated)
+        if self.spec.implicit:
+            for b,table in enumerate(h.sets):
+                res[b] += np.add.reduceat(table[h.others], h.ends[:-1], axis=0)*h.facts[:,:1]
+        h.bias[:],h.vectors[:] = res[0,:,0],res
+        h.vectors[0,:,0] = 1
+
+    def spread(self, table, rated, n, fill):
+        "Rows of all ids from those of the rated ones, (n,k+1)"
+        res = np.empty((n,self.k+1), np.float32)
+        res[:] = _columns(fill, self.k)
+        res[rated] = _columns(table, self.k)
+        return res
+
+    def tables(self, other):
+        "Vectors, what categories add, own parts, and sets or None"
+        h,own,k = self.half,self.mean[0][:,None],self.k
+        own_parts = self.spread(h.own, self.rated, self.spec.n, own)
+        res = self.spread(h.vectors, self.rated, self.spec.n, own)
+        res[self.rated,k] = h.bias
+        rest = np.flatnonzero(self.all_counts==0)
+        res[rest] += _columns(self.from_features(rest), k)
+        sets = self.spread(h.sets, other.rated, other.spec.n, self.mean[1][:,None]) if self.spec.implicit else None
+        return res,_columns(h.features, k),own_parts,sets
+
+    def precisions(self, name):
+        "By name of the group"
+        res = {name:self.precision[0]}
+        if self.spec.implicit: res[f'sets of {name}'] = self.precision[1]
+        for f,o in enumerate(self.precision[2:]): res[f'feature {f+1} of {name}'] = o
+        return {a:_columns(o[:,None], self.k)[0] for a,o in res.items()}
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
     "A chain of draws of biased factors with sets, features and their noise, given ratings"
-    burn,opening,prior,anchor,nu = 20,10,(1.,.1),1.,20.
+    burn,opening,prior,anchor,nu,tables_every = 20,10,(1.,.1),1.,20.,2
 
     def __init__(self,
         ids:np.ndarray, # Rows of user and item of each rating, (n,2)
         ratings:np.ndarray, # (n,)
         users:SideSpec, # What there is to know of the users
         items:SideSpec, # And of the items
-        n_factors:int=None, # 16, or 32 from 50 ratings for each id on
+        n_factors:int=None, # As `default_factors` says if None
         seed:int=0, # Of all draws
-        threads:int=None, # Not used yet
+        threads:int=None, # 1 if None; draws are the same with any number
     ):
         self.kernels = load_kernels('gibbs')
         if self.kernels is None: raise RuntimeError(f'the Gibbs sampler needs compiled loops: {unusable()}')
         ids,ratings = np.asarray(ids),np.asarray(ratings, np.float32)
-        self.rng,self.done,self.n = np.random.default_rng(seed),0,len(ids)
+        self.rng,self.done,self.n,self.stale = np.random.default_rng(seed),0,len(ids),True
         self.k = n_factors or default_factors(self.n, users.n+items.n)
-        u,i = ids[:,0],ids[:,1]
-        self.sides = (_Side(users, items, u, i, self.k, self.k, self.rng),
-            _Side(items, users, i, u, self.k, self.k+1, self.rng))
+        self.blocks = self.k//8+1
+        self.active = np.arange(8*self.blocks).reshape(-1, 8)<=self.k
+        self.sides = tuple(_Side(self.kernels, *o, self.k, self.blocks) for o in zip((users,items), ids.T))
         us,it = self.sides
+        us.meet(it, self.blocks)
+        it.meet(us, self.blocks)
         self.newcomers = Newcomers(ids[us.order], (users,items))
-        place = np.empty(self.n, np.int32)
-        place[us.order] = np.arange(self.n)
-        self.to_item = place[it.order]
-        self.to_user = np.argsort(self.to_item)
-        self._ratings(ratings, place)
-        self.precision,self.base = 1.,1.
+        self._ratings(ratings)
+        self.precision,self.base,self.item_errors = 1.,1.,np.empty(self.n, np.float32)
+        self._team(threads or 1)
         self.refresh()
 
-    def _ratings(self, ratings, place):
+    def _ratings(self, ratings):
         values,level,counts = np.unique(ratings, return_inverse=True, return_counts=True)
         self.mean,self.scale = float(ratings.mean(dtype=float)),float(ratings.std(dtype=float)) or 1.
         self.levels = self.cuts = None
@@ -149,83 +183,113 @@ class GibbsSampler:
         self.cuts = np.r_[-np.inf, ndtri(np.cumsum(counts)[:-1]/self.n), np.inf]
         self.latent = np.zeros(self.n, np.float32)
 
-    def _scores(self):
-        "Leave-one-out scores in the order of users, from the tables"
-        us,it = self.sides
-        u,i = np.repeat(np.arange(us.spec.n), us.counts),us.others
-        res = np.zeros(self.n, np.float32)
-        for f in range(self.k+2):
-            a = us.all[f,u]-us.shares[u]*us.sets[f,i]
-            res += a*(it.all[f,i]-it.shares[i]*it.sets[f,u])
-        return res
+    def _team(self, threads):
+        self.threads,self.sync = threads,np.zeros(32, np.int64)
+        self.pool = ThreadPoolExecutor(threads-1) if threads>1 else None
+        goals = np.arange(1, threads)*self.n//threads
+        self.bounds = [np.r_[0,np.searchsorted(o.half.ends, goals),len(o.rated)] for o in self.sides]
+
+    def _together(self, f):
+        "Call `f` with the number of each thread, in all of them"
+        others = [self.pool.submit(f, t) for t in range(1, self.threads)]
+        try: f(0)
+        except BaseException:
+            self.sync[load_kernels('threads').GIVE_UP] = 1
+            raise
+        finally:
+            for o in others: o.result()
 
     def refresh(self):
-        "Compute the errors anew from the tables"
+        "Compute scores and errors anew from the tables: after an interrupt, and against rounding"
+        for o in self.sides: o.compose()
+        self.sync[:] = 0
         self.errors = self.latent-self._scores()
+        self.stale = False
+
+    def _scores(self):
+        "Leave-one-out scores in the order of users, from the tables"
+        us,it = (o.half for o in self.sides)
+        u,i = np.repeat(np.arange(len(us.bias)), self.sides[0].counts),us.others
+        s,t = us.facts[u,:1],it.facts[i,:1]
+        res = us.bias[u]-s[:,0]*us.sets[0,i,0]+it.bias[i]-t[:,0]*it.sets[0,u,0]
+        for b in range(self.blocks):
+            x = (us.vectors[b,u]-s*us.sets[b,i])*(it.vectors[b,i]-t*it.sets[b,u])
+            res += x[:,b==0:].sum(1)
+        return res
+
+    def _start_factors(self):
+        for o in self.sides:
+            start = .1*self.rng.standard_normal((self.blocks,len(o.rated),8), dtype=np.float32)*self.active[:,None]
+            start[0,:,0] = o.half.own[0,:,0]
+            o.half.own[:] = start
+        self.stale = True
+
     def sweep(self):
         "Draw everything once"
-        rng,(us,it) = self.rng,self.sides
+        if self.done==self.opening: self._start_factors()
+        if self.stale or self.done%100==0: self.refresh()
+        self.stale = True   # until the end of the sweep: see `refresh`
         with compiling('gibbs'):
-            if self.levels is not None:
-                self.kernels.draw_latent(us.ends, us.others, self.errors, self.latent, self.level, self.cuts,
-                    us.noise*np.float32(self.precision), it.noise, rng.random(self.n))
-            self._half(us, it)
-            self.errors = self.errors[self.to_item]
-            self._half(it, us)
-            self.errors = self.errors[self.to_user]
-        self._noise(float((it.squares.astype(float)*it.noise).sum()))
+            if self.levels is not None: self._draw_latent()
+            self._half(0, self.errors, self.item_errors)
+            self._half(1, self.item_errors, self.errors)
+        items = self.sides[1].half
+        self._noise(float((items.squares.astype(float)*items.facts[:,1]).sum()))
         self.done += 1
+        self.stale = False
 
-    def _half(self, s, t):
-        rng,(a0,b0) = self.rng,self.prior
-        columns = [s.bias]+(list(range(self.k)) if self.done>=self.opening else [])
-        normals = [rng.standard_normal(o.shape, dtype=np.float32) for o in (s.own,s.sets,s.features)]
-        s.change[:],s.set_change[:],past = 0,0,s.bias
-        weights = t.noise*np.float32(self.precision)
-        (own,sets),c = s.groups,self.kernels
-        for f in columns:
-            c.collect(s.ends, s.others, self.errors, s.noise, s.shares, weights, t.shares, s.change, s.set_change,
-                t.all[past], t.sets[past], t.all[f], t.sets[f], s.A, s.B, s.R, s.spec.implicit)
-            c.draw(s.S, s.known, s.noise, s.shares, s.A, s.B, s.R, s.all[f], s.change, s.own[f],
-                own.precision[f], own.mean[f], normals[0][f], s.spec.implicit, t.ends, t.others, t.all[f], t.sets[f],
-                weights, t.shares, s.sets[f], s.set_change, sets.precision[f], sets.mean[f], normals[1][f],
-                s.f_ends, s.f_rows, s.f_weights, s.f_group, s.features[f], s.f_precision[f], s.f_mean[f],
-                normals[2][f], a0, b0, rng.standard_normal(), rng.random())
-            past = f
-        c.flush(s.ends, s.others, self.errors, s.shares, t.shares, s.change, s.set_change, t.all[past], t.sets[past],
-            t.noise, s.squares)
-        own.draw(rng, s.own, columns, a0, b0)
-        if s.spec.implicit: sets.draw(rng, s.sets, columns, a0, b0)
-        for g,group in enumerate(s.f_groups):
-            group.draw(rng, s.features, columns, a0, b0)
-            s.f_precision[:,g],s.f_mean[:,g] = group.precision,group.mean
-        if self.done<self.opening: return
-        s.noise[:] = rng.gamma((self.nu+s.counts)/2)*2/(self.nu+self.precision*s.squares)
+    def _draw_latent(self):
+        (us,it),c = (o.half for o in self.sides),self.kernels
+        uniform,bounds = self.rng.random(self.n),self.bounds[0]
+        noise = us.facts[:,1]*np.float32(self.precision)
+        self._together(lambda t: c.draw_latent(us.ends, us.others, self.errors, self.latent, self.level, self.cuts,
+            noise, it.facts, uniform, bounds[t], bounds[t+1]))
+
+    def _half(self, side, errors, res):
+        rng,s,t,(a0,b0) = self.rng,self.sides[side],self.sides[1-side],self.prior
+        opening = self.done<self.opening
+        blocks,active = (1,np.zeros_like(self.active)) if opening else (self.blocks,self.active)
+        if opening: active[0,0] = True
+        tables = opening or (self.done+side)%self.tables_every==0
+        sets,features = tables and s.spec.implicit,tables and len(s.spec.sizes)>0
+        def normals(table, some=True):
+            x = rng.standard_normal((blocks if some else 0,table.shape[1],8), dtype=np.float32)
+            for b in np.flatnonzero(~active[:len(x)].all(1)): x[b][:,~active[b]] = 0
+            return x
+        h = s.half
+        p = self.kernels.Priors(s.precision.reshape(-1, 8), s.mean.reshape(-1, 8), normals(h.own),
+            normals(h.sets, sets), normals(h.features, features), rng.standard_normal((blocks,8)),
+            rng.random((blocks,8)))
+        self._together(lambda thread: self.kernels.half(h, t.half, p, errors, res, blocks, np.float32(self.precision),
+            sets, features, self.bounds[side], thread, self.sync, a0, b0))
+        drawn = [(h.own,True),(h.sets,sets),*[(h.features,features)]*len(s.spec.sizes)]
+        for group,(table,new) in zip(s.groups, drawn):
+            if new: group.draw(self.kernels, rng, table, active, a0, b0)
+        if opening: return
+        squares = np.zeros(s.spec.n)
+        squares[s.rated] = h.squares
+        s.noise[:] = rng.gamma((self.nu+s.all_counts)/2)*2/(self.nu+self.precision*squares)
+        h.facts[:,1] = s.noise[s.rated]
 
     def _noise(self, squares):
         if self.done<self.opening: self.base = squares/self.n
         n = self.anchor*self.n if self.done>=self.opening else 0
         self.precision = self.rng.gamma((1+self.n+n)/2)*2/(1+squares+n*self.base)
 
-    def _table(self, table, side): return table[[*range(self.k),side.bias]].T.copy()
-
     def sample(self)->Sample:
         "The present draw"
         us,it = self.sides
-        of = lambda f: tuple(self._table(f(o), o) for o in self.sides)
-        composed = of(lambda o: o.composed())
-        implicit = tuple(self._table(o.sets, o) if o.spec.implicit else None for o in self.sides)
-        res = Sample(*composed, of(lambda o: o.features), of(lambda o: o.own), implicit, float(self.precision),
-            us.noise.copy(), it.noise.copy())
+        (users,*of_users),(items,*of_items) = us.tables(it),it.tables(us)
+        features,own,implicit = zip(of_users, of_items)
+        res = Sample(users, items, features, own, implicit, float(self.precision), us.noise.copy(), it.noise.copy())
         return self.newcomers(res, self.latent, self.precisions)
 
     def train_ratings(self)->np.ndarray: # (n,)
         "Leave-one-out predictions of the training ratings by the present draw, in the order of `ids`"
-        us,it = self.sides
-        scores = self.latent-self.errors
-        u = np.repeat(np.arange(us.spec.n), us.counts)
+        us,it = (o.half for o in self.sides)
+        noise = np.repeat(us.facts[:,1], self.sides[0].counts)*it.facts[us.others,1]
         res = np.empty(self.n, np.float32)
-        res[us.order] = self.ratings_of(scores, self.precision*us.noise[u]*it.noise[us.others])
+        res[self.sides[0].order] = self.ratings_of(self.latent-self.errors, self.precision*noise)
         return res
 
     def ratings_of(self,
@@ -244,10 +308,5 @@ class GibbsSampler:
     @property
     def precisions(self)->dict: # Name of a group: array of a precision for each factor and one for the bias
         "Drawn precisions of each group of parameters"
-        res = {}
-        for name,side in zip(('users','items'), self.sides):
-            columns = [*range(self.k),side.bias]
-            res[name] = side.groups[0].precision[columns]
-            if side.spec.implicit: res[f'sets of {name}'] = side.groups[1].precision[columns]
-            for g,group in enumerate(side.f_groups): res[f'feature {g+1} of {name}'] = group.precision[columns]
-        return res
+        us,it = self.sides
+        return {**us.precisions('users'),**it.precisions('items')}

@@ -1,5 +1,5 @@
 "The loops of the Gibbs sampler against scipy"
-import numpy as np, pytest
+import numpy as np
 from scipy import stats
 from scipy.special import ndtr, ndtri
 from fastcollab.kernels import gibbs
