@@ -100,7 +100,7 @@ class _Side:
         "What features add to `rows`, (b,n,8)"
         spec,table = self.spec,self.half.features
         res = np.zeros((len(table),len(rows),8), np.float32)
-        for f in range(len(spec.sizes)):
+        for f in range(spec.rows.shape[1]):
             c = spec.rows[rows,f]
             res += np.where((c>=0)[:,None], table[:,np.maximum(c, 0)]*spec.weights[rows,f][:,None], 0)
         return res
