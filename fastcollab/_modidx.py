@@ -1581,8 +1581,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'fastcollab/models/svdpp.py'),
                                          'fastcollab.models.svdpp.SVDPlusPlus.seconds': ( 'models/svdpp.html#svdplusplus.seconds',
                                                                                           'fastcollab/models/svdpp.py'),
-                                         'fastcollab.models.svdpp.SVDPlusPlus.set_counts': ( 'models/svdpp.html#svdplusplus.set_counts',
-                                                                                             'fastcollab/models/svdpp.py'),
                                          'fastcollab.models.svdpp.SVDPlusPlus.split_times': ( 'models/svdpp.html#svdplusplus.split_times',
                                                                                               'fastcollab/models/svdpp.py'),
                                          'fastcollab.models.svdpp.SVDPlusPlus.time_factors': ( 'models/svdpp.html#svdplusplus.time_factors',
@@ -1670,8 +1668,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'fastcollab/recommend/base.py'),
                                            'fastcollab.recommend.base.FoldTerms': ( 'recommend/base.html#foldterms',
                                                                                     'fastcollab/recommend/base.py'),
-                                           'fastcollab.recommend.base.FoldTerms.centered': ( 'recommend/base.html#foldterms.centered',
-                                                                                             'fastcollab/recommend/base.py'),
                                            'fastcollab.recommend.base.Link': ('recommend/base.html#link', 'fastcollab/recommend/base.py'),
                                            'fastcollab.recommend.base.Link.__call__': ( 'recommend/base.html#link.__call__',
                                                                                         'fastcollab/recommend/base.py'),
@@ -2583,6 +2579,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers._mean_products': ( 'train/solvers.html#_mean_products',
                                                                                        'fastcollab/train/solvers.py'),
+                                          'fastcollab.train.solvers.balanced': ( 'train/solvers.html#balanced',
+                                                                                 'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.chain_notes': ( 'train/solvers.html#chain_notes',
                                                                                     'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.check_gibbs': ( 'train/solvers.html#check_gibbs',
@@ -2599,4 +2597,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.sample_room': ( 'train/solvers.html#sample_room',
                                                                                     'fastcollab/train/solvers.py'),
-                                          'fastcollab.train.solvers.scaled': ('train/solvers.html#scaled', 'fastcollab/train/solvers.py')}}}
+                                          'fastcollab.train.solvers.scaled': ('train/solvers.html#scaled', 'fastcollab/train/solvers.py'),
+                                          'fastcollab.train.solvers.turned': ('train/solvers.html#turned', 'fastcollab/train/solvers.py')}}}

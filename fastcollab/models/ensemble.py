@@ -106,8 +106,8 @@ class PosteriorAverage(CollabModel):
     def seconds(self, x): return self.inner.seconds(x)
     def fold_terms(self, side):
         res = self.inner.fold_terms(side)
-        if not self.count or res is None or res.implicit is None: return res
-        return res.centered(self.inner.set_counts(side))   # row 0 of a draw has the mean of the sets
+        # row 0 of a draw has the mean of the sets: see `Newcomers`
+        return res._replace(implicit=None) if res is not None and self.count else res
     def gibbs_plan(self): return self.inner.gibbs_plan()
     def write_tables(self, users, items): self.inner.write_tables(users, items)
     def scorer(self):

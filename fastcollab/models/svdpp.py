@@ -298,9 +298,6 @@ class SVDPlusPlus(HybridModel):
         if (res := super().fold_terms(side)) is None: return None
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
-    def set_counts(self, side):
-        "Ratings of each row of the other side, (m,)"
-        return self.sets[side].trans_ends.diff()
     def gibbs_plan(self): return tuple(feature_spec(self, k, implicit=True) for k in (0,1))
     def write_tables(self, users, items):
         for k,side in enumerate(o.widen(self.n_factors) for o in (users,items)):

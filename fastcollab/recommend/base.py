@@ -146,13 +146,6 @@ class FoldTerms(NamedTuple):
     implicit:Factors|None=None # What each row of the other side adds once rated, over the root of their number; or None
     features:tuple=() # `FeatureTerms` of this side
 
-    def centered(self,
-        counts:Tensor, # Ratings of each row of the other side, (m,)
-    )->'FoldTerms':
-        "The same where row 0 has the mean of the sets: what something adds beyond the mean of all ratings"
-        def less(o): return None if o is None else o-torch.einsum('m,m...->...', counts.to(o)/counts.sum(), o)
-        return self if self.implicit is None else self._replace(implicit=Factors(*map(less, self.implicit)))
-
 # %% ../../nbs/recommend/00_base.ipynb #0c268fc1
 def category_weights(
     rows:Tensor, # Categories padded with 0, (n,width) int

@@ -17,7 +17,7 @@ from ..data.features import Feature, GenreCategorify
 from ..data.ids import raw_ids
 from .base import Factors, FeatureTerms, FoldTerms, Link, category_weights, pair_scores
 from .history import SIDES, UserHistory, as_known_kind, id_rows
-from .solve import Decay, as_decay, row_ends, solve_factors
+from .solve import Decay, row_ends, solve_factors
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #612a4ac4
 class FoldState(NamedTuple):
@@ -68,11 +68,10 @@ def implicit_factors(
     implicit:Factors, # What each row of the other side adds
     others:Tensor, # Rows of the other side, sorted by the rows of this side, (n,) int64
     ends:Tensor, # Where those of each row begin, and where the last ones end, (rows+1,) int64
-    least:float=1., # Ratings that count as the number where there are fewer
 )->Factors: # (rows,k) and (rows,)
     "What it adds to have been rated, whatever the rating: the sum over the root of the number"
     n = ends.diff()
-    rows,scale = torch.repeat_interleave(torch.arange(len(n)), n),n.clamp(min=least).rsqrt()
+    rows,scale = torch.repeat_interleave(torch.arange(len(n)), n),n.clamp(min=1).rsqrt()
     def total(table): return table.new_zeros(len(n), *table.shape[1:]).index_add_(0, rows, table[others])
     bias = None if implicit.bias is None else total(implicit.bias)*scale
     return Factors(total(implicit.vec)*scale[:,None], bias)
@@ -84,14 +83,13 @@ def start_factors(
     rows:Tensor, # Rows of this side, (n,) int64
     others:Tensor|None=None, # Rows of the other side that they were seen with, sorted by row, (m,) int64
     ends:Tensor|None=None, # Where those of each row begin, and where the last ones end, (n+1,) int64
-    least:float=1., # See `Decay`
 )->Factors: # (n,k) and (n,)
     "What rows would be without their ratings: the unknown row, their features, and what it adds to have been rated"
     terms = state.terms[side]
     unknown = state.factors[side].take(torch.zeros_like(rows))
     res = with_features(unknown, terms, [f.rows[rows] for f in terms.features])
     if terms.implicit is None or others is None: return res
-    rated = implicit_factors(terms.implicit, others, ends, least)
+    rated = implicit_factors(terms.implicit, others, ends)
     return Factors(res.vec+rated.vec, _added(res.bias, rated.bias))
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #b37375d4
@@ -106,8 +104,7 @@ def fold_rows(
     keep = torch.isin(own, rows)
     others,ratings = others[keep],ratings[keep]
     ends = row_ends(torch.searchsorted(rows, own[keep]), len(rows))
-    decay = as_decay(decay)
-    start = start_factors(state, side, rows, others, ends, decay.least)
+    start = start_factors(state, side, rows, others, ends)
     return solve_factors(state.factors[1-side], others, ratings, ends, start, decay, state.link)
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #e4df25c6
@@ -165,7 +162,7 @@ class _Trial(NamedTuple):
     rest_ratings:Tensor  # and rating
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #bf13261a
-def _trial(history, side, size, rng, n=60, most=100):
+def _trial(history, side, size, rng, n=200, most=50):
     "Try up to n rows, with up to `most` ratings each and of each other; `size` is the number of rows of the side"
     own,other,ratings = history.sorted_by(side)
     count = torch.bincount(own, minlength=size).numpy()
@@ -185,33 +182,31 @@ def _trial_error(state, side, trial, decays):
     "Mean squared error of the hidden ratings with the decays of this side and of the other one"
     t,shown,hidden,link = trial,~trial.hidden,trial.hidden,state.link
     ends = row_ends(t.rest, len(t.others))
-    start = start_factors(state, 1-side, t.others, t.rest_rows, ends, decays[1].least)
+    start = start_factors(state, 1-side, t.others, t.rest_rows, ends)
     others = solve_factors(state.factors[side], t.rest_rows, t.rest_ratings, ends, start, decays[1], link)
     ends = row_ends(t.row[shown], len(t.rows))
-    start = start_factors(state, side, t.rows, t.others[t.other[shown]], ends, decays[0].least)
+    start = start_factors(state, side, t.rows, t.others[t.other[shown]], ends)
     found = solve_factors(others, t.other[shown], t.ratings[shown], ends, start, decays[0], link)
     scores = pair_scores(found.take(t.row[hidden]), others.take(t.other[hidden]))
     return ((link(scores)-t.ratings[hidden])**2).mean().item()
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #871ca5c5
-_USUAL = 1.,1. # units that are about right on all data at hand
-_LEAST = 1.,10.,30.,100.
+_USUAL = 1/8,1/2 # units that are about right on the data at hand
 
 def find_decay(
     state:FoldState, # What is known
     side:int, # 0 for users, 1 for items
     rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
-)->Decay: # That of one unit if there are not enough ratings to tell
+)->Decay: # The usual units if there are not enough ratings to tell
     "How strongly to hold new rows where they start, so that hidden ratings are predicted best"
     units = [decay_units(state, o, rated) for o in (side,1-side)]
-    def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1], *parts[2:]) for o in units]
+    def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1]) for o in units]
     trial = _trial(state.history, side, len(state.factors[side].vec), np.random.default_rng(0))
     if not trial.hidden.any(): return decays(_USUAL)[0]
     def best(parts): return min(parts, key=lambda o: _trial_error(state, side, trial, decays(o)))
-    parts = best([(4.**k*_USUAL[0],4.**k*_USUAL[1]) for k in range(-3, 4)])
-    if any(o.implicit is not None for o in state.terms): parts = best([(*parts,o) for o in _LEAST])
-    parts = best([(parts[0],parts[1]*o,*parts[2:]) for o in (1/8,1/4,1/2,1,2,4)])
-    return decays(best([(parts[0]*o,*parts[1:]) for o in (1/2,1,2)]))[0]
+    vec,bias = best([(4.**k*_USUAL[0],4.**k*_USUAL[1]) for k in range(-2, 4)])
+    vec,bias = best([(vec,bias*o) for o in (1/4,1/2,1,2,4)])
+    return decays(best([(vec*o,bias) for o in (1/2,1,2)]))[0]
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #c1029afc
 def check_new_ratings(

@@ -123,17 +123,15 @@ def solve_rows(
 
 # %% ../../nbs/recommend/03_solve.ipynb #e4fdeebd
 class Decay(NamedTuple):
-    "How strongly rows are held where they start"
-    vec:float # Weight of the squared distance of each number of a vector
-    bias:float # Weight of the squared distance of a bias
-    least:float=1. # Sets of fewer ratings count as if they had so many, in models with sets
+    "Weights of the squared distance from where rows start"
+    vec:float # Of each number of a vector
+    bias:float # Of a bias
 
 def as_decay(
-    decay:float|tuple, # One weight for both, or a `Decay`
+    decay:float|tuple, # One weight for both, or a pair
 )->Decay: # Of plain numbers
     "A `Decay` from whatever stands for one"
-    values = torch.as_tensor(decay, dtype=torch.float64).reshape(-1).tolist()
-    return Decay(*values) if len(values)>1 else Decay(*values*2)
+    return Decay(*torch.as_tensor(decay, dtype=torch.float64).expand(2).tolist())
 
 # %% ../../nbs/recommend/03_solve.ipynb #686ab46b
 def solve_factors(
