@@ -181,7 +181,7 @@ class GibbsSampler:
             return
         self.levels,self.level = values.astype(float),level.astype(np.int32)[order]
         self.cuts = np.r_[-np.inf, ndtri(np.cumsum(counts)[:-1]/self.n), np.inf]
-        self.latent = np.zeros(self.n, np.float32)
+        self.latent,self.shares = np.zeros(self.n, np.float32),self.kernels.share_table()
 
     def _team(self, threads):
         self.threads,self.sync = threads,np.zeros(32, np.int64)
@@ -243,7 +243,7 @@ class GibbsSampler:
         uniform,bounds = self.rng.random(self.n),self.bounds[0]
         noise = us.facts[:,1]*np.float32(self.precision)
         self._together(lambda t: c.draw_latent(us.ends, us.others, self.errors, self.latent, self.level, self.cuts,
-            noise, it.facts, uniform, bounds[t], bounds[t+1]))
+            noise, it.facts, uniform, self.shares, bounds[t], bounds[t+1]))
 
     def _half(self, side, errors, res):
         rng,s,t,(a0,b0) = self.rng,self.sides[side],self.sides[1-side],self.prior
