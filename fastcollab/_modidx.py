@@ -2471,6 +2471,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'fastcollab/train/sampler.py'),
                                           'fastcollab.train.sampler.GibbsSampler._draw_latent': ( 'train/sampler.html#gibbssampler._draw_latent',
                                                                                                   'fastcollab/train/sampler.py'),
+                                          'fastcollab.train.sampler.GibbsSampler._fill': ( 'train/sampler.html#gibbssampler._fill',
+                                                                                           'fastcollab/train/sampler.py'),
                                           'fastcollab.train.sampler.GibbsSampler._half': ( 'train/sampler.html#gibbssampler._half',
                                                                                            'fastcollab/train/sampler.py'),
                                           'fastcollab.train.sampler.GibbsSampler._noise': ( 'train/sampler.html#gibbssampler._noise',
