@@ -31,7 +31,8 @@ from common import *
 
 class Part(NamedTuple):
     "Ratings with users, items and ratings first, a list of splits, and columns to use"
-    name:str
+    data:str
+    split:str
     df:pd.DataFrame
     splits:list
     cols:dict = {}
@@ -39,6 +40,8 @@ class Part(NamedTuple):
 # of myFM, chosen by `tune`
 SETTINGS = dict(flixster=dict(sets=True, rank=5, probit=True), yahoo_music=dict(rank=10, scaled=True),
     filmtrust=dict(sets=True, rank=20, probit=True))
+SETTINGS['ml-100k'] = dict(sets=True, rank=20)
+SETTINGS['ml-latest-small'] = dict(sets=True, rank=5)
 
 # data
 def data(name): return Path(os.environ['FASTCOLLAB_DATA'])/name
@@ -48,7 +51,7 @@ def monti(name):
     d = np.load(data(f'{name}_monti.npz'))
     ids = np.concatenate([d['train'],d['test']])
     df = pd.DataFrame(dict(user=ids[:,0], item=ids[:,1], rating=np.append(d['train_rating'], d['test_rating'])))
-    return Part(name, df.astype(dict(rating=float)), [np.split(np.arange(len(df)), [len(d['train'])])])
+    return Part(name, 'monti', df.astype(dict(rating=float)), [np.split(np.arange(len(df)), [len(d['train'])])])
 
 def shuffled(df, share=.8, seed=0):
     "Row numbers of a random split"
@@ -57,25 +60,25 @@ def shuffled(df, share=.8, seed=0):
 def filmtrust_part():
     df = pd.read_csv(data('filmtrust.txt'), sep=r'\s+', names=['user','item','rating'])
     df = df.drop_duplicates(['user','item']).reset_index(drop=True)
-    return Part('filmtrust', df, [shuffled(df)])
+    return Part('filmtrust', 'random', df, [shuffled(df)])
 
 def u1_part(**kwargs):
     df,splits = movielens_fold('ml-100k', 1)
     df = with_year(df)
-    return Part('u1', df, [splits], columns(df, **kwargs))
+    return Part('ml-100k', 'u1', df, [splits], columns(df, **kwargs))
 
 def random5_part(**kwargs):
     df = with_year(movielens('ml-100k'))
-    return Part('random5', df, five(len(df)), columns(df, **kwargs))
+    return Part('ml-100k', 'random5', df, five(len(df)), columns(df, **kwargs))
 
-def movielens_part(name, splitter):
+def movielens_part(name, split, splitter):
     df = with_year(movielens(name))
-    return Part(f'{name} {splitter.__qualname__.split(".")[0]}', df, [splitter(df)], columns(df))
+    return Part(name, split, df, [splitter(df)], columns(df))
 
 def lastfm_part():
     df = pd.read_csv(data('lastfm_user_artists.dat'), sep='\t')
     df.columns = ['user','item','rating']
-    return Part('lastfm', df.astype(dict(rating=float)), [shuffled(df)])
+    return Part('lastfm', 'random', df.astype(dict(rating=float)), [shuffled(df)])
 
 # other libraries
 def feature_columns(df, key, names):
@@ -124,7 +127,7 @@ def ask(d, jobs):
 
 def peer_jobs(part):
     "Rows of other libraries: name, library and settings"
-    best,sided = SETTINGS.get(part.name, {}),part.cols.get('user_cols') or part.cols.get('item_cols')
+    best,sided = SETTINGS[part.data],part.cols.get('user_cols') or part.cols.get('item_cols')
     res = {'Surprise SVD':('surprise',{}), 'cmfrec CMF':('cmfrec',{})}
     if sided: res['cmfrec CMF, features'] = 'cmfrec',dict(side_info=True)
     res.update({'myFM, ids':('myfm',{}), 'myFM, ids and sets':('myfm',dict(sets=True))})
@@ -138,7 +141,7 @@ def clipped_rmse(pred, part, split):
     return float(np.sqrt(np.mean((np.clip(pred, y[train].min(), y[train].max())-y[test])**2)))
 
 class Cache:
-    "Results of other libraries in a file, if ANY_DATA_CACHE names one"
+    "Results of other libraries, which tables with and without features share; in a file too, if ANY_DATA_CACHE names one"
     def __init__(self):
         file = os.environ.get('ANY_DATA_CACHE')
         self.file = file and Path(file)
@@ -147,23 +150,24 @@ class Cache:
         self.known.update(more)
         if self.file: self.file.write_text(json.dumps(self.known, indent=0))
 
-def peer_fold(cache, part, fold, d):
+CACHE = Cache()
+
+def peer_fold(part, fold, d):
     "RMSE and seconds of each row of other libraries and each seed on one split, {row: (seeds,2)}, or what is wrong"
     res,todo = {},{}
     for row,(name,settings) in peer_jobs(part).items():
         for seed in SEEDS:
-            key = json.dumps([part.name, len(part.df), fold, name, settings, seed])
-            if key not in cache.known: todo[key] = name,seed,settings
+            key = json.dumps([part.data, part.split, fold, name, settings, seed])
+            if key not in CACHE.known: todo[key] = name,seed,settings
             res.setdefault(row, []).append(key)
     if todo:
         out = zip(todo, ask(d, list(todo.values())))
-        cache.keep({k:o if isinstance(o, str) else (clipped_rmse(o[0], part, part.splits[fold]),o[1]) for k,o in out})
-    return {row:[cache.known[o] for o in keys] for row,keys in res.items()}
+        CACHE.keep({k:o if isinstance(o, str) else (clipped_rmse(o[0], part, part.splits[fold]),o[1]) for k,o in out})
+    return {row:[CACHE.known[o] for o in keys] for row,keys in res.items()}
 
 def peer_results(part, inputs):
     "RMSE and seconds of each row of other libraries, {row: (seeds,folds,2)}, or what is wrong"
-    cache = Cache()
-    folds = [peer_fold(cache, part, f, d) for f,d in enumerate(inputs)]
+    folds = [peer_fold(part, f, d) for f,d in enumerate(inputs)]
     def gather(row):
         if bad := [o for fold in folds for o in fold[row] if isinstance(o, str)]: return bad[0]
         return np.array([o[row] for o in folds]).swapaxes(0, 1)
@@ -181,14 +185,14 @@ def averages(part, split):
     with (learn := collab_learner(dls, arch=model)).no_bar(): pred = learn.predict(test)
     return clipped_rmse(np.full(len(test), model.mean.item()), part, split),clipped_rmse(pred, part, split)
 
-def auto(dls):
+def auto(dls, seed):
     learn = collab_learner(dls, arch='auto')
     return quietly(learn, learn.fit_auto)
 
-def gibbs(dls):
+def gibbs(dls, seed):
     cbs = None if dls.train_ds.store.timestamps() is None else FitSessionEffects()
     learn = collab_learner(dls, arch=SVDPlusPlus, cbs=cbs)
-    return quietly(learn, learn.fit_gibbs)
+    return quietly(learn, lambda: learn.fit_gibbs(seed=seed))
 
 OURS = dict(auto=auto, Gibbs=gibbs)
 
@@ -197,7 +201,7 @@ def our_fit(fit, part, split, seed):
     dls = new_loaders(part, split)
     set_seed(seed)
     # the choice of `fit_auto` is printed
-    with contextlib.redirect_stdout(io.StringIO()): learn,secs = any_peers.seconds(lambda: fit(dls))
+    with contextlib.redirect_stdout(io.StringIO()): learn,secs = any_peers.seconds(lambda: fit(dls, seed))
     with learn.no_bar(): pred = learn.predict(part.df.iloc[split[1]])
     return clipped_rmse(pred, part, split),secs
 
@@ -209,7 +213,7 @@ def warm():
     "Compile and load everything that is timed"
     df = synthetic_ratings(60, 40, 1000)
     for cols in ({}, dict(item_cols='genres', time_name='timestamp')):
-        for fit in OURS.values(): our_fit(fit, Part('', df, [], cols), np.split(np.arange(1000), [900]), 0)
+        for fit in OURS.values(): our_fit(fit, Part('', '', df, [], cols), np.split(np.arange(1000), [900]), 0)
 
 # tables
 def line(what, res, goal='', more=''):
@@ -243,13 +247,13 @@ def u1_all(): table('ml-100k u1, features and times', u1_part(), '<= 0.866')
 def random5_ids(): table('ml-100k, five random folds, ids', random5_part(features=False, time=False), '<= 0.874')
 def random5_all(): table('ml-100k, five random folds, features and times', random5_part(), '<= 0.855')
 def latest():
-    part = movielens_part('ml-latest-small', RandomSplitter(.2, seed=42))
+    part = movielens_part('ml-latest-small', 'random', RandomSplitter(.2, seed=42))
     table('ml-latest-small, random 80/20, features and times', part, '<= 0.785')
 def forward_100k():
-    part = movielens_part('ml-100k', TemporalSplitter(.1))
+    part = movielens_part('ml-100k', 'last', TemporalSplitter(.1))
     table('ml-100k, the last tenth in time, features and times', part, '<= 1.021')
 def forward_latest():
-    part = movielens_part('ml-latest-small', TemporalSplitter(.1))
+    part = movielens_part('ml-latest-small', 'last', TemporalSplitter(.1))
     table('ml-latest-small, the last tenth in time, features and times', part, '<= 1.0165')
 def plays():
     table('Last.fm, plays of artists, random 80/20; auto never above the averages', lastfm_part(), peers=False)
@@ -274,7 +278,7 @@ def tune(part):
             for o in grid(part.df.iloc[:,2].nunique())]
         res = [(clipped_rmse(p, part, split),s,o[2]) for o,(p,s) in zip(jobs, ask(d, jobs))]
         for err,secs,o in sorted(res, key=itemgetter(0)):
-            print(f'{part.name}: {what:<26} {err:.4f} {secs:6.2f} s  {o}', flush=True)
+            print(f'{part.data}: {what:<26} {err:.4f} {secs:6.2f} s  {o}', flush=True)
 
 if __name__=='__main__':
     warnings.simplefilter('ignore')

@@ -180,11 +180,13 @@ class CollabModel(Module):
         self.mean = mean
         return self
     def _load_from_state_dict(self, state, prefix, *args):
-        for name in self.sized_by_data:                                      # there, or not, as in what was saved
+        mine = any(k.startswith(prefix) for k in state)
+        for name in self.sized_by_data if mine else ():                      # there, or not, as in what was saved
             saved,now = state.get(prefix+name),getattr(self, name)
-            if saved is None or now is not None and now.shape==saved.shape: continue
-            new = saved.clone().to(next(self.parameters()).device)
-            setattr(self, name, nn.Parameter(new, requires_grad=False) if name=='mean' else new)
+            if saved is None: setattr(self, name, None)
+            elif now is None or now.shape!=saved.shape:
+                new = saved.clone().to(next(self.parameters()).device)
+                setattr(self, name, nn.Parameter(new, requires_grad=False) if name=='mean' else new)
         super()._load_from_state_dict(state, prefix, *args)
     @property
     def inner(self)->'CollabModel':

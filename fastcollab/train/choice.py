@@ -10,7 +10,6 @@ __all__ = ['GIBBS_SECONDS', 'ADAM_SECONDS', 'trial_loaders', 'AutoPlan', 'auto_p
 from dataclasses import dataclass, field
 
 from fastai.torch_basics import *
-from ..kernels.jit import unusable
 
 # %% ../../nbs/train/05_choice.ipynb #5d873433
 def trial_loaders(
@@ -79,7 +78,7 @@ def ensemble_weights(
 def count_like(
     y:np.ndarray, # Ratings, (n,)
 )->bool:
-    "Are these counts, whole numbers that spread more than their mean?"
+    "Are these counts, whole numbers whose standard deviation is larger than their mean?"
     whole = (y>=0).all() and (y==y.round()).all()
     return bool(whole and len(np.unique(y))>20 and y.std()>y.mean())
 
@@ -104,15 +103,14 @@ class AutoChoice:
         lines += [f'  {_titles[k]:<24}{e:.4f}{"  <- chosen" if k==self.name else ""}' for k,e in self.errors.items()]
         return '\n'.join([*lines, f'chosen: {chosen}'])
 
-def _clearly_better(a, b, se):
-    "Is the mean of the squared errors `a` below that of `b` by more than `se` standard errors?"
+def _clearly_better(a, b):
+    "Is the mean of the squared errors `a` below that of `b` by more than a standard error?"
     gain = b-a
-    return gain.mean()>se*gain.std()/len(gain)**.5
+    return gain.mean()>gain.std()/len(gain)**.5
 
 def choose(
     preds:dict, # Predictions of each model, (n,), by name; 'mean' and 'averages' are among them
     y:np.ndarray, # Ratings, (n,)
-    counts:bool=False, # Are these counts?
 )->AutoChoice:
     "The model, or the two, to fit"
     squares = {k:(np.asarray(p, np.float64)-y)**2 for k,p in preds.items()}
@@ -121,9 +119,8 @@ def choose(
         w = ensemble_weights([preds[k] for k in fitted], y)
         blend = (sum(o*np.asarray(preds[k], np.float64) for o,k in zip(w, fitted))-y)**2
         single = min(fitted, key=lambda k: squares[k].mean())
-        if _clearly_better(blend, squares[single], 1): weights = dict(sorted(zip(fitted, w), key=lambda o: -o[1]))
+        if _clearly_better(blend, squares[single]): weights = dict(sorted(zip(fitted, w), key=lambda o: -o[1]))
         squares['blend'] = blend
     best = min((k for k in squares if k!='blend' or weights), key=lambda k: squares[k].mean())
-    if counts and not _clearly_better(squares[best], squares['mean'], 3): best = 'mean'
     errors = {k:float(o.mean()**.5) for k,o in squares.items()}
     return AutoChoice(weights if best=='blend' else {best:1.}, errors, len(y))

@@ -285,10 +285,11 @@ class CollabLearner(Learner):
         sweeps,every = check_int('sweeps', sweeps),check_int('every', every)
         if resume and self._chain is None: raise ValueError('there is no chain to resume; call fit_gibbs without resume')
         settings = dict(n_factors=n_factors, samples=samples, seed=check_seed(seed), sweeps=sweeps)
-        self._chain = gibbs_chain(self, self._chain if resume else None, **settings)
-        self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
-        with self.removed_cbs(self._grab_cbs(FitSessionEffects)):   # the chain does that itself
-            try: self.fit(len(loop.epochs), cbs=cbs)
+        # the chain fits session effects itself
+        with self.removed_cbs(self._grab_cbs(FitSessionEffects)), self.added_cbs(L(cbs)):
+            self._chain = gibbs_chain(self, self._chain if resume else None, **settings)
+            self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
+            try: self.fit(len(loop.epochs))
             finally: self._solver = None
     def fit_auto(self,
         budget:float|None=None, # Seconds it may take; 30 at up to 100,000 ratings, and more in proportion, if None
@@ -566,6 +567,7 @@ def quietly(
     "Without a bar, a table and validation"
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(SkipValidation()): yield
 
+# %% ../../nbs/train/07_learner.ipynb #a53e46c5
 def auto_learner(
     learn:CollabLearner, # Learner that `arch='auto'` made
     dls:CollabDataLoaders|None=None, # Ratings; its own if None
@@ -615,10 +617,13 @@ def run_trial(
             trial = auto_learner(learn, dls)
             with quietly(trial): fit(trial)
         return trial.model
+    if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
+        learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
+        plan = AutoPlan(plan.budget, True, False, 0)
     if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(plan.sweeps, every=plan.sweeps, seed=seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
-    return choose(preds, y, count_like(learn.dls.train_ds.store.ratings().cpu().numpy()))
+    return choose(preds, y)
 
 # %% ../../nbs/train/07_learner.ipynb #95e425ce
 def fit_choice(
@@ -645,6 +650,7 @@ def fit_choice(
     learn.model = LeadEnsemble([learn.model,other.model], choice.weights.values())
     learn.splitter,learn.opt = trainable_params,None
 
+# %% ../../nbs/train/07_learner.ipynb #46e7d50a
 def fit_auto(
     learn:CollabLearner, # Learner that `arch='auto'` made
     budget:float|None=None, # Seconds it may take

@@ -100,7 +100,7 @@ class _Side:
         "What features add to `rows`, (b,n,8)"
         spec,table = self.spec,self.half.features
         res = np.zeros((len(table),len(rows),8), np.float32)
-        for f in range(len(spec.sizes)):
+        for f in range(spec.rows.shape[1]):
             c = spec.rows[rows,f]
             res += np.where((c>=0)[:,None], table[:,np.maximum(c, 0)]*spec.weights[rows,f][:,None], 0)
         return res
@@ -143,7 +143,7 @@ class _Side:
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
     "A chain of draws of biased factors with sets, features and their noise, given ratings"
-    burn,opening,prior,anchor,nu,tables_every = 20,10,(1.,.1),1.,20.,2
+    burn,opening,prior,anchor,nu,tables_every = 20,10,(1.,.1),1.,20.,1
 
     def __init__(self,
         ids:np.ndarray, # Rows of user and item of each rating, (n,2)

@@ -146,13 +146,16 @@ class GibbsChain:
         fitted, = self.fitted.values() if self.kept else [torch.from_numpy(self.sampler.train_ratings())]
         return self.ds.store.ratings()[:,0].cpu()-fitted
 
-    def write(self):
-        "Write means of all samples into the tables of the inner model, with the link that they need"
+    def write(self,
+        most:int=8, # Samples that the mean vectors are fitted to, at most
+    ):
+        "Write means of the samples into the tables of the inner model, with the link that they need"
         s,m = self.sampler,self.model
         draw = s.sample()
         parts = [*draw[:2],*draw.own,*draw.implicit,*draw.features]
         means = self.tables.values() if self.kept else [None if o is None else torch.from_numpy(o) for o in parts]
-        all_parts = mean_factors(*(o.cpu() for o in m.samples()[:2]), self.width)
+        spread = slice(None, None, -(-int(m.count)//most))
+        all_parts = mean_factors(*(o[spread].cpu() for o in m.samples()[:2]), self.width)
         sides = [SideTables(*o).widen(self.width) for o in zip(means[2:4], means[4:6], means[6:8])]
         for k,(total,mean) in enumerate(zip(all_parts, means[:2])):
             rest = SideTables(mean-means[2+k]).widen(self.width).own        # sets and features
@@ -180,7 +183,7 @@ class GibbsChain:
         if not self.sampler.done: return
         self.show()
         self.model.trim()
-        self.write()
+        self.write(most=2**31)
         with reading(self.model): self.model.calibrate(*self._some_rows(4000))
         self.model.notes = chain_notes(self)
         effects,times = self.model.session_effects,self.ds.store.timestamps()
@@ -230,6 +233,7 @@ class GibbsLoop:
             if k+1<n: tell_callbacks(learn, Piece(torch.zeros(0), [], {}))
         self.chain.show()
         if learn.epoch+1==len(self.epochs): self.end()                      # the last line of the table has everything
+        else: self.chain.write()                                            # callbacks may save the model now
         learn.train_iter,learn.loss = learn.train_iter+1,self.chain.errors().pow(2).mean()
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
     def end(self):
