@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reading', 'SidePlan', 'FusePlan', 'dot_plan', 'TableCounts', 'CollabModel', 'model_scorer', 'checked_scorer',
-           'ForeignModel', 'FastaiDot', 'FastaiNet', 'collab_model', 'dls_constructor']
+           'ForeignModel', 'FastaiDot', 'FastaiNet', 'collab_model', 'dls_constructor', 'takes_range']
 
 # %% ../../nbs/models/01_base.ipynb #866bcca9
 from typing import NamedTuple
@@ -86,6 +86,7 @@ def _drop_shortcuts(cls, base):
     own = vars(cls)
     if not {'forward','factors'}&set(own): return
     cls.has_products = 'factors' in own
+    if 'forward' in own and 'ends_in_link' not in own: cls.ends_in_link = False
     for name in ('fuse_plan','scorer'):
         if name not in own: setattr(cls, name, vars(base)[name])
 
@@ -120,6 +121,7 @@ class CollabModel(Module):
         "What messages call it"
         return type(self).__name__
     has_products = True # Are scores the products of `factors`, where there are some?
+    ends_in_link = False # Does `forward` end with `link`? Then learners offer a mean and a range from the data
     splitter = staticmethod(trainable_params) # Groups of parameters for an optimizer
 
     def __init_subclass__(cls, **kwargs):
@@ -146,8 +148,20 @@ class CollabModel(Module):
         "Predict deviations from `mean`, which becomes a part of the model that is not trained"
         if self.y_range is not None and not self.y_range[0]<mean<self.y_range[1]:
             raise ValueError(f'the mean {mean:g} is not within y_range={tuple(self.y_range)}')
-        self.mean = nn.Parameter(torch.tensor([float(mean)]), requires_grad=False)
+        device = first(o.device for o in self.parameters())
+        self.mean = nn.Parameter(torch.tensor([float(mean)], device=device), requires_grad=False)
         return self
+    def can_center(self,
+        mean:float, # As in `center`
+    )->bool:
+        "Is there room for a mean that nobody asked for?"
+        fits = self.y_range is None or self.y_range[0]<mean<self.y_range[1]
+        return self.ends_in_link and self.mean is None and math.isfinite(mean) and fits
+    def _load_from_state_dict(self, state, prefix, metadata, strict, *args):
+        saved = state.get(prefix+'mean')
+        if saved is None and strict: self.mean = None   # files know best: those of older versions have no mean
+        if saved is not None and self.mean is None: self.center(saved.item())
+        super()._load_from_state_dict(state, prefix, metadata, strict, *args)
 
     @property
     def link(self)->Link:
@@ -344,3 +358,11 @@ def dls_constructor(
     if callable(build := getattr(arch, 'from_dls', None)): return build
     known = [o for o in getattr(arch, '__mro__', ()) if o in _constructors]
     return partial(_constructors[known[0]], arch) if known else None
+
+# %% ../../nbs/models/01_base.ipynb #7a9cf430
+def takes_range(
+    arch:type, # A class of models
+)->bool:
+    "Does a model of this class take a `y_range` that the data offer?"
+    if not (isinstance(arch, type) and issubclass(arch, CollabModel) and arch.ends_in_link): return False
+    return 'y_range' in inspect.signature(arch.__init__).parameters

@@ -129,6 +129,7 @@ def hybrid_plan(
 # %% ../../nbs/models/04_hybrid.ipynb #2b34f284
 class HybridMF(HybridModel, DotProductBias):
     "Biased dot product in which the features of items and users add to, or scale, their vectors"
+    ends_in_link = True
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included
@@ -160,7 +161,6 @@ class HybridMF(HybridModel, DotProductBias):
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))
         return Factors(vec, bias.squeeze(1))
     def fuse_plan(self, ds): return hybrid_plan(self, ds)
-
 
 # %% ../../nbs/models/04_hybrid.ipynb #b9895c8f
 class HybridNN(HybridModel, CollabNN):

@@ -256,7 +256,7 @@ def svdpp_counts(
 # %% ../../nbs/models/06_svdpp.ipynb #9596c90f
 class SVDPlusPlus(HybridModel):
     "SVD++ on users and items, with features, and with the time of a rating where loaders name it"
-    needs_features,how,agg = False,'add','sqrtn'
+    needs_features,how,agg,ends_in_link = False,'add','sqrtn',True
     splitter = staticmethod(svdpp_splitter)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included

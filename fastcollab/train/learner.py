@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'flat_outputs',
            'parameter_rows', 'learner_summary', 'learner_state', 'CollabLearner', 'embedding_sizes', 'new_model',
-           'arch_model', 'check_y_range', 'prepare_model', 'auto_arguments', 'new_learner', 'collab_learner',
-           'baseline_rmse']
+           'arch_model', 'check_y_range', 'offered_range', 'prepare_model', 'auto_arguments', 'new_learner',
+           'collab_learner', 'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from fastai.collab import *
@@ -393,17 +393,28 @@ def check_y_range(
     warn(f'{bad}; the model cannot predict them, so widen the range')
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0023
+def offered_range(
+    dls:CollabDataLoaders, # Ratings
+    arch:type|None, # Class of the model; None for one of this library
+    loss_func:Callable, # Loss to train it with
+    config:dict|None=None, # Further arguments of the model
+)->tuple|None: # None where there is none to offer
+    "The range of the training ratings, for a model that takes one"
+    takes = (arch is None or takes_range(arch)) and 'y_range' not in (config or {})
+    levels = dls.train_ds.store.levels()[0] if takes and rating_loss(loss_func).takes_ratings else []
+    return rating_range(levels) if len(levels) and levels.isfinite().all() else None
+
 def prepare_model(
     model:nn.Module, # Model to train
     dls:CollabDataLoaders, # Ratings
     loss_func:Callable, # Loss to train it with
-    center:bool=False, # Predict deviations from the mean of the training ratings?
+    center:bool|None=None, # Predict deviations from the mean of the training ratings? None: where the model has room
 ):
     "Check the range of `model`, center it, and make the parameters of the loss its own"
-    contract = collab_model(model)
+    contract,loss,mean = collab_model(model),rating_loss(loss_func),dls.train_ds.store.mean()
     if contract.y_range is not None: check_y_range(dls, contract.y_range)
-    if center: contract.center(dls.train_ds.store.mean())
-    if not list(rating_loss(loss_func).parameters()): return
+    if ifnone(center, loss.takes_ratings and contract.can_center(mean)): contract.center(mean)
+    if not list(loss.parameters()): return
     if contract.y_range is not None:
         raise ValueError(f'{type(loss_func).__name__} turns scores of any size into ratings; leave out y_range')
     model.loss_func = loss_func   # trained, saved and moved with the model
@@ -427,13 +438,13 @@ def auto_arguments(
 def new_learner(
     dls:CollabDataLoaders, # Ratings
     model:nn.Module, # Model to train
-    unk_p:float|None=None, # Share of ids that `IdDropout` replaces; 0.1 if None, and 0 leaves it out
+    unk_p:float|None=None, # Share of ids that `IdDropout` replaces; `new_id_share` if None, and 0 leaves it out
     cbs:list|Callback|None=None, # Further callbacks
     **kwargs # Arguments of `Learner`
 )->CollabLearner:
     "A learner with `IdDropout`, and with the parameter groups of `model`"
     kwargs.setdefault('splitter', collab_model(model).splitter)
-    unk_p = ifnone(unk_p, .1)
+    if unk_p is None: unk_p = new_id_share(dls.train_ds.store.ids())
     cbs = L(cbs) + ([IdDropout(unk_p)] if unk_p else [])
     return CollabLearner(dls, model, cbs=cbs, **kwargs)
 
@@ -446,11 +457,11 @@ def collab_learner(
     emb_szs:list|dict|None=None, # Lengths of the vectors of a neural net; by the embedding-size rule if None
     layers:list|None=None, # Widths of the hidden layers of a neural net
     config:dict|None=None, # Further arguments of the model; it is not written to
-    y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings; None for any number
+    y_range:tuple|bool|None=None, # Lowest and highest rating; `rating_range` of the data if None, False for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
     arch=None, # 'auto' (or 'best'): `SVDPlusPlus` as `auto_config` suggests; a class with `from_dls`; or a model
-    unk_p:float|None=None, # Share of ids that `IdDropout` replaces by the unknown one; 0.1 if None, and 0 turns it off
-    center:bool=False, # Predict deviations from the mean of the training ratings?
+    unk_p:float|None=None, # Share of ids to replace by the unknown one; `new_id_share` if None, and 0 turns it off
+    center:bool|None=None, # Predict deviations from the mean of the training ratings? None: models of this library do
     opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     cbs:list|Callback|None=None, # Further callbacks
     **kwargs
@@ -463,7 +474,8 @@ def collab_learner(
         given = dict(n_factors=n_factors, y_range=y_range, unk_p=unk_p, config=config, cbs=cbs)
         auto,dls,given = auto_arguments(dls, loss_func, **given)
         arch,(n_factors,y_range,unk_p,config,cbs) = SVDPlusPlus,given.values()
-    sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range)
+    if y_range is None: y_range = offered_range(dls, arch, loss_func, config)
+    sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range or None)
     model = arch_model(dls, arch, use_nn, **sizes)
     prepare_model(model, dls, loss_func, center)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, opt_func=opt_func, **kwargs)
