@@ -157,6 +157,11 @@ class CollabModel(Module):
         "Is there room for a mean that nobody asked for?"
         fits = self.y_range is None or self.y_range[0]<mean<self.y_range[1]
         return self.ends_in_link and self.mean is None and math.isfinite(mean) and fits
+    def shift_biases(self,
+        side:int, # 0 for users, 1 for items
+        by:float, # What to add to the score of each
+    ):
+        "Start the biases of a side elsewhere, if the model has some"
     def _load_from_state_dict(self, state, prefix, metadata, strict, *args):
         saved = state.get(prefix+'mean')
         if saved is None and strict: self.mean = None   # files know best: those of older versions have no mean
@@ -187,6 +192,9 @@ class CollabModel(Module):
         "A copy of the biases of users (0) or items (1), (n,); None if there are none"
         with torch.no_grad(): res = self.factors(side)
         return None if res is None or res.bias is None else res.bias.detach().clone()
+    def bias_params(self)->list: # Of `nn.Parameter`
+        "Parameters whose last column holds biases, which are decayed less than vectors"
+        return []
     def feature_factors(self,
         name:str, # Column of the feature
     )->Factors: # Of each category of `dls.classes[name]`; row 0 is padding

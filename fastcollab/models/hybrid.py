@@ -160,6 +160,7 @@ class HybridMF(HybridModel, DotProductBias):
         side,at = find_feature(self, name)
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))
         return Factors(vec, bias.squeeze(1))
+    def bias_params(self): return [*super().bias_params(), *(o.weight for side in self.f_bias for o in side.tables)]
     def fuse_plan(self, ds): return hybrid_plan(self, ds)
 
 # %% ../../nbs/models/04_hybrid.ipynb #b9895c8f

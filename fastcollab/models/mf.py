@@ -50,6 +50,8 @@ class DotProductBias(DotProduct):
         table = (self.u_bias,self.i_bias)[side]
         bias = table.weight if rows is None else table(rows)
         return Factors(DotProduct.factors(self, side, rows).vec, bias.squeeze(-1))   # (n,k), (n,)
+    def shift_biases(self, side, by): (self.u_bias,self.i_bias)[side].weight.data += by
+    def bias_params(self): return [self.u_bias.weight,self.i_bias.weight]
     def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
 
 # %% ../../nbs/models/02_mf.ipynb #ca707d96

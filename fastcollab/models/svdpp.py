@@ -331,4 +331,5 @@ class SVDPlusPlus(HybridModel):
         if (res := super().fold_terms(side)) is None: return None
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
+    def shift_biases(self, side, by): self.ids[side].data[:,-1] += by
     def table_counts(self, ds): return svdpp_counts(self, ds)

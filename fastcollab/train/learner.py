@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'flat_outputs',
            'parameter_rows', 'learner_summary', 'learner_state', 'CollabLearner', 'embedding_sizes', 'new_model',
-           'arch_model', 'check_y_range', 'offered_range', 'prepare_model', 'auto_arguments', 'new_learner',
-           'collab_learner', 'baseline_rmse']
+           'arch_model', 'check_y_range', 'offered_range', 'center_model', 'prepare_model', 'auto_arguments',
+           'new_learner', 'collab_learner', 'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from fastai.collab import *
@@ -147,6 +147,8 @@ def learner_summary(
     res += [f'Optimizer used: {learn.opt_func}', f'Loss function: {learn.loss_func}', '']
     way = f'in batches or a torch loop, because {reason}' if reason else 'fused, in a compiled loop'
     res += [f'Training: {way}', '']
+    if collab_model(learn.model).bias_params() and (opt is None or isinstance(opt, Optimizer)):
+        res[-1:] = [f'Weight decay: as given; {learn.bias_wd:g} of it for biases', '']
     if opt is not None:
         res += ['Model unfrozen' if opt.frozen_idx==0 else f'Model frozen up to parameter group #{opt.frozen_idx}', '']
     return '\n'.join([*res, 'Callbacks:', *(f'  - {cb}' for cb in learn.cbs.sorted('order'))])
@@ -164,14 +166,17 @@ class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
     kept = None # `KeptRatings` of an exported learner
+    bias_wd = .02 # In exports of older versions
     @delegates(Learner.__init__)
     def __init__(self,
         dls, # `CollabDataLoaders`
         model:nn.Module, # Maps x (bs,2+) to (bs,) or (bs,1)
         fused:str|bool='auto', # Train in the compiled loop? 'auto': if it can; True: an error if it cannot
+        bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
         **kwargs
     ):
         self.fused = check_choice('fused', fused, ('auto',True,False))
+        self.bias_wd = check_number('bias_wd', bias_wd, low=0)
         self.auto_config,self._loop = None,None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
@@ -184,7 +189,11 @@ class CollabLearner(Learner):
         return why_not_fused(self)
     def create_opt(self):
         super().create_opt()
+        self.scale_decays()
         for p in rating_loss(self.loss_func).parameters(): self.opt.state[p]['do_wd'] = False   # cuts needn't be small
+    def scale_decays(self):
+        "Decay the biases of the model less than its vectors, if the optimizer is one of fastai's"
+        if isinstance(self.opt, Optimizer): scale_decays(self.opt, collab_model(self.model).bias_params(), self.bias_wd)
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
         reset_opt=False, start_epoch=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
@@ -241,7 +250,9 @@ class CollabLearner(Learner):
     @delegates(Learner.load)
     def load(self, file, **kwargs):
         self._recommender = None
-        return super().load(file, **kwargs)
+        super().load(file, **kwargs)
+        self.scale_decays()   # files of older versions know nothing about it
+        return self
 
     @delegates(Learner.export)
     def export(self, *args,
@@ -392,7 +403,7 @@ def check_y_range(
     bad = some_of(int(out.sum()), len(y), f'ratings are outside y_range={tuple(y_range)}', round(y[out][0].item(), 4))
     warn(f'{bad}; the model cannot predict them, so widen the range')
 
-# %% ../../nbs/train/07_learner.ipynb #f06a0023
+# %% ../../nbs/train/07_learner.ipynb #b9f71f17
 def offered_range(
     dls:CollabDataLoaders, # Ratings
     arch:type|None, # Class of the model; None for one of this library
@@ -404,16 +415,33 @@ def offered_range(
     levels = dls.train_ds.store.levels()[0] if takes and rating_loss(loss_func).takes_ratings else []
     return rating_range(levels) if len(levels) and levels.isfinite().all() else None
 
+# %% ../../nbs/train/07_learner.ipynb #60838a27
+def center_model(
+    model:CollabModel, # Model to train
+    dls:CollabDataLoaders, # Ratings
+):
+    "Put the mean of the training ratings into `model`, and start the biases of items at the mean of their means"
+    store = dls.train_ds.store
+    items,y = store.ids()[:,1].long(),store.ratings()[:,0].double()
+    counts = torch.bincount(items, minlength=dls.n_items)
+    sums = torch.zeros(len(counts), dtype=y.dtype, device=y.device).index_add_(0, items, y)
+    mean = (sums[counts>0]/counts[counts>0]).mean().item()
+    before = model.center(mean).link.shift if model.can_center(mean) else None
+    after = model.center(store.mean()).link.shift
+    if before is not None: model.shift_biases(1, float(before-after))
+
+# %% ../../nbs/train/07_learner.ipynb #f06a0023
 def prepare_model(
     model:nn.Module, # Model to train
     dls:CollabDataLoaders, # Ratings
     loss_func:Callable, # Loss to train it with
-    center:bool|None=None, # Predict deviations from the mean of the training ratings? None: where the model has room
+    center:bool|None=None, # Put the mean of the training ratings into it? None: where it has room
 ):
     "Check the range of `model`, center it, and make the parameters of the loss its own"
-    contract,loss,mean = collab_model(model),rating_loss(loss_func),dls.train_ds.store.mean()
+    contract,loss = collab_model(model),rating_loss(loss_func)
     if contract.y_range is not None: check_y_range(dls, contract.y_range)
-    if ifnone(center, loss.takes_ratings and contract.can_center(mean)): contract.center(mean)
+    if center is None: center = loss.takes_ratings and contract.can_center(dls.train_ds.store.mean())
+    if center: center_model(contract, dls)
     if not list(loss.parameters()): return
     if contract.y_range is not None:
         raise ValueError(f'{type(loss_func).__name__} turns scores of any size into ratings; leave out y_range')
@@ -461,7 +489,8 @@ def collab_learner(
     loss_func:Callable|None=None, # `RatingMSE` if None
     arch=None, # 'auto' (or 'best'): `SVDPlusPlus` as `auto_config` suggests; a class with `from_dls`; or a model
     unk_p:float|None=None, # Share of ids to replace by the unknown one; `new_id_share` if None, and 0 turns it off
-    center:bool|None=None, # Predict deviations from the mean of the training ratings? None: models of this library do
+    center:bool|None=None, # Put the mean of the training ratings into the model? None: if it is new and of this library
+    bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
     opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     cbs:list|Callback|None=None, # Further callbacks
     **kwargs
@@ -477,8 +506,8 @@ def collab_learner(
     if y_range is None: y_range = offered_range(dls, arch, loss_func, config)
     sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range or None)
     model = arch_model(dls, arch, use_nn, **sizes)
-    prepare_model(model, dls, loss_func, center)
-    learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, opt_func=opt_func, **kwargs)
+    prepare_model(model, dls, loss_func, False if center is None and model is arch else center)
+    learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
     learn.auto_config = auto
     return learn
 

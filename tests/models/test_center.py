@@ -81,7 +81,7 @@ def test_center_in_the_summary():
     assert without.model.mean is None and 'mean' not in without.model.state_dict()
 
 def test_center_is_saved(tmp_path):
-    "`save`, `load`, `export` and copies carry the mean; a model that was not centred does not take it"
+    "`save`, `load`, `export` and copies carry the mean; a file decides whether there is one"
     dls = load(path=tmp_path)
     learn = quiet(collab_learner(dls, n_factors=3, y_range=(0,5.5), center=True), 1, 1e-2)
     want = learn.predict(SMALL[:20])
@@ -95,7 +95,10 @@ def test_center_is_saved(tmp_path):
         want)
     assert np.array_equal(load_learner(tmp_path/'m.pkl').predict(SMALL[:20]), want)
     assert copy.deepcopy(learn.model).mean == learn.model.mean
-    with pytest.raises(RuntimeError, match='mean'): collab_learner(dls, n_factors=3, y_range=(0,5.5)).load('m')
+    plain = collab_learner(dls, n_factors=3, y_range=(0,5.5), center=False)
+    plain.save('plain')
+    assert np.array_equal(other.load('plain').predict(SMALL[:20]), plain.predict(SMALL[:20]))
+    assert np.array_equal(plain.load('m').predict(SMALL[:20]), want)
 
 @pytest.mark.filterwarnings('ignore:.*outside y_range')
 @pytest.mark.parametrize('y_range', [(4,5), (0,3.), (0,3.25)])
