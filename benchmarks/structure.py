@@ -17,7 +17,7 @@ HOLDER = (r'(self\.|learn\.|o\.)*(arch|models?(\[0\])?|m|learn|loss|loss_func|lo
     r'|opt|recorder|rec|source)')
 KINDS = (r'\w*Model|DotProduct\w*|CollabNN|BiasBaseline|LinearCollab|Hybrid\w+|SVDPlusPlus|Moods|SessionEffects'
     r'|Averaged|PosteriorAverage|\w*Ensemble|nn\.Module|\w*MSE|\w*Loss\w*|\w*Callback|IdDropout|ParamScheduler|Recorder'
-    r'|\w+DL|DataLoader|LazyAdam|Langevin|SGHMC|\w+Scores|\w+Scorer')
+    r'|\w+DL|DataLoader|LazyAdam|\w+Scores|\w+Scorer')
 ASKS = {'isinstance':rf'isinstance\([^,]+, *\(?[^)]*\b({KINDS})\b',
     'exact types':rf'\btype\((ifnone\()?{HOLDER}(, \w+\(\)\))?\) (is|in|not|==|!=)',
     'hasattr, getattr with a '

@@ -23,7 +23,7 @@ from fastcollab.models.nn import CollabNN, LinearCollab
 from fastcollab.models.hybrid import HybridMF, HybridNN, GenreDotProductBias, GenreCollabNN
 from fastcollab.models.session import SessionEffects
 from fastcollab.models.svdpp import SVDPlusPlus
-from fastcollab.models.ensemble import PosteriorAverage, WeightedEnsemble
+from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, WeightedEnsemble
 
 # Losses and metrics
 from fastcollab.losses import RatingLoss, RatingMSE, OrdinalLoss, gravity
@@ -34,7 +34,6 @@ from fastcollab.train.optimizer import LazyAdam
 from fastcollab.train.loops import CollabCallback
 from fastcollab.train.callbacks import (IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation,
     sched_step)
-from fastcollab.train.sghmc import SGHMC, PosteriorSampling
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
 from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
 from fastcollab.train.ensemble import ensemble

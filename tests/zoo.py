@@ -7,8 +7,9 @@ from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN,
     LinearCollab, ParamEmbedding, PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model,
     create_params, rmse, synthetic_ratings, Recommender)
+from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
-from torch import nn
+from torch import Tensor, nn
 
 BASE = synthetic_ratings(40, 30, 500)
 BASE = BASE.assign(decade=BASE.userId//10*10, timestamp=10**9+BASE.timestamp%5*86400)
@@ -95,7 +96,7 @@ ZOO = dict(
     SVDPlusPlus_features=Entry(SVDPlusPlus, 'dot', nine, features=True),
     SVDPlusPlus_times=Entry(SVDPlusPlus, 'dot', nine, features=True, times=True),
     BiasBaseline=Entry(closed_form, 'dot', vectors=False, additive=True),
-    PosteriorAverage=Entry(samples_of(SVDPlusPlus, n_factors=4), 'model'),
+    PosteriorAverage=Entry(samples_of(SVDPlusPlus, n_factors=4), 'dot'),
     WeightedEnsemble=Entry(ensemble_of(DotProductBias, CollabNN), 'model'),
     WeightedEnsemble_foreign=Entry(ensemble_of(Features, HybridMF), 'model', features=True),
     Flat=Entry(Flat, 'model', vectors=False, foreign=True),
@@ -130,12 +131,27 @@ def randomize(model):
         if 'var' in n: p.data = p.data.abs()+.1
     return model
 
+class OneSample(NamedTuple):
+    "A sample as `PosteriorAverage` takes it"
+    users:Tensor
+    items:Tensor
+    features:list
+    precision:float
+    user_precision:Tensor
+    item_precision:Tensor
+
 def with_samples(model):
-    "Two samples of the parameters, if the model averages samples"
+    "Two samples around the parameters, if the model averages samples"
     if not isinstance(model, PosteriorAverage): return model
-    for o in (.9,1.):
-        for p in model.model.parameters(): p.data *= o
-        model.add_sample()
+    bounds = model.y_range or (-100,100)
+    model.inner.set_link(Link(bounds, 3., True))
+    model.clear(unit=(3.,1.), bounds=bounds)
+    tables = [torch.cat([o.vec,o.bias[:,None]], 1) for o in map(model.inner.factors, (0,1))]
+    none,ones = [torch.zeros(0, tables[0].shape[1])]*2,[torch.ones(len(o)) for o in tables]
+    for shift in (-.1,.1):   # biases of users that differ between the samples
+        users = tables[0].detach().clone()
+        users[:,-1] += shift
+        model.add(OneSample(users, tables[1].detach(), none, 1., *ones))
     return model
 
 @functools.cache
@@ -163,9 +179,9 @@ def trained(name, y_range, n_epochs=None, lr=None, **kwargs):
     dls,entry = loaders(name, df, valid_pct=.1, **kwargs),ZOO[name]
     set_seed(3)
     learn = collab_learner(dls, arch=build(name, dls, y_range=y_range), unk_p=0)
-    if name!='BiasBaseline':
-        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epochs or entry.fit[0], lr or entry.fit[1])
-    if isinstance(learn.model, PosteriorAverage): learn.model.add_sample()
+    with learn.no_bar(), learn.no_logging():
+        if name=='PosteriorAverage': learn.fit_gibbs(60)
+        elif name!='BiasBaseline': learn.fit_one_cycle(n_epochs or entry.fit[0], lr or entry.fit[1])
     return learn,likes
 
 def finds_held_out(learn):

@@ -107,6 +107,19 @@ class RatingsDataset(TabularNames):
         self.store.to(device)
         self.tables,self.entities = [*map(move, self.tables)],[*map(move, self.entities)]
         return self
+    def take(self,
+        rows:Tensor, # Which ratings, (m,) int64
+        known:tuple|None=None, # Which rows of users and of items are known, (n,) bool each; all if None
+    )->'RatingsDataset': # A copy
+        "A dataset of some of the ratings; ids that aren't known become the unknown one and keep their features"
+        ids = self.store.ids(rows)                                           # (m,2)
+        entities = [None if o is None else o[rows] for o in self.entities]
+        if known is not None:
+            entities = [ids[:,k].clone() if o is None else o for k,o in enumerate(entities)]
+            ids = torch.stack([torch.where(o[i.long()], i, 0) for o,i in zip(known, ids.T)], 1)
+        numbers = np.arange(len(self)) if self.numbers is None else self.numbers
+        store,numbers = self.store.take(rows, ids),numbers[rows.cpu().numpy()]
+        return type(self)(self.enc, store, self.tables, entities, numbers, self.labels)
     def append(self,
         ids:Tensor, # (m,2)
         ratings:Tensor, # (m,1)

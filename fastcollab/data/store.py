@@ -64,6 +64,13 @@ class RatingStore:
         "Which ratings there are"
         return self.ratings().cpu().unique(return_counts=True)
 
+    def take(self,
+        rows:Tensor, # Which ratings, (m,) int64
+        ids:Tensor|None=None, # Other ids for them, (m,2) int32; their own if None
+    )->'RatingStore': # A copy
+        "A store of some of the ratings"
+        own,ratings,timestamps = (self._take(o, rows) for o in self._columns())
+        return type(self)(own if ids is None else ids, ratings, timestamps)
     def append(self,
         ids:Tensor, # (m,2)
         ratings:Tensor, # (m,1)

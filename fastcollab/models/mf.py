@@ -53,6 +53,13 @@ class DotProductBias(DotProduct):
     def shift_biases(self, side, by): (self.u_bias,self.i_bias)[side].weight.data += by
     def bias_params(self): return [self.u_bias.weight,self.i_bias.weight]
     def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
+    def gibbs_plan(self): return SideSpec(self.n_users),SideSpec(self.n_items)
+    def write_tables(self, users, items):
+        tables = (self.u_weight,self.u_bias),(self.i_weight,self.i_bias)
+        for (vec,bias),side in zip(tables, (users,items)):
+            own = side.widen(vec.weight.shape[1]).own
+            vec.weight.data.copy_(own[:,:-1])
+            bias.weight.data.copy_(own[:,-1:])
 
 # %% ../../nbs/models/02_mf.ipynb #ca707d96
 class BiasBaseline(CollabModel):

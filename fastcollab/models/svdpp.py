@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ImplicitSum', 'category_sum', 'time_sum', 'svdpp_score', 'runs_in_kernel', 'kernel_score', 'svdpp_splitter',
-           'svdpp_counts', 'SVDPlusPlus']
+           'SVDPlusPlus']
 
 # %% ../../nbs/models/06_svdpp.ipynb #34e02b3a
 import weakref
@@ -220,39 +220,6 @@ def svdpp_splitter(
     own = {id(p) for p in model.ids}
     return [list(model.ids),[p for p in model.parameters() if id(p) not in own and p.requires_grad]]
 
-# %% ../../nbs/models/06_svdpp.ipynb #f06b0002
-def _category_counts(model, side, counts):
-    "Sum of the squared weights of each category over the ratings, given the ratings of each id: (c,)"
-    res,specs = counts.new_zeros(len(model.f_weight[side])),model.sides[side]
-    parts = (model.u_table,model.i_table)[side].long().split([f.width for f in specs], 1) if specs else ()
-    for g,start in zip(parts, model.feature_starts(side)):
-        weights = counts[:,None]*category_weights(g, 'mean')                 # the square of 1/sqrt(number)
-        res.index_add_(0, (g+start)[g>0], weights[g>0])
-    return res
-
-def _time_counts(model, timestamps):
-    "Ratings of each row of the tables of times, (c,)"
-    res = model.d_weight.new_zeros(len(model.d_weight))
-    if timestamps is None or not model.timestamps: return res
-    for t,start in zip(timestamps.long().T, np.cumsum([0,*model.timestamps])[:-1].tolist()):
-        res += torch.bincount(t[t>0]+start, minlength=len(res))
-    return res
-
-# %% ../../nbs/models/06_svdpp.ipynb #e4781f3e
-def svdpp_counts(
-    model, # An `SVDPlusPlus`
-    ds, # `RatingsDataset` to train on
-)->list: # `TableCounts`
-    "How the ratings of `ds` use each table of `model`"
-    counts = [ds.store.counts(k, n).float() for k,n in enumerate((model.n_users,model.n_items))]
-    set_sizes = [(o**2).sum().item()/o.sum().item() for o in counts]         # of the sets that a rating uses
-    res = [TableCounts(model.ids[k], 'ids', k, counts[k], 1.) for k in (0,1)]
-    res += [TableCounts(model.sets[k].weight, 'implicit', k, counts[1-k], set_sizes[k]) for k in (0,1)]
-    for k,table in enumerate(model.f_weight):
-        joint = max(1., 1.5*len(model.sides[k]))
-        res.append(TableCounts(table, 'features', k, _category_counts(model, k, counts[k]), joint))
-    return [*res, TableCounts(model.d_weight, 'timestamps', None, _time_counts(model, ds.store.timestamps()), 3.)]
-
 # %% ../../nbs/models/06_svdpp.ipynb #9596c90f
 class SVDPlusPlus(HybridModel):
     "SVD++ on users and items, with features, and with the time of a rating where loaders name it"
@@ -290,8 +257,8 @@ class SVDPlusPlus(HybridModel):
         x,seconds = self.split_times(x)
         res = self.link(kernel_score(self, x) if runs_in_kernel(self, x) else self.torch_score(x))
         if self.training or not len(self.session_effects): return res
-        res = res+self.session_effects(x[:,0], seconds)
-        return res if self.y_range is None else res.clamp(*self.y_range)    # (bs,)
+        return self.link.within(res+self.session_effects(x[:,0], seconds))  # (bs,)
+    def seconds(self, x): return self.split_times(x)[1]
     def split_times(self, x):
         "The columns that scores are made of, and the second of each rating, (bs,)"
         self.columns(x)                                                     # an error for columns of other loaders
@@ -332,4 +299,9 @@ class SVDPlusPlus(HybridModel):
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
     def shift_biases(self, side, by): self.ids[side].data[:,-1] += by
-    def table_counts(self, ds): return svdpp_counts(self, ds)
+    def gibbs_plan(self): return tuple(feature_spec(self, k, implicit=True) for k in (0,1))
+    def write_tables(self, users, items):
+        for k,side in enumerate(o.widen(self.n_factors) for o in (users,items)):
+            tables = self.ids[k],self.sets[k].weight,self.f_weight[k]
+            for table,new in zip(tables, side): table.data.copy_(torch.zeros_like(table) if new is None else new)
+        self.d_weight.data.zero_()

@@ -96,6 +96,12 @@ class Link(NamedTuple):
         low,high = self.y_range
         return scores.clamp(low, high) if self.clip else torch.sigmoid(scores)*(high-low)+low
 
+    def within(self,
+        ratings:Tensor, # Any shape
+    )->Tensor: # The same shape
+        "Ratings, with those beyond the lowest and the highest one moved to it"
+        return ratings if self.y_range is None else ratings.clamp(*self.y_range)
+
     def slope(self,
         scores:Tensor, # Any shape
     )->tuple: # Ratings, and their derivatives by the scores, of the same shape

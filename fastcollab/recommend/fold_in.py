@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FoldState', 'category_factors', 'feature_factors', 'with_features', 'implicit_factors', 'start_factors', 'fold_rows',
-           'find_decay', 'check_new_ratings', 'NewRatings', 'read_new_ratings', 'encode_feature', 'read_new_table',
-           'grown_terms', 'grown_items', 'replaced_rows']
+           'decay_units', 'find_decay', 'check_new_ratings', 'NewRatings', 'read_new_ratings', 'encode_feature',
+           'read_new_table', 'grown_terms', 'grown_items', 'replaced_rows']
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #ee94dddc
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from ..data.features import Feature, GenreCategorify
 from ..data.ids import raw_ids
 from .base import Factors, FeatureTerms, FoldTerms, Link, category_weights, pair_scores
 from .history import SIDES, UserHistory, as_known_kind, id_rows
-from .solve import row_ends, solve_factors
+from .solve import Decay, row_ends, solve_factors
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #612a4ac4
 class FoldState(NamedTuple):
@@ -97,7 +97,7 @@ def fold_rows(
     state:FoldState, # With the new rows in its terms and its history
     side:int, # 0 for users, 1 for items
     rows:Tensor, # Rows of this side, rising, (n,) int64
-    decay:float, # Weight of the squared distance from where rows start
+    decay:Decay|float, # Weights of the squared distance from where rows start
 )->Factors: # (n,k) and (n,)
     "Vectors and biases of rows from all their ratings"
     own,others,ratings = state.history.sorted_by(side)
@@ -107,13 +107,46 @@ def fold_rows(
     start = start_factors(state, side, rows, others, ends)
     return solve_factors(state.factors[1-side], others, ratings, ends, start, decay, state.link)
 
+# %% ../../nbs/recommend/05_fold_in.ipynb #e4df25c6
+def _rating_variance(ratings, link, rated):
+    "The variance of ratings; if there are none, that of a normal distribution whose range is four deviations wide"
+    if len(ratings)>1 and (res := ratings.double().var().item())>0: return res
+    low,high = link.y_range or rated
+    return ((high-low)/4)**2 if np.isfinite(high-low) and high>low else 1.
+
+def decay_units(
+    state:FoldState, # What is known
+    side:int, # 0 for users, 1 for items
+    rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
+)->Decay:
+    "The variance of the ratings over that of the numbers of vectors, and over that of biases"
+    own,_,ratings = state.history.sorted_by(side)
+    rows,factors = own.unique(),state.factors[side]
+    if not len(rows): rows = torch.arange(len(factors.vec))
+    variance = _rating_variance(ratings, state.link, rated)
+    def unit(table):
+        if table is None or not table.numel(): return 1.
+        spread = ((table[rows]-table[0]).double()**2).mean().item()
+        return min(variance/max(spread, 1e-300), 1e30)
+    return Decay(unit(factors.vec), unit(factors.bias))
+
 # %% ../../nbs/recommend/05_fold_in.ipynb #398cb1a3
 def _sample(rows, n, most, rng):
-    "Positions of up to `most` random ones of each of n rows in `rows`, which are sorted"
+    "Positions of up to `most` random ones (a number, or that of each rating) of each of n rows in `rows`, sorted"
     ends,mix = row_ends(rows, n),torch.from_numpy(rng.random(len(rows)))
     at = torch.argsort(mix)
     at = at[torch.argsort(rows[at], stable=True)]
     return at[torch.arange(len(rows))-ends[rows]<most]
+
+# %% ../../nbs/recommend/05_fold_in.ipynb #37ceb7fa
+def _hide(rows, n, rng):
+    "Which ratings of n rows in `rows`, which are sorted, to hide: a row shows one, nearly all, or anything between"
+    count = torch.bincount(rows, minlength=n).double()
+    shown = (count**torch.from_numpy(rng.random(n))).floor().clamp(min=1)
+    keep = _sample(rows, n, shown.long()[rows], rng)
+    res = torch.ones(len(rows), dtype=torch.bool)
+    res[keep] = False
+    return res
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #6fc752ce
 class _Trial(NamedTuple):
@@ -129,14 +162,14 @@ class _Trial(NamedTuple):
     rest_ratings:Tensor  # and rating
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #bf13261a
-def _trial(history, side, size, rng, n=40, most=100):
+def _trial(history, side, size, rng, n=60, most=100):
     "Try up to n rows, with up to `most` ratings each and of each other; `size` is the number of rows of the side"
     own,other,ratings = history.sorted_by(side)
     count = torch.bincount(own, minlength=size).numpy()
     rows = torch.from_numpy(np.sort(rng.permutation(np.flatnonzero(count>=5))[:n]))
     at = torch.isin(own, rows).nonzero()[:,0]
     at = at[_sample(torch.searchsorted(rows, own[at]), len(rows), most, rng)]
-    hidden = torch.from_numpy(rng.random(len(at))<.2)
+    hidden = _hide(torch.searchsorted(rows, own[at]), len(rows), rng)
     others = other[at].unique()
     rest = (torch.isin(other, others) & ~torch.isin(own, rows)).nonzero()[:,0]
     rest = rest[torch.argsort(other[rest], stable=True)]
@@ -145,29 +178,35 @@ def _trial(history, side, size, rng, n=40, most=100):
     return _Trial(rows, others, *mine, torch.searchsorted(others, other[rest]), own[rest], ratings[rest])
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #7c6c9750
-def _trial_error(state, side, trial, decay):
-    "Mean squared error of the hidden ratings with a decay"
+def _trial_error(state, side, trial, decays):
+    "Mean squared error of the hidden ratings with the decays of this side and of the other one"
     t,shown,hidden,link = trial,~trial.hidden,trial.hidden,state.link
     ends = row_ends(t.rest, len(t.others))
     start = start_factors(state, 1-side, t.others, t.rest_rows, ends)
-    others = solve_factors(state.factors[side], t.rest_rows, t.rest_ratings, ends, start, decay, link)
+    others = solve_factors(state.factors[side], t.rest_rows, t.rest_ratings, ends, start, decays[1], link)
     ends = row_ends(t.row[shown], len(t.rows))
     start = start_factors(state, side, t.rows, t.others[t.other[shown]], ends)
-    found = solve_factors(others, t.other[shown], t.ratings[shown], ends, start, decay, link)
+    found = solve_factors(others, t.other[shown], t.ratings[shown], ends, start, decays[0], link)
     scores = pair_scores(found.take(t.row[hidden]), others.take(t.other[hidden]))
     return ((link(scores)-t.ratings[hidden])**2).mean().item()
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #871ca5c5
+_USUAL = (1.,1.)   # units that are about right on all data at hand
+
 def find_decay(
     state:FoldState, # What is known
     side:int, # 0 for users, 1 for items
-)->float|None: # None if there are not enough ratings to tell
-    "The weight of the squared distance from the average that predicts hidden ratings best"
+    rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
+)->Decay: # That of one unit if there are not enough ratings to tell
+    "The weights of the squared distance from the average that predict hidden ratings best"
+    units = [decay_units(state, o, rated) for o in (side,1-side)]
+    def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1]) for o in units]
     trial = _trial(state.history, side, len(state.factors[side].vec), np.random.default_rng(0))
-    if not trial.hidden.any() or trial.hidden.all(): return None
-    def error(decay): return _trial_error(state, side, trial, decay)
-    best = min((4.**k for k in range(-1, 5)), key=error)
-    return min((best/2,best,best*2), key=error)
+    if not trial.hidden.any(): return decays(_USUAL)[0]
+    def best(parts): return min(parts, key=lambda o: _trial_error(state, side, trial, decays(o)))
+    vec,bias = best([(4.**k*_USUAL[0],4.**k*_USUAL[1]) for k in range(-3, 4)])
+    vec,bias = best([(vec,bias*o) for o in (1/8,1/4,1/2,1,2,4)])
+    return decays(best([(vec*o,bias) for o in (1/2,1,2)]))[0]
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #c1029afc
 def check_new_ratings(

@@ -19,7 +19,7 @@ from ..data.ids import raw_ids
 from ..losses import rating_loss
 from ..models.base import collab_model, reading
 from ..recommend.history import UserHistory
-from ..recommend.recommender import Recommender
+from ..recommend.recommender import Recommender, title_text
 from ..recommend.scorers import ModelScorer
 
 # %% ../../nbs/train/06_export.ipynb #6ff11417
@@ -86,11 +86,6 @@ def check_items(
         raise KeyError(f'the table of items is not of these items: {example}; check the column {name!r} and its type')
 
 # %% ../../nbs/train/06_export.ipynb #ec0938cc
-def _as_text(titles):
-    "Titles as text, whole numbers without a point: 1984 is a book"
-    if not pd.api.types.is_numeric_dtype(titles): return titles
-    return titles.convert_dtypes().astype('string').astype(object)
-
 def item_table(
     enc, # Encoder of the loaders
     items:pd.DataFrame|None=None, # One row per item: its id, `title`, and columns for filters; from training if None
@@ -104,7 +99,7 @@ def item_table(
     for o in items.select_dtypes(bool): res[o] = res[o].eq(True)            # False where it is missing
     res[name] = ids
     if 'title' not in res: res.insert(1, 'title', titles.to_numpy())
-    if name!='title': res['title'] = _as_text(res['title']).where(res['title'].notna(), _as_text(titles))
+    if name!='title': res['title'] = title_text(res['title']).where(res['title'].notna(), title_text(titles))
     return res.reset_index(drop=True)
 
 # %% ../../nbs/train/06_export.ipynb #h15e0001

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'plan_parameters',
-           'decay_factor', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights', 'record',
-           'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop',
-           'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
+           'decay_factor', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights',
+           'tell_callbacks', 'record', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays',
+           'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
 import itertools, sys
@@ -65,6 +65,7 @@ class Piece(NamedTuple):
 # %% ../../nbs/train/02_loops.ipynb #25c3550e
 def _record_losses(rec, piece):
     "As many calls of `Recorder.after_batch` in training as there are losses"
+    if not len(piece.losses): return
     sm,smooth = rec.smooth_loss,[]
     val,count,beta = sm.val.item(),sm.count,sm.beta
     for o in piece.losses.tolist():
@@ -252,6 +253,16 @@ def check_weights(
     if ends and not torch.stack(ends).isfinite().all():   # a device is waited for once
         raise diverged(learn, learn.iter, kept=False)
 
+# %% ../../nbs/train/02_loops.ipynb #49152824
+def tell_callbacks(
+    learn:Learner,
+    piece:Piece, # Steps that were made
+):
+    "Do what the callbacks of fastai would have done around these steps"
+    methods = [(getattr(type(cb), e, None),cb) for cb in learn.cbs for e in ('before_batch','after_batch')]
+    todo = [(instead[m],cb) for m,cb in methods if m in instead]
+    for f,cb in sorted(todo, key=lambda o: o[0] is _once): f(cb, piece)   # bars come last
+
 # %% ../../nbs/train/02_loops.ipynb #49152825
 def record(
     learn:Learner,
@@ -268,14 +279,13 @@ def record(
     for k,v in hypers.items(): learn.opt.set_hyper(k, v[n-1].tolist())
     last = {k: v[:n] if v.ndim==1 else v[:n,-1] for k,v in hypers.items()}
     lrs = last.get('lr', np.full(n, float(learn.opt.hypers[-1]['lr']))).tolist()
-    methods = [(getattr(type(cb), e, None),cb) for cb in learn.cbs for e in ('before_batch','after_batch')]
-    todo = [(instead[m],cb) for m,cb in methods if m in instead]
-    for f,cb in sorted(todo, key=lambda o: o[0] is _once): f(cb, Piece(losses, lrs, last))   # bars come last
+    tell_callbacks(learn, Piece(losses, lrs, last))
 
 # %% ../../nbs/train/02_loops.ipynb #bc98723c
 class TorchLoop:
     "Training epochs of a learner whose callbacks need no single batches"
     piece = 2**17 # ratings that the learner sees as one batch
+    lazy = True # may the rows of tables wait until a batch needs them?
     def __init__(self,
         learn:Learner, # With an optimizer
     ): self.learn,self.on_cpu = learn,next(learn.model.parameters()).device.type=='cpu'
@@ -409,6 +419,7 @@ _none_dropped = np.zeros((0,2), bool)
 
 class FusedLoop(TorchLoop):
     "Training epochs of a model with a `fuse_plan`, in the compiled loop"
+    lazy = False
     def __init__(self, learn):
         super().__init__(learn)
         self.bs = learn.dls.train.bs

@@ -163,3 +163,13 @@ def test_titles_are_text(tmp_path):
     years.loc[3,'title'] = np.nan
     titles = list(learn.recommender(years).items['title'])
     assert titles[:3]==['1984','1985','1986'] and titles[3]==str(rec.ids[1][3])
+
+def test_titles_are_text_where_ids_are_called_title():
+    "Ids stay what they are, and the titles of every table are text"
+    learn = collab_learner(load(PLAIN.drop(columns='title').rename(columns=dict(movieId='title'))), n_factors=4)
+    rec = learn.recommender()
+    for table in (rec.recommend(1, 5), rec.similar_items(rec.ids[1][0], 5), rec.recommend(1, 5)[:0]):
+        assert pd.api.types.is_string_dtype(table.title) and list(table.title)==[str(o) for o in table['item']]
+    assert rec.recommend(1, 1)['item'].dtype==rec.items.title.dtype==np.int64
+    told = rec.explain(1, rec.ids[1][3], 2).title.dropna()
+    assert len(told) and all(type(o) is str for o in told)

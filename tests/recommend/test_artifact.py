@@ -9,6 +9,7 @@ from fastcollab.recommend.base import Factors, FoldTerms, Link
 from fastcollab.recommend.history import UserHistory
 from fastcollab.recommend.recommender import Recommender
 from fastcollab.recommend.scorers import DotScorer, NetScorer
+from fastcollab.recommend.solve import Decay
 from torch import nn
 
 fork = multiprocessing.get_context('fork')   # a child that has everything imported already
@@ -27,7 +28,7 @@ def made(seed=0, n_users=40, n_items=30, net=False):
         n_users+1),(pd.Index(range(7, 7+n_users)),pd.Index(films['item']))
     rec = Recommender(scorer, ids, ('user','item','rating'), films, history, (None,None) if net
         else (FoldTerms(),FoldTerms()), (1.,5.))
-    rec.decays = [None,None] if net else [float(seed+1),.5]
+    rec.decays = [None,None] if net else [Decay(seed+1., .5),Decay(.5, 2.)]
     return rec
 
 def same(a, b):
