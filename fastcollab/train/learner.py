@@ -580,7 +580,8 @@ def collab_learner(
         auto,dls,given = auto_arguments(dls, loss_func, **given)
         arch,(n_factors,y_range,unk_p,config,cbs) = SVDPlusPlus,given.values()
     if y_range is None: y_range = offered_range(dls, arch, loss_func, config)
-    sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range or None)
+    elif y_range is False: y_range = None
+    sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range)
     model = arch_model(dls, arch, use_nn, **sizes)
     prepare_model(model, dls, loss_func, False if center is None and model is arch else center)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
