@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['vector', 'matrix', 'Vector', 'VectorModel', 'load', 'store', 'spread', 'dot', 'sqrt', 'zeros', 'load_matrix',
-           'store_matrix', 'add_outer', 'add_times', 'add_scaled', 'weighted_rows', 'transpose', 'diagonal', 'solve',
-           'scan']
+           'store_matrix', 'add_outer', 'add_times', 'add_scaled', 'weighted_rows', 'transpose', 'diagonal',
+           'inverse_root', 'square', 'scan']
 
 # %% ../../nbs/kernels/05_vectors.ipynb #1e1f9826
 import operator
@@ -109,10 +109,10 @@ def sqrt(typingctx, v):
     def codegen(context, b, sig, args): return _sqrt(b, args[0])
     return vector(vector),codegen
 
-# %% ../../nbs/kernels/05_vectors.ipynb #4abf19aa
+# %% ../../nbs/kernels/05_vectors.ipynb #646b74b0
 def _rows(b, m): return [b.extract_value(m, f) for f in range(8)]
 def _pack(context, b, rows): return context.make_tuple(b, matrix, rows)
-def _add_product(b, x, y, z): return b.fadd(x, b.fmul(y, z, flags=_any_order), flags=_any_order)
+def _add_product(b, x, y, z): return b.fadd(x, b.fmul(y, z, flags=_any_order), flags=_any_order)   # x+y*z
 
 # %% ../../nbs/kernels/05_vectors.ipynb #a391be90
 @intrinsic
@@ -198,29 +198,43 @@ def diagonal(typingctx, m):
         return res
     return vector(matrix),codegen
 
-# %% ../../nbs/kernels/05_vectors.ipynb #e371aa0c
+# %% ../../nbs/kernels/05_vectors.ipynb #c7350245
 def _unit(f): return _ir.Constant(_numbers, [float(f==o) for o in range(8)])
 
+def _eliminate(b, K, a):
+    "1/d, what becomes of the unit matrix, and of a, when the rows of K are eliminated"
+    R,one,pivots = [_unit(f) for f in range(8)],_ir.Constant(_ir.FloatType(), 1.),_ir.Constant(_numbers, [1.]*8)
+    for k in range(8):
+        d = b.fdiv(one, b.extract_element(K[k], _int(k)), flags=_any_order)
+        pivots = b.insert_element(pivots, d, _int(k))
+        minus = b.fmul(K[k], _spread(b, b.fneg(d)), flags=_any_order)
+        for f in range(k+1, 8):
+            K[f],R[f] = (_add_product(b, o[f], _lane(b, minus, f), o[k]) for o in (K,R))
+        later = b.shuffle_vector(minus, _ir.Constant(_numbers, [0.]*8),
+            _ir.Constant(_ir.VectorType(_i32, 8), [f if f>k else 8 for f in range(8)]))
+        a = _add_product(b, a, _lane(b, a, k), later)
+    return pivots,R,a
+
 @intrinsic
-def solve(typingctx, m, a, z):
-    "The inverse of 1+m for a symmetric m>=0, its product with a, and a normal vector with that covariance out of z"
+def inverse_root(typingctx, m, a):
+    "R and c such that R'R is the inverse of 1+m, for a symmetric m>=0, and R'c its product with a"
     def codegen(context, b, sig, args):
-        K = [b.fadd(row, _unit(f), flags=_any_order) for f,row in enumerate(_rows(b, args[0]))]
-        W = [_unit(f) for f in range(8)]
-        zero,a,z = _ir.Constant(_numbers, [0.]*8),args[1],args[2]
-        inverse,mean,noise = [zero]*8,zero,zero
-        for k in range(8):
-            d = b.fdiv(_ir.Constant(_numbers, [1.]*8), _lane(b, K[k], k))
-            m,w,y = b.fmul(K[k], d, flags=_any_order),b.fmul(W[k], d, flags=_any_order),_lane(b, a, k)
-            mean = _add_product(b, mean, y, w)
-            noise = _add_product(b, noise, b.fmul(_lane(b, z, k), _sqrt(b, d)), W[k])
-            for f in range(k+1): inverse[f] = _add_product(b, inverse[f], _lane(b, w, f), W[k])
-            a = b.fsub(a, b.fmul(y, m, flags=_any_order), flags=_any_order)
-            for f in range(k+1, 8):
-                minus = b.fneg(_lane(b, m, f))
-                K[f],W[f] = _add_product(b, K[f], minus, K[k]),_add_product(b, W[f], minus, W[k])
-        return context.make_tuple(b, sig.return_type, [_pack(context, b, inverse),mean,noise])
-    return types.Tuple([matrix,vector,vector])(matrix, vector, vector),codegen
+        pivots,R,a = _eliminate(b, [b.fadd(o, _unit(f), flags=_any_order) for f,o in enumerate(_rows(b, args[0]))], args[1])
+        roots = _sqrt(b, pivots)
+        R = [b.fmul(o, _lane(b, roots, f), flags=_any_order) for f,o in enumerate(R)]
+        return context.make_tuple(b, sig.return_type, [_pack(context, b, R),b.fmul(a, roots, flags=_any_order)])
+    return types.Tuple([matrix,vector])(matrix, vector),codegen
+
+@intrinsic
+def square(typingctx, R):
+    "R'R for a lower triangle R"
+    def codegen(context, b, sig, args):
+        rows = _rows(b, args[0])
+        res = [b.fmul(_lane(b, rows[7], f), rows[7], flags=_any_order) for f in range(8)]
+        for k in range(7):
+            for f in range(k+1): res[f] = _add_product(b, res[f], _lane(b, rows[k], f), rows[k])
+        return _pack(context, b, res)
+    return matrix(matrix),codegen
 
 # %% ../../nbs/kernels/05_vectors.ipynb #3ac7a25f
 @intrinsic

@@ -100,7 +100,7 @@ class _Side:
         "What features add to `rows`, (b,n,8)"
         spec,table = self.spec,self.half.features
         res = np.zeros((len(table),len(rows),8), np.float32)
-        for f in range(len(spec.sizes)):
+        for f in range(spec.rows.shape[1]):
             c = spec.rows[rows,f]
             res += np.where((c>=0)[:,None], table[:,np.maximum(c, 0)]*spec.weights[rows,f][:,None], 0)
         return res
@@ -143,7 +143,7 @@ class _Side:
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
     "A chain of draws of biased factors with sets, features and their noise, given ratings"
-    burn,opening,prior,anchor,nu,tables_every = 20,10,(1.,.1),1.,20.,2
+    burn,opening,prior,anchor,nu,tables_every = 20,10,(1.,.1),1.,20.,1
 
     def __init__(self,
         ids:np.ndarray, # Rows of user and item of each rating, (n,2)
@@ -158,6 +158,7 @@ class GibbsSampler:
         if self.kernels is None: raise RuntimeError(f'the Gibbs sampler needs compiled loops: {unusable()}')
         ids,ratings = np.asarray(ids),np.asarray(ratings, np.float32)
         self.rng,self.done,self.n,self.stale = np.random.default_rng(seed),0,len(ids),True
+        self.streams = [np.random.Generator(np.random.SFC64(o)) for o in np.random.SeedSequence(seed).spawn(4)]
         self.k = n_factors or default_factors(self.n, users.n+items.n)
         self.blocks = self.k//8+1
         self.active = np.arange(8*self.blocks).reshape(-1, 8)<=self.k
@@ -181,7 +182,7 @@ class GibbsSampler:
             return
         self.levels,self.level = values.astype(float),level.astype(np.int32)[order]
         self.cuts = np.r_[-np.inf, ndtri(np.cumsum(counts)[:-1]/self.n), np.inf]
-        self.latent = np.zeros(self.n, np.float32)
+        self.latent,self.shares = np.zeros(self.n, np.float32),self.kernels.share_table()
 
     def _team(self, threads):
         self.threads,self.sync = threads,np.zeros(32, np.int64)
@@ -243,23 +244,21 @@ class GibbsSampler:
         uniform,bounds = self.rng.random(self.n),self.bounds[0]
         noise = us.facts[:,1]*np.float32(self.precision)
         self._together(lambda t: c.draw_latent(us.ends, us.others, self.errors, self.latent, self.level, self.cuts,
-            noise, it.facts, uniform, bounds[t], bounds[t+1]))
+            noise, it.facts, uniform, self.shares, bounds[t], bounds[t+1]))
 
     def _half(self, side, errors, res):
         rng,s,t,(a0,b0) = self.rng,self.sides[side],self.sides[1-side],self.prior
         opening = self.done<self.opening
         blocks,active = (1,np.zeros_like(self.active)) if opening else (self.blocks,self.active)
         if opening: active[0,0] = True
-        tables = opening or (self.done+side)%self.tables_every==0
+        tables = self.done<2*self.burn or (self.done+side)%self.tables_every==0
         sets,features = tables and s.spec.implicit,tables and len(s.spec.sizes)>0
-        def normals(table, some=True):
-            x = rng.standard_normal((blocks if some else 0,table.shape[1],8), dtype=np.float32)
-            for b in np.flatnonzero(~active[:len(x)].all(1)): x[b][:,~active[b]] = 0
-            return x
         h = s.half
-        p = self.kernels.Priors(s.precision.reshape(-1, 8), s.mean.reshape(-1, 8), normals(h.own),
-            normals(h.sets, sets), normals(h.features, features), rng.standard_normal((blocks,8)),
-            rng.random((blocks,8)))
+        normals = [np.empty((blocks*used,o.shape[1],8), np.float32)
+            for o,used in ((h.own,True),(h.sets,sets),(h.features,features))]
+        self._fill(normals, active)
+        p = self.kernels.Priors(s.precision.reshape(-1, 8), s.mean.reshape(-1, 8), *normals,
+            rng.standard_normal((blocks,8)), rng.random((blocks,8)))
         self._together(lambda thread: self.kernels.half(h, t.half, p, errors, res, blocks, np.float32(self.precision),
             sets, features, self.bounds[side], thread, self.sync, a0, b0))
         drawn = [(h.own,True),(h.sets,sets),*[(h.features,features)]*len(s.spec.sizes)]
@@ -270,6 +269,18 @@ class GibbsSampler:
         squares[s.rated] = h.squares
         s.noise[:] = rng.gamma((self.nu+s.all_counts)/2)*2/(self.nu+self.precision*squares)
         h.facts[:,1] = s.noise[s.rated]
+
+    def _fill(self, tables, active):
+        "Fill `tables` with normal numbers, with 0 in columns that aren't active; parts of them have a generator each"
+        parts = len(self.streams)
+        def fill(thread):
+            for c in range(thread, parts, self.threads):
+                for x in tables:
+                    rows = x.reshape(-1, 8)
+                    self.streams[c].standard_normal(dtype=np.float32, out=rows[len(rows)*c//parts:len(rows)*(c+1)//parts])
+        self._together(fill)
+        for x in tables:
+            for b in np.flatnonzero(~active[:len(x)].all(1)): x[b][:,~active[b]] = 0
 
     def _noise(self, squares):
         if self.done<self.opening: self.base = squares/self.n

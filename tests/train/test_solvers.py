@@ -192,3 +192,15 @@ def test_mean_factors_are_the_best_of_their_rank():
     left = torch.linalg.svdvals(want)[6:].norm()
     assert (want-u[:,:-1]@i[:,:-1].T).norm()<left*1.02
     assert isinstance(fitted(sweeps=4).model, PosteriorAverage)
+
+@pytest.mark.parametrize('arch', [HybridMF,SVDPlusPlus])
+def test_tables_add_up_to_vectors(arch):
+    "Own parts, sets and every category of an item with several: what the sampler predicts with is what it draws"
+    learn = fitted(arch, dls=loaders(genre_name='genres', item_cols=['decade'], df=FRAME.assign(
+        decade=FRAME.movieId%7)))
+    sampler = learn._chain.sampler
+    before = sampler.errors.copy()
+    sampler.refresh()
+    assert np.abs(before-sampler.errors).max()<1e-4
+    m,x = learn.model.eval(),pairs(learn)[0]
+    assert (m(x)-m.inner(x)).pow(2).mean()**.5<.1
