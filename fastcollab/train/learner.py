@@ -232,7 +232,7 @@ class CollabLearner(Learner):
         "The settings of Adam that fit the data"
         return None if self.auto is None else self.auto.config
     def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k not in ('_recommender','_chain')}
-    def __setstate__(self, state): self.__dict__.update(state, _chain=None)
+    def __setstate__(self, state): super().__setstate__({**state, '_chain':None})
 
     # ---- Training
     @property
