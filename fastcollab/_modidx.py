@@ -2623,6 +2623,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers._mean_products': ( 'train/solvers.html#_mean_products',
                                                                                        'fastcollab/train/solvers.py'),
+                                          'fastcollab.train.solvers.balanced': ( 'train/solvers.html#balanced',
+                                                                                 'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.chain_notes': ( 'train/solvers.html#chain_notes',
                                                                                     'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.check_gibbs': ( 'train/solvers.html#check_gibbs',
@@ -2639,4 +2641,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.sample_room': ( 'train/solvers.html#sample_room',
                                                                                     'fastcollab/train/solvers.py'),
-                                          'fastcollab.train.solvers.scaled': ('train/solvers.html#scaled', 'fastcollab/train/solvers.py')}}}
+                                          'fastcollab.train.solvers.scaled': ('train/solvers.html#scaled', 'fastcollab/train/solvers.py'),
+                                          'fastcollab.train.solvers.turned': ('train/solvers.html#turned', 'fastcollab/train/solvers.py')}}}
