@@ -198,7 +198,7 @@ def diagonal(typingctx, m):
         return res
     return vector(matrix),codegen
 
-# %% ../../nbs/kernels/05_vectors.ipynb #c7350245
+# %% ../../nbs/kernels/05_vectors.ipynb #578c8b9d
 def _unit(f): return _ir.Constant(_numbers, [float(f==o) for o in range(8)])
 
 def _eliminate(b, K, a):
@@ -225,6 +225,7 @@ def inverse_root(typingctx, m, a):
         return context.make_tuple(b, sig.return_type, [_pack(context, b, R),b.fmul(a, roots, flags=_any_order)])
     return types.Tuple([matrix,vector])(matrix, vector),codegen
 
+# %% ../../nbs/kernels/05_vectors.ipynb #aa50608b
 @intrinsic
 def square(typingctx, R):
     "R'R for a lower triangle R"

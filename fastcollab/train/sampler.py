@@ -143,7 +143,7 @@ class _Side:
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
     "A chain of draws of biased factors with sets, features and their noise, given ratings"
-    burn,opening,prior,anchor,nu,tables_every = 20,10,(1.,.1),1.,20.,1
+    burn,opening,prior,anchor,nu,sets_every = 20,10,(1.,.1),1.,20.,2
 
     def __init__(self,
         ids:np.ndarray, # Rows of user and item of each rating, (n,2)
@@ -251,7 +251,8 @@ class GibbsSampler:
         opening = self.done<self.opening
         blocks,active = (1,np.zeros_like(self.active)) if opening else (self.blocks,self.active)
         if opening: active[0,0] = True
-        tables = self.done<2*self.burn or (self.done+side)%self.tables_every==0
+        every = 1 if len(s.spec.sizes) or self.done<2*self.burn else self.sets_every
+        tables = (self.done+side)%every==0
         sets,features = tables and s.spec.implicit,tables and len(s.spec.sizes)>0
         h = s.half
         normals = [np.empty((blocks*used,o.shape[1],8), np.float32)

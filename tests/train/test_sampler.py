@@ -141,3 +141,58 @@ def test_default_factors_follow_ratings():
     rng = np.random.default_rng(0)
     x = np.stack([rng.integers(0, 5, 2000), rng.integers(0, 5, 2000)], 1)
     assert sampler(x, rng.standard_normal(2000), None, users=5, items=5).k>few
+
+def test_columns_of_categories():
+    "A feature may have several columns, as genres do: sample and errors follow all of them"
+    x,y = ratings(levels=None)
+    o = spec(60, True, (3,4))
+    both = o._replace(rows=np.c_[o.rows,np.where(o.rows[:,1:]<6, o.rows[:,1:]+1, -1)].astype(np.int32),
+        weights=np.full((60,3), .7, np.float32))
+    s = GibbsSampler(x, y, both, spec(40), 4)
+    for _ in range(20): s.sweep()
+    error = np.abs(s.errors-(s.latent-s._scores())).max()
+    s.refresh()
+    assert error<1e-3 and np.abs(s.errors-(s.latent-s._scores())).max()<1e-6
+
+def dense(s, design, prior, mean):
+    "Mean and covariance of a normal posterior of all numbers of a block"
+    w = s.precision*np.repeat(s.sides[0].half.facts[:,1], s.sides[0].counts)*s.sides[1].half.facts[s.sides[0].half.others,1]
+    K = np.diag(prior)+(design*w[:,None]).T@design
+    return np.linalg.solve(K, design.T@(w*s.latent)+prior*mean),np.linalg.inv(K)
+
+def test_a_block_is_drawn_from_its_posterior():
+    "With precisions and the other side given, own parts, sets and features are normal, with a precision matrix to invert"
+    x,y = ratings(40, 10, 9, levels=None)
+    s,k = swept(x, y, 2, 10, 9, sizes=((2,),()), sweeps=14),3
+    us,it = s.sides
+    h,t,rng = us.half,it.half,np.random.default_rng(0)
+    n,m = len(us.rated),len(it.rated)
+    u,i = np.repeat(np.arange(n), us.counts),h.others
+    v = t.vectors[0,i,:k]-t.facts[i,:1]*t.sets[0,u,:k]*np.array([0,1,1])
+    fixed = t.bias[i]-t.facts[i,0]*t.sets[0,u,0]
+    member = np.zeros((n,m))
+    member[u,i] = 1
+    weights = np.zeros((n,2))
+    for c in range(2): weights[h.f_rows[h.f_ends[c]:h.f_ends[c+1]],c] = h.f_weights[h.f_ends[c]:h.f_ends[c+1]]
+    parts = np.c_[np.eye(n)[u],(member[u]-np.eye(m)[i])*h.facts[u,:1],weights[u]]       # own, sets, features
+    design = (parts[:,:,None]*v[:,None]).reshape(len(u), -1)
+    prior,mean = (np.concatenate([np.tile(o[g,0,:k], r) for g,r in ((0,n),(1,m),(2,2))]) for o in (us.precision,us.mean))
+    before = s.latent
+    s.latent = s.latent-fixed
+    expected,cov = dense(s, design, prior, mean)
+    s.latent = before
+    draws,res = [],np.empty_like(s.errors)
+    for d in range(12000):
+        normals = [np.where(np.arange(8)<k, rng.standard_normal((1,o,8)), 0).astype(np.float32) for o in (n,m,2)]
+        p = s.kernels.Priors(us.precision.reshape(-1, 8), us.mean.reshape(-1, 8), *normals, np.full((1,8), -1e9),
+            np.ones((1,8)))                                                              # scales stay as they are
+        s.kernels.half(h, t, p, s.errors, res, 1, np.float32(s.precision), True, True, s.bounds[0], 0, s.sync, 1., .1)
+        s.errors = res[h.place]
+        draws.append(np.concatenate([o[0,:,:k].ravel() for o in (h.own,h.sets,h.features)]))
+    draws = np.array(draws[200:])
+    scale = np.sqrt(np.diag(cov))
+    assert np.abs((draws.mean(0)-expected)/scale).max()<.15
+    assert np.abs(draws.std(0)/scale-1).max()<.1
+    scores = design@draws.T
+    assert np.abs((scores.mean(1)-design@expected)/np.sqrt(np.diag(design@cov@design.T))).max()<.1
+    assert np.abs(scores.std(1)/np.sqrt(np.diag(design@cov@design.T))-1).max()<.05
