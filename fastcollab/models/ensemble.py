@@ -170,7 +170,7 @@ class PosteriorAverage(CollabModel):
         res = np.zeros((len(x),len(self.link_cuts) or 2))
         with compiling('posterior'):
             args = [o.contiguous().numpy() for o in (users,more_users,items,more_items,*precisions,pairs,rows)]
-            kernel.add_samples(*args, self.link_cuts.double().numpy(), kernel.share_table(), res)
+            kernel.add_samples(*args, self.link_cuts.double().numpy(), load_kernels('gibbs').share_table(), res)
         return torch.from_numpy(res/len(users)).float()
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         if self.training or not self.count: return self.model(x).reshape(len(x))
