@@ -25,6 +25,7 @@ def flat_pair(
 class RatingLoss(Module):
     "Base class of losses: `forward(pred, targ)` plus answers for learners, metrics and the compiled loop"
     squared_error = False # Is it the squared difference of prediction and rating?
+    takes_ratings = True # Is the output of a model a rating already?
     has_probs = False # Does `probs` return a distribution over `levels`?
     reduction = 'mean' # 'mean', 'sum' or 'none'
 
@@ -44,9 +45,11 @@ class RatingLoss(Module):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if 'forward' not in vars(cls): return
+        own = vars(cls)
+        if 'activation' in own and 'takes_ratings' not in own: cls.takes_ratings = False
+        if 'forward' not in own: return
         for name in ('fused_pair','squared_error'):   # a new formula doesn't inherit what belongs to the old one
-            if name not in vars(cls): setattr(cls, name, getattr(RatingLoss, name))
+            if name not in own: setattr(cls, name, getattr(RatingLoss, name))
 
 # %% ../nbs/01_losses.ipynb #232957d7
 class RatingMSE(RatingLoss):
@@ -74,12 +77,15 @@ def _is_mse(loss):
     if isinstance(loss, BaseLoss): return type(loss).__call__ is BaseLoss.__call__ and _is_mse(loss.func)
     return isinstance(loss, nn.MSELoss) and type(loss).forward is nn.MSELoss.forward
 
+_of_ratings = nn.MSELoss,nn.L1Loss,nn.SmoothL1Loss,nn.HuberLoss
+
 class ForeignLoss(RatingLoss):
     "A loss that isn't a `RatingLoss`"
     def __init__(self,
         loss:Callable|None, # From predictions and ratings to a scalar; None for a learner without a loss
     ):
         self.loss,self.squared_error,self.reduction = loss,_is_mse(loss),getattr(loss, 'reduction', 'mean')
+        self.takes_ratings = isinstance(loss.func if isinstance(loss, BaseLoss) else loss, _of_ratings)
     def forward(self, pred, targ): return self.loss(pred, targ)
     def activation(self, scores): return getcallable(self.loss, 'activation')(scores)   # fastai's losses may have one
     def fused_pair(self): return RatingMSE().fused_pair() if self.squared_error else None

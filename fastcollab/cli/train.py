@@ -20,6 +20,7 @@ from ..interpret.core import CollabInterpretation
 from ..models.hybrid import HybridMF, HybridNN
 from ..models.mf import DotProduct, DotProductBias
 from ..models.nn import CollabNN
+from ..train.auto import rating_range
 from ..train.callbacks import ValidRMSE
 from ..train.learner import collab_learner
 
@@ -66,8 +67,8 @@ def prediction_range(
     low:float|None=None, # Lowest prediction, if you name it
     high:float|None=None, # Highest prediction, if you name it
 )->tuple: # Lowest and highest prediction
-    "From half a star below the lowest rating to half a star above the highest"
-    return y.min().item()-.5 if low is None else low, y.max().item()+.5 if high is None else high
+    "A little wider than the ratings"
+    return tuple(offered if named is None else named for named,offered in zip((low,high), rating_range(y)))
 
 # %% ../../nbs/cli/03_train.ipynb #fd4252cf
 ARCHS = {o.__name__:o for o in (DotProduct, DotProductBias, CollabNN, HybridMF, HybridNN)}
@@ -86,9 +87,9 @@ def train(
     genres:str=None, # Column with the set of genres of each item, separated by |
     sep:str=None, # What separates the columns of a text file, e.g. ';' or '\t'; found by default
     encoding:str=None, # Encoding of a text file, e.g. latin-1; found by default
-    low:float=None, # Lowest prediction; half a star below the lowest rating by default
-    high:float=None, # Highest prediction; half a star above the highest rating by default
-    unk_p:float=0.1, # Share of ids replaced by the unknown one
+    low:float=None, # Lowest prediction; half a step below the lowest rating by default
+    high:float=None, # Highest prediction; half a step above the highest rating by default
+    unk_p:float=None, # Share of ids replaced by the unknown one; as often as new ones will come by default
     valid_pct:float=0.2, # Share of the rows to validate on
     seed:int=42, # Seed of the split and of the training
     out:Path=None, # Folder to write the plots and the model to; nothing is written by default

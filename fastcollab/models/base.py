@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reading', 'SidePlan', 'FusePlan', 'dot_plan', 'SideSpec', 'SideTables', 'CollabModel', 'model_scorer',
-           'checked_scorer', 'ForeignModel', 'FastaiDot', 'FastaiNet', 'collab_model', 'dls_constructor']
+           'checked_scorer', 'ForeignModel', 'FastaiDot', 'FastaiNet', 'collab_model', 'dls_constructor', 'takes_range']
 
 # %% ../../nbs/models/01_base.ipynb #866bcca9
 from typing import NamedTuple
@@ -99,6 +99,7 @@ def _drop_shortcuts(cls, base):
     own = vars(cls)
     if not {'forward','factors'}&set(own): return
     if 'has_products' not in own: cls.has_products = 'factors' in own
+    if 'forward' in own and 'ends_in_link' not in own: cls.ends_in_link = False
     for name in ('fuse_plan','scorer','gibbs_plan'):
         if name not in own: setattr(cls, name, vars(base)[name])
 
@@ -134,6 +135,7 @@ class CollabModel(Module):
         "What messages call it"
         return type(self).__name__
     has_products = True # Are scores the products of `factors`, where there are some?
+    ends_in_link = False # Does `forward` end with `link`? Then learners offer a mean and a range from the data
     splitter = staticmethod(trainable_params) # Groups of parameters for an optimizer
 
     def __init_subclass__(cls, **kwargs):
@@ -161,8 +163,25 @@ class CollabModel(Module):
         "Predict deviations from `mean`, which becomes a part of the model that is not trained"
         if self.y_range is not None and not self.y_range[0]<mean<self.y_range[1]:
             raise ValueError(f'the mean {mean:g} is not within y_range={tuple(self.y_range)}')
-        self.mean = nn.Parameter(torch.tensor([float(mean)]), requires_grad=False)
+        device = first(o.device for o in self.parameters())
+        self.mean = nn.Parameter(torch.tensor([float(mean)], device=device), requires_grad=False)
         return self
+    def can_center(self,
+        mean:float, # As in `center`
+    )->bool:
+        "Is there room for a mean that nobody asked for?"
+        fits = self.y_range is None or self.y_range[0]<mean<self.y_range[1]
+        return self.ends_in_link and self.mean is None and math.isfinite(mean) and fits
+    def shift_biases(self,
+        side:int, # 0 for users, 1 for items
+        by:float, # What to add to the score of each
+    ):
+        "Start the biases of a side elsewhere, if the model has some"
+    def _load_from_state_dict(self, state, prefix, metadata, strict, *args):
+        saved = state.get(prefix+'mean')
+        if saved is None and strict: self.mean = None   # files know best: those of older versions have no mean
+        if saved is not None and self.mean is None: self.center(saved.item())
+        super()._load_from_state_dict(state, prefix, metadata, strict, *args)
 
     @property
     def link(self)->Link:
@@ -208,6 +227,9 @@ class CollabModel(Module):
         "A copy of the biases of users (0) or items (1), (n,); None if there are none"
         with torch.no_grad(): res = self.factors(side)
         return None if res is None or res.bias is None else res.bias.detach().clone()
+    def bias_params(self)->list: # Of `nn.Parameter`
+        "Parameters whose last column holds biases, which are decayed less than vectors"
+        return []
     def feature_factors(self,
         name:str, # Column of the feature
     )->Factors: # Of each category of `dls.classes[name]`; row 0 is padding
@@ -409,3 +431,11 @@ def dls_constructor(
     if callable(build := getattr(arch, 'from_dls', None)): return build
     known = [o for o in getattr(arch, '__mro__', ()) if o in _constructors]
     return partial(_constructors[known[0]], arch) if known else None
+
+# %% ../../nbs/models/01_base.ipynb #7a9cf430
+def takes_range(
+    arch:type, # A class of models
+)->bool:
+    "Does a model of this class take a `y_range` that the data offer?"
+    if not (isinstance(arch, type) and issubclass(arch, CollabModel) and arch.ends_in_link): return False
+    return 'y_range' in inspect.signature(arch.__init__).parameters

@@ -104,7 +104,10 @@ class PosteriorAverage(CollabModel):
     def feature_factors(self, name): return self.inner.feature_factors(name)
     def stacked_categories(self, x): return self.inner.stacked_categories(x)
     def seconds(self, x): return self.inner.seconds(x)
-    def fold_terms(self, side): return self.inner.fold_terms(side)
+    def fold_terms(self, side):
+        res = self.inner.fold_terms(side)
+        # row 0 of a draw has the mean of the sets: see `Newcomers`
+        return res._replace(implicit=None) if res is not None and self.count else res
     def gibbs_plan(self): return self.inner.gibbs_plan()
     def write_tables(self, users, items): self.inner.write_tables(users, items)
     def scorer(self):
@@ -164,7 +167,7 @@ class PosteriorAverage(CollabModel):
         res = np.zeros((len(x),len(self.cuts) or 2))
         with compiling('posterior'):
             args = [o.contiguous().numpy() for o in (users,more_users,items,more_items,*precisions,pairs,rows)]
-            kernel.add_samples(*args, self.cuts.double().numpy(), kernel.share_table(), res)
+            kernel.add_samples(*args, self.cuts.double().numpy(), load_kernels('gibbs').share_table(), res)
         return torch.from_numpy(res/len(users)).float()
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         if self.training or not self.count: return self.model(x).reshape(len(x))

@@ -141,6 +141,7 @@ def hybrid_plan(
 # %% ../../nbs/models/04_hybrid.ipynb #2b34f284
 class HybridMF(HybridModel, DotProductBias):
     "Biased dot product in which the features of items and users add to, or scale, their vectors"
+    ends_in_link = True
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included
@@ -171,6 +172,7 @@ class HybridMF(HybridModel, DotProductBias):
         side,at = find_feature(self, name)
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))
         return Factors(vec, bias.squeeze(1))
+    def bias_params(self): return [*super().bias_params(), *(o.weight for side in self.f_bias for o in side.tables)]
     def fuse_plan(self, ds): return hybrid_plan(self, ds)
     def gibbs_plan(self):
         if self.how!='add': return f'features scale vectors (how={self.how!r})'

@@ -15,6 +15,7 @@ from ..recommend.base import *
 # %% ../../nbs/models/02_mf.ipynb #6de33592
 class DotProduct(CollabModel):
     "Dot product of a user's and an item's vector"
+    ends_in_link = True
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included
@@ -49,6 +50,8 @@ class DotProductBias(DotProduct):
         table = (self.u_bias,self.i_bias)[side]
         bias = table.weight if rows is None else table(rows)
         return Factors(DotProduct.factors(self, side, rows).vec, bias.squeeze(-1))   # (n,k), (n,)
+    def shift_biases(self, side, by): (self.u_bias,self.i_bias)[side].weight.data += by
+    def bias_params(self): return [self.u_bias.weight,self.i_bias.weight]
     def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
     def gibbs_plan(self): return SideSpec(self.n_users),SideSpec(self.n_items)
     def write_tables(self, users, items):

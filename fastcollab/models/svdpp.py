@@ -223,7 +223,7 @@ def svdpp_splitter(
 # %% ../../nbs/models/06_svdpp.ipynb #9596c90f
 class SVDPlusPlus(HybridModel):
     "SVD++ on users and items, with features, and with the time of a rating where loaders name it"
-    needs_features,how,agg = False,'add','sqrtn'
+    needs_features,how,agg,ends_in_link = False,'add','sqrtn',True
     splitter = staticmethod(svdpp_splitter)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
@@ -298,6 +298,7 @@ class SVDPlusPlus(HybridModel):
         if (res := super().fold_terms(side)) is None: return None
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
+    def shift_biases(self, side, by): self.ids[side].data[:,-1] += by
     def gibbs_plan(self): return tuple(feature_spec(self, k, implicit=True) for k in (0,1))
     def write_tables(self, users, items):
         for k,side in enumerate(o.widen(self.n_factors) for o in (users,items)):

@@ -162,7 +162,7 @@ class _Trial(NamedTuple):
     rest_ratings:Tensor  # and rating
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #bf13261a
-def _trial(history, side, size, rng, n=60, most=100):
+def _trial(history, side, size, rng, n=200, most=50):
     "Try up to n rows, with up to `most` ratings each and of each other; `size` is the number of rows of the side"
     own,other,ratings = history.sorted_by(side)
     count = torch.bincount(own, minlength=size).numpy()
@@ -191,21 +191,21 @@ def _trial_error(state, side, trial, decays):
     return ((link(scores)-t.ratings[hidden])**2).mean().item()
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #871ca5c5
-_USUAL = (1.,1.)   # units that are about right on all data at hand
+_USUAL = 1/8,1/2 # units that are about right on the data at hand
 
 def find_decay(
     state:FoldState, # What is known
     side:int, # 0 for users, 1 for items
     rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
-)->Decay: # That of one unit if there are not enough ratings to tell
-    "The weights of the squared distance from the average that predict hidden ratings best"
+)->Decay: # The usual units if there are not enough ratings to tell
+    "How strongly to hold new rows where they start, so that hidden ratings are predicted best"
     units = [decay_units(state, o, rated) for o in (side,1-side)]
     def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1]) for o in units]
     trial = _trial(state.history, side, len(state.factors[side].vec), np.random.default_rng(0))
     if not trial.hidden.any(): return decays(_USUAL)[0]
     def best(parts): return min(parts, key=lambda o: _trial_error(state, side, trial, decays(o)))
-    vec,bias = best([(4.**k*_USUAL[0],4.**k*_USUAL[1]) for k in range(-3, 4)])
-    vec,bias = best([(vec,bias*o) for o in (1/8,1/4,1/2,1,2,4)])
+    vec,bias = best([(4.**k*_USUAL[0],4.**k*_USUAL[1]) for k in range(-2, 4)])
+    vec,bias = best([(vec,bias*o) for o in (1/4,1/2,1,2,4)])
     return decays(best([(vec*o,bias) for o in (1/2,1,2)]))[0]
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #c1029afc

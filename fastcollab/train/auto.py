@@ -39,7 +39,7 @@ def new_id_share(
 )->float: # In [0.01,0.1]
     "Share of future ratings whose user or item is new, by the Good-Turing estimate"
     singles = sum((torch.bincount(x[:,k].long())==1).sum().item() for k in (0,1))
-    return min(.1, max(.01, singles/len(x)))
+    return min(.1, max(.01, singles/max(1, len(x))))
 
 # %% ../../nbs/train/05_auto.ipynb #f05a0004
 def _show(value):

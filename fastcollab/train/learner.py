@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
            'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'learner_summary', 'learner_state',
-           'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'prepare_model',
-           'AutoArguments', 'auto_arguments', 'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly',
-           'auto_learner', 'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_auto',
-           'baseline_rmse']
+           'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range',
+           'center_model', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner', 'collab_learner',
+           'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model', 'plan_of', 'run_trial',
+           'fit_choice', 'fit_auto', 'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from typing import NamedTuple
@@ -192,6 +192,8 @@ def learner_summary(
     res += [f'Optimizer used: {learn.opt_func}', f'Loss function: {learn.loss_func}', '']
     way = f'in batches or a torch loop, because {reason}' if reason else 'fused, in a compiled loop'
     res += [f'Training: {way}', '']
+    if collab_model(learn.model).bias_params() and (opt is None or isinstance(opt, Optimizer)):
+        res[-1:] = [f'Weight decay: as given; {learn.bias_wd:g} of it for biases', '']
     if opt is not None:
         res += ['Model unfrozen' if opt.frozen_idx==0 else f'Model frozen up to parameter group #{opt.frozen_idx}', '']
     notes = collab_model(learn.model).fit_notes()
@@ -211,14 +213,17 @@ class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
     kept = None # `KeptRatings` of an exported learner
+    bias_wd = .02 # In exports of older versions
     @delegates(Learner.__init__)
     def __init__(self,
         dls, # `CollabDataLoaders`
         model:nn.Module, # Maps x (bs,2+) to (bs,) or (bs,1)
         fused:str|bool='auto', # Train in the compiled loop? 'auto': if it can; True: an error if it cannot
+        bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
         **kwargs
     ):
         self.fused = check_choice('fused', fused, ('auto',True,False))
+        self.bias_wd = check_number('bias_wd', bias_wd, low=0)
         self.auto = self.auto_choice = self._loop = self._solver = self._chain = None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
@@ -227,7 +232,7 @@ class CollabLearner(Learner):
         "The settings of Adam that fit the data"
         return None if self.auto is None else self.auto.config
     def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k not in ('_recommender','_chain')}
-    def __setstate__(self, state): self.__dict__.update(state, _chain=None)
+    def __setstate__(self, state): super().__setstate__({**state, '_chain':None})
 
     # ---- Training
     @property
@@ -236,7 +241,11 @@ class CollabLearner(Learner):
         return why_not_fused(self)
     def create_opt(self):
         super().create_opt()
+        self.scale_decays()
         for p in rating_loss(self.loss_func).parameters(): self.opt.state[p]['do_wd'] = False   # cuts needn't be small
+    def scale_decays(self):
+        "Decay the biases of the model less than its vectors, if the optimizer is one of fastai's"
+        if isinstance(self.opt, Optimizer): scale_decays(self.opt, collab_model(self.model).bias_params(), self.bias_wd)
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
         reset_opt=False, start_epoch=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
@@ -314,7 +323,9 @@ class CollabLearner(Learner):
     @delegates(Learner.load)
     def load(self, file, **kwargs):
         self._recommender = None
-        return super().load(file, **kwargs)
+        super().load(file, **kwargs)
+        self.scale_decays()   # files of older versions know nothing about it
+        return self
 
     @delegates(Learner.export)
     def export(self, *args,
@@ -463,18 +474,46 @@ def check_y_range(
     bad = some_of(int(out.sum()), len(y), f'ratings are outside y_range={tuple(y_range)}', round(y[out][0].item(), 4))
     warn(f'{bad}; the model cannot predict them, so widen the range')
 
+# %% ../../nbs/train/07_learner.ipynb #b9f71f17
+def offered_range(
+    dls:CollabDataLoaders, # Ratings
+    arch:type|None, # Class of the model; None for one of this library
+    loss_func:Callable, # Loss to train it with
+    config:dict|None=None, # Further arguments of the model
+)->tuple|None: # None where there is none to offer
+    "The range of the training ratings, for a model that takes one"
+    takes = (arch is None or takes_range(arch)) and 'y_range' not in (config or {})
+    levels = dls.train_ds.store.levels()[0] if takes and rating_loss(loss_func).takes_ratings else []
+    return rating_range(levels) if len(levels) and levels.isfinite().all() else None
+
+# %% ../../nbs/train/07_learner.ipynb #60838a27
+def center_model(
+    model:CollabModel, # Model to train
+    dls:CollabDataLoaders, # Ratings
+):
+    "Put the mean of the training ratings into `model`, and start the biases of items at the mean of their means"
+    store = dls.train_ds.store
+    items,y = store.ids()[:,1].long(),store.ratings()[:,0].double()
+    counts = torch.bincount(items, minlength=dls.n_items)
+    sums = torch.zeros(len(counts), dtype=y.dtype, device=y.device).index_add_(0, items, y)
+    mean = (sums[counts>0]/counts[counts>0]).mean().item()
+    before = model.center(mean).link.shift if model.can_center(mean) else None
+    after = model.center(store.mean()).link.shift
+    if before is not None: model.shift_biases(1, float(before-after))
+
 # %% ../../nbs/train/07_learner.ipynb #f06a0023
 def prepare_model(
     model:nn.Module, # Model to train
     dls:CollabDataLoaders, # Ratings
     loss_func:Callable, # Loss to train it with
-    center:bool=False, # Predict deviations from the mean of the training ratings?
+    center:bool|None=None, # Put the mean of the training ratings into it? None: where it has room
 ):
     "Check the range of `model`, center it, and make the parameters of the loss its own"
-    contract = collab_model(model)
+    contract,loss = collab_model(model),rating_loss(loss_func)
     if contract.y_range is not None: check_y_range(dls, contract.y_range)
-    if center: contract.center(dls.train_ds.store.mean())
-    if not list(rating_loss(loss_func).parameters()): return
+    if center is None: center = loss.takes_ratings and contract.can_center(dls.train_ds.store.mean())
+    if center: center_model(contract, dls)
+    if not list(loss.parameters()): return
     if contract.y_range is not None:
         raise ValueError(f'{type(loss_func).__name__} turns scores of any size into ratings; leave out y_range')
     model.loss_func = loss_func   # trained, saved and moved with the model
@@ -503,13 +542,13 @@ def auto_arguments(
 def new_learner(
     dls:CollabDataLoaders, # Ratings
     model:nn.Module, # Model to train
-    unk_p:float|None=None, # Share of ids that `IdDropout` replaces; 0.1 if None, and 0 leaves it out
+    unk_p:float|None=None, # Share of ids that `IdDropout` replaces; `new_id_share` if None, and 0 leaves it out
     cbs:list|Callback|None=None, # Further callbacks
     **kwargs # Arguments of `Learner`
 )->CollabLearner:
     "A learner with `IdDropout`, and with the parameter groups of `model`"
     kwargs.setdefault('splitter', collab_model(model).splitter)
-    unk_p = ifnone(unk_p, .1)
+    if unk_p is None: unk_p = new_id_share(dls.train_ds.store.ids())
     cbs = L(cbs) + ([IdDropout(unk_p)] if unk_p else [])
     return CollabLearner(dls, model, cbs=cbs, **kwargs)
 
@@ -522,11 +561,12 @@ def collab_learner(
     emb_szs:list|dict|None=None, # Lengths of the vectors of a neural net; by the embedding-size rule if None
     layers:list|None=None, # Widths of the hidden layers of a neural net
     config:dict|None=None, # Further arguments of the model; it is not written to
-    y_range:tuple|None=None, # Lowest and highest rating, a little wider than the ratings; None for any number
+    y_range:tuple|bool|None=None, # Lowest and highest rating; `rating_range` of the data if None, False for any number
     loss_func:Callable|None=None, # `RatingMSE` if None
     arch=None, # 'auto' (or 'best'): `SVDPlusPlus` as `auto_config` suggests; a class with `from_dls`; or a model
-    unk_p:float|None=None, # Share of ids that `IdDropout` replaces by the unknown one; 0.1 if None, and 0 turns it off
-    center:bool=False, # Predict deviations from the mean of the training ratings?
+    unk_p:float|None=None, # Share of ids to replace by the unknown one; `new_id_share` if None, and 0 turns it off
+    center:bool|None=None, # Put the mean of the training ratings into the model? None: if it is new and of this library
+    bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
     opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     cbs:list|Callback|None=None, # Further callbacks
     **kwargs
@@ -539,11 +579,13 @@ def collab_learner(
         given = dict(n_factors=n_factors, y_range=y_range, unk_p=unk_p, config=config, cbs=cbs)
         auto,dls,given = auto_arguments(dls, loss_func, **given)
         arch,(n_factors,y_range,unk_p,config,cbs) = SVDPlusPlus,given.values()
+    if y_range is None: y_range = offered_range(dls, arch, loss_func, config)
+    elif y_range is False: y_range = None
     sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range)
     model = arch_model(dls, arch, use_nn, **sizes)
-    prepare_model(model, dls, loss_func, center)
-    learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, opt_func=opt_func, **kwargs)
-    if auto: learn.auto = AutoArguments(auto, given)
+    prepare_model(model, dls, loss_func, False if center is None and model is arch else center)
+    learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
+    if auto: learn.auto = AutoArguments(auto, {**given, 'center':center, 'bias_wd':bias_wd})
     return learn
 
 # %% ../../nbs/train/07_learner.ipynb #b789ac7b

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'plan_parameters',
-           'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights', 'tell_callbacks', 'record',
-           'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop',
-           'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
+           'decay_factor', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights',
+           'tell_callbacks', 'record', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays',
+           'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
 import itertools, sys
@@ -169,10 +169,18 @@ def why_not_predict(
 # %% ../../nbs/train/02_loops.ipynb #5a7e0008
 def plan_parameters(
     plan, # `FusePlan`
-)->list: # Of `nn.Parameter`
-    "All parameters that the compiled loop trains"
-    sides = [(o.vec,o.bias,*itertools.chain(*o.tables)) for o in (plan.users,plan.items)]
-    return [p for side in sides for p in side if p is not None]
+)->tuple: # Lists of `nn.Parameter`
+    "The vectors and the biases that the compiled loop trains"
+    sides = [[(o.vec,o.bias),*o.tables] for o in (plan.users,plan.items)]
+    vecs,biases = zip(*itertools.chain(*sides))
+    return list(vecs),[o for o in biases if o is not None]
+
+def decay_factor(
+    opt:LazyAdam,
+    p:nn.Parameter, # Table with one decay
+)->float:
+    "How much of the weight decay a parameter gets"
+    return float(opt.state[p].get('do_wd', True))*opt.state[p].get('wd_scale', 1.)
 
 def _odd_biases(side):
     "Do ids and categories of a side disagree on having biases?"
@@ -183,7 +191,8 @@ def why_not_parameters(
 )->str: # Empty if there is no reason
     "Why the compiled loop can't train exactly the parameters that `learn` trains"
     plan = collab_model(learn.model).fuse_plan(learn.dls.train.dataset)
-    fused,named = set(plan_parameters(plan)),list(learn.model.named_parameters(remove_duplicate=False))
+    both = plan_parameters(plan)
+    fused,named = set(sum(both, [])),list(learn.model.named_parameters(remove_duplicate=False))
     if len({p for _,p in named})<len(named): return 'tables share their parameters'
     left = [n for n,p in named if p.requires_grad and p not in fused]
     if left: return f'{", ".join(left)} is not a part of the fuse_plan'
@@ -193,9 +202,10 @@ def why_not_parameters(
         return 'ids and features of a side must both have biases, or neither'
     if learn.opt is None: return ''
     if len(learn.opt.param_lists)>1: return f'{len(learn.opt.param_lists)} parameter groups'
-    states = [learn.opt.state[p] for p in fused]
-    alike = len({s.get('step', 0) for s in states})==1 and all(s.get('do_wd', True) for s in states)
-    return '' if alike else 'the parameters are not all decayed and stepped alike'
+    if len({learn.opt.state[p].get('step', 0) for p in fused})>1: return 'the parameters are not all stepped alike'
+    one_decay = all(len({decay_factor(learn.opt, p) for p in o})<2 for o in both)
+    one_decay = one_decay and not any('wd_scale' in learn.opt.state[p] for p in both[0])
+    return '' if one_decay else 'the vectors, or the biases, are not all decayed alike'
 
 # %% ../../nbs/train/02_loops.ipynb #h15c0004
 def why_hooked(
@@ -371,6 +381,7 @@ class Part(NamedTuple):
     rows:np.ndarray
     last:np.ndarray
     col:int
+    bias:bool
 
 def plan_arrays(
     kernel, # Module `fastcollab.kernels.mf`
@@ -383,8 +394,8 @@ def plan_arrays(
     width = -(-(k+2*any(o.bias is not None for o in plans))//8)*8
     for number,own in enumerate(plans):
         n,size = len(own.vec),sum(len(v) for v,_ in own.tables)
-        one = -1 if plans[1-number].bias is None else k+1-number
-        side = kernel.new_side(n, width, bs, threads, one, features=size>0)
+        one,bias = (-1 if plans[o].bias is None else k+o for o in (1-number,number))
+        side = kernel.new_side(n, width, bs, threads, one, bias, features=size>0)
         sides.append(side._replace(rows=side.rows[:0].copy()))
         categories.append(kernel.new_categories(n, width, bs, threads, own.rows.numpy(), own.weights.numpy(), size))
     return sides,categories
@@ -400,7 +411,7 @@ def side_parts(
     for vec,bias in plan.tables:
         tables.append((vec,bias,categories.rows[at:at+len(vec)],categories.last[at:at+len(vec)]))
         at += len(vec)
-    both = [[Part(vec, rows, last, 0), Part(bias, rows, last, bias_col)] for vec,bias,rows,last in tables]
+    both = [[Part(vec, rows, last, 0, False), Part(bias, rows, last, bias_col, True)] for vec,bias,rows,last in tables]
     return [o for o in itertools.chain(*both) if o.param is not None]
 
 # %% ../../nbs/train/02_loops.ipynb #7965922f
@@ -425,7 +436,9 @@ class FusedLoop(TorchLoop):
     def end(self):
         "Let the threads go"
         if self.pool: self.pool.shutdown()
-    def fits(self): return not why_hooked(self.learn) and all(p.requires_grad for p in plan_parameters(self.plan))
+    def fits(self):
+        trained = all(p.requires_grad for params in plan_parameters(self.plan) for p in params)
+        return trained and not why_hooked(self.learn)
 
     def open(self, hypers, n):
         "Plan the epoch, and pack"
@@ -440,11 +453,13 @@ class FusedLoop(TorchLoop):
         self.parts = [side_parts(*o, k) for k,o in enumerate(zip(self.sides, self.categories, self.plan))]
         self.start,self.at = state[self.plan.users.vec].get('step', 0),0   # steps before these tables, and in them
         lr,mom,wd = (self.ahead[k][self.done:] for k in ('lr','mom','wd'))
-        self.tables = StepTables(lr, mom, wd, h['sqr_mom'], h['eps'], self.start)
+        scales = [decay_factor(self.learn.opt, o[0]) if o else 1. for o in plan_parameters(self.plan)]
+        self.tables = [StepTables(lr, mom, wd*o, h['sqr_mom'], h['eps'], self.start) for o in scales]
+        self.n,self.row_steps = min(o.n for o in self.tables),self.kernel.row_steps(*(o.steps for o in self.tables))
         for side,categories in zip(self.sides, self.categories):
             for o in (side.last,side.seen,categories.last,categories.met): o[:] = 0
         for part in sum(self.parts, []):
-            moments,eps = self.moments(part.param),self.tables.steps.tab[0,EPS]
+            moments,eps = self.moments(part.param),self.row_steps.tab[0,EPS]
             with compiling('pack'): self.kernel.pack(moments, eps, part.rows, part.col)
             moments = None
             if self.big:
@@ -466,8 +481,8 @@ class FusedLoop(TorchLoop):
             if self.big: self.sides[k] = self.sides[k]._replace(rows=self.sides[k].rows[:0].copy())
     def unpack(self, part:Part):
         "Bring a parameter and its moments to the present"
-        new = self.moments(part.param)
-        with compiling('unpack'): self.kernel.unpack(part.rows, part.last, self.at+1, self.tables.steps, new, part.col)
+        new,steps = self.moments(part.param),self.tables[part.bias].steps
+        with compiling('unpack'): self.kernel.unpack(part.rows, part.last, self.at+1, steps, new, part.col)
         m,v = map(torch.from_numpy, new[1:])
         self.learn.opt.state[part.param].update(grad_avg=m, sqr_avg=v, step=self.start+self.at)
 
@@ -475,10 +490,10 @@ class FusedLoop(TorchLoop):
         chunk,done = self.take(s, idx.numpy(), _none_dropped if dropped is None else dropped.numpy()),0
         losses = np.zeros(-(-len(idx)//self.bs))
         while done<len(losses):
-            if self.at==self.tables.n:
+            if self.at==self.n:
                 self.close()
                 self.pack()
-            o,part = done*self.bs,losses[done:done+self.tables.n-self.at]
+            o,part = done*self.bs,losses[done:done+self.n-self.at]
             rest = dict(u_keys=chunk.u_keys[o:], i_keys=chunk.i_keys[o:], y=chunk.y[o:])
             ran = self.run(chunk._replace(**rest, start=self.at, losses=part))
             self.at,self.done,done = self.at+ran,self.done+ran,done+ran
@@ -506,7 +521,7 @@ class FusedLoop(TorchLoop):
             f'the first in epoch {self.learn.epoch}, step {step} of {self.learn.n_iter}; drop them')
     def run(self, chunk):
         "The steps of `chunk` in all threads, this one included; returns how many were done"
-        args = *self.sides,*self.categories,chunk,self.tables.steps,self.link,self.team
+        args = *self.sides,*self.categories,chunk,self.row_steps,self.link,self.team
         def part(thread): return self.train_chunk(*args, thread, self.threads)
         others = []
         try:

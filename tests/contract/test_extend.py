@@ -6,7 +6,7 @@ import inspect
 from functools import partial
 
 import numpy as np, pandas as pd, pytest, torch
-from fastai.tabular.all import set_seed
+from fastai.tabular.all import set_seed, trainable_params
 from fastcollab.all import CollabDataLoaders, CollabModel, DotProductBias, Embedding, HybridMF, LazyAdam, RatingMSE
 from fastcollab.all import collab_learner, synthetic_ratings
 from fastcollab.data.loaders import RatingsDataset, RatingsDL
@@ -84,7 +84,7 @@ def test_a_fused_huber_loss(arch, delta):
     assert a.fused_reason=='' and 'fused=False' in b.fused_reason
     assert np.allclose(a.recorder.losses, b.recorder.losses, rtol=1e-4)
     assert np.allclose(a.recorder.values, b.recorder.values, rtol=1e-4)
-    for p,q,other in zip(*(o.model.parameters() for o in (a,b,mse))):
+    for p,q,other in zip(*(trainable_params(o.model) for o in (a,b,mse))):
         assert (p-q).norm()<1e-4*q.norm() and (other-q).norm()>1e-2*q.norm()
 
 def test_compiled_once_for_each_formula_and_its_constants():

@@ -205,7 +205,7 @@ def test_fold_terms(name):
         terms = contract.fold_terms(side)
         assert (terms is None)==(ZOO[name].kind!='dot')
         if terms is None: continue
-        assert isinstance(terms, FoldTerms) and (terms.implicit is not None)==name.startswith(('SVD','Posterior'))
+        assert isinstance(terms, FoldTerms) and (terms.implicit is not None)==name.startswith('SVD')
         assert [o.name for o in terms.features]==[o.name for o in contract.features if o.side==side]
         for o in terms.features:
             assert len(o.rows)==(contract.n_users,contract.n_items)[side] and not o.factors.vec.requires_grad

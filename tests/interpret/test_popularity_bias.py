@@ -3,6 +3,7 @@ import warnings
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Module, set_seed, tensor
+from fastai.torch_core import trainable_params
 from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, PopularityBias,
     collab_learner, create_params, synthetic_ratings)
 from fastcollab.interpret.popularity_bias import top_rows
@@ -39,7 +40,7 @@ def make(dls, arch):
     # no ties, as there are of units that are off
     config = dict(act_cls=torch.nn.Tanh()) if arch is CollabNN else None
     learn = collab_learner(dls, n_factors=3, arch=arch, config=config)
-    for p in learn.model.parameters(): torch.nn.init.normal_(p, std=.5)
+    for p in trainable_params(learn.model): torch.nn.init.normal_(p, std=.5)
     return learn
 
 def brute(learn, u, k):

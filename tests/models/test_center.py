@@ -19,7 +19,7 @@ def zeroed(model):
         if p.requires_grad: p.data.zero_()
     return model.eval()
 
-@pytest.mark.parametrize('y_range', [None, (0,5.5), (.5,5)])
+@pytest.mark.parametrize('y_range', [False, (0,5.5), (.5,5)])
 @pytest.mark.parametrize('arch', CENTERED)
 def test_a_score_of_zero_predicts_the_mean(arch, y_range):
     "The mean of the training ratings, for every model, within a range or without; far scores stay in the range"
@@ -30,7 +30,7 @@ def test_a_score_of_zero_predicts_the_mean(arch, y_range):
     assert torch.allclose(model(x), torch.tensor(want).float(), atol=2e-6) and model(x).shape==(64,)
     assert torch.allclose(model.predictions(torch.arange(3)), torch.tensor(want).float(), atol=2e-6)
     assert model.mean.item()==pytest.approx(want, rel=1e-7) and not model.mean.requires_grad and model.mean.shape==(1,)
-    if y_range is not None:
+    if y_range:
         far = model.link(torch.tensor([-60.,60.]))
         assert torch.allclose(far, torch.tensor(y_range, dtype=torch.float32), atol=1e-4)
 
@@ -56,7 +56,7 @@ def test_the_mean_is_that_of_float64():
     want = np.mean(dls.train_ds.items.rating.to_numpy(np.float64))
     assert collab_learner(dls, center=True).model.mean.item() == np.float32(want)
 
-@pytest.mark.parametrize('y_range', [None, (0,5.5)])
+@pytest.mark.parametrize('y_range', [False, (0,5.5)])
 def test_the_mean_is_of_training_and_not_trained(y_range):
     "Validation ratings have no part in it, and a fit does not move it"
     df = SMALL.assign(rating=SMALL.rating.where(SMALL.index<200, 5.))
@@ -81,7 +81,7 @@ def test_center_in_the_summary():
     assert without.model.mean is None and 'mean' not in without.model.state_dict()
 
 def test_center_is_saved(tmp_path):
-    "`save`, `load`, `export` and copies carry the mean; a model that was not centred does not take it"
+    "`save`, `load`, `export` and copies carry the mean; a file decides whether there is one"
     dls = load(path=tmp_path)
     learn = quiet(collab_learner(dls, n_factors=3, y_range=(0,5.5), center=True), 1, 1e-2)
     want = learn.predict(SMALL[:20])
@@ -95,7 +95,10 @@ def test_center_is_saved(tmp_path):
         want)
     assert np.array_equal(load_learner(tmp_path/'m.pkl').predict(SMALL[:20]), want)
     assert copy.deepcopy(learn.model).mean == learn.model.mean
-    with pytest.raises(RuntimeError, match='mean'): collab_learner(dls, n_factors=3, y_range=(0,5.5)).load('m')
+    plain = collab_learner(dls, n_factors=3, y_range=(0,5.5), center=False)
+    plain.save('plain')
+    assert np.array_equal(other.load('plain').predict(SMALL[:20]), plain.predict(SMALL[:20]))
+    assert np.array_equal(plain.load('m').predict(SMALL[:20]), want)
 
 @pytest.mark.filterwarnings('ignore:.*outside y_range')
 @pytest.mark.parametrize('y_range', [(4,5), (0,3.), (0,3.25)])
@@ -111,25 +114,25 @@ def test_center_needs_a_model_of_ours():
 
 def test_center_helps_an_unbounded_model():
     "After an epoch at a small rate, a centred model is near the mean, and the other near 0"
-    errs = [quiet(collab_learner(load(), n_factors=3, center=c), 1, 1e-3).recorder.values[-1][1]**.5
+    errs = [quiet(collab_learner(load(), n_factors=3, y_range=False, center=c), 1, 1e-3).recorder.values[-1][1]**.5
         for c in (True,False)]
     assert errs[0] < 1.2 and errs[1] > 2.5
 
 # One linear layer
 
-@pytest.mark.parametrize('y_range', [None, (0,5.5)])
+@pytest.mark.parametrize('y_range', [False, (0,5.5)])
 def test_linear_collab_is_additive(y_range):
     "A part of the user plus a part of the item: no user likes another item best"
     set_seed(0)
     model = quiet(collab_learner(load(), arch=LinearCollab, n_factors=8, y_range=y_range), 3, 2e-2).model
     s = model.predictions(torch.arange(31)).double()
-    if y_range is not None: s = torch.logit(s/5.5)
+    s = torch.logit(s/5.5)-model.link.shift if y_range else s-model.mean
     assert s.std()>.01 and torch.allclose(s, s[:,:1]+s[:1]-s[0,0], atol=1e-4)
     w,b = model.layers[0][0].weight[0],model.layers[0][0].bias
     x = torch.cartesian_prod(torch.arange(31), torch.arange(21))
     want = (model.u_weight(x[:,0])*w[:8]).sum(1) + (model.i_weight(x[:,1])*w[8:]).sum(1) + b
     assert torch.allclose(s.reshape(-1), want.double(), atol=1e-4)
-    assert sum(p.numel() for p in model.parameters()) == 8*(31+21)+17
+    assert sum(p.numel() for p in model.parameters()) == 8*(31+21)+17+1   # and the mean
     assert LinearCollab(31, 21).u_weight.weight.shape == (31,32) and LinearCollab(31, 21).i_weight.weight.shape == (21,
         32)
 

@@ -174,4 +174,4 @@ def test_summary_names_each_table_once():
     "Tables in lists have their numbers, and those without rows are not shown"
     lines = str(fitted(loaders(False, False), epochs=1).summary()).splitlines()
     names = [o.split(' (')[0] for o in lines[4:lines.index('_'*76)]]
-    assert names==['ids.0','ids.1','sets.0','sets.1']
+    assert names==['mean','ids.0','ids.1','sets.0','sets.1']

@@ -157,12 +157,10 @@ def loss(rec, side, rated, x, x0):
     "The stated loss of one row `x` with the ratings `rated` (row of the other side, rating), in float64"
     other,k = rec.scorer.factors(1-side),rec.scorer.factors(side).vec.shape[1]
     rows,y = (torch.tensor(o) for o in zip(*rated))
-    s = other.vec[rows].double()@x[:k]+rec.link.shift
+    s = other.vec[rows].double()@x[:k]
     if other.bias is not None: s = s+other.bias[rows].double()
     if len(x)>k: s = s+x[-1]
-    low,high = rec.link.y_range or (0,1)
-    r = s if rec.link.y_range is None else low+(high-low)*torch.sigmoid(s)
-    decay = rec.decay(side)
+    r,decay = rec.link.slope(s)[0],rec.decay(side)
     weights = torch.tensor([decay.vec]*k+[decay.bias]*(len(x)-k)).double()
     return ((r-y)**2).sum()+(weights*(x-x0)**2).sum()
 

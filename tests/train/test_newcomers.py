@@ -1,7 +1,9 @@
 "Users and items without ratings in a draw: what is said of them, and that nobody else changes"
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
+from fastcollab.all import CollabDataLoaders, SVDPlusPlus, collab_learner, synthetic_ratings
 from fastcollab.train.newcomers import CategoryRegression, Newcomers, newcomer_row, rare_share
 from fastcollab.train.sampler import GibbsSampler, SideSpec
+from small import quiet
 
 def world(seed=0, users=120, items=90, genres=4, n=5000, popular=False):
     "Ratings in which an item is mostly its genre; the last ten items and users have none"
@@ -87,3 +89,30 @@ def test_odd_features():
         SideSpec(items.n, False, np.zeros((items.n,1), np.int32), np.ones((items.n,1), np.float32), (1,))):
         s,got = swept(ids, y, users, spec, 23)
         assert np.isfinite(got).all() and isinstance(s.newcomers, Newcomers)
+
+def test_new_ids_of_a_recommender():
+    "Known by features only, in a recommender and in the learner: nearly the same predictions"
+    df = synthetic_ratings(80, 60, 3000)
+    dls = CollabDataLoaders.from_df(df, genre_name='genres', valid_pct=0, seed=1)
+    learn = quiet(collab_learner(dls, arch=SVDPlusPlus), 40, how='fit_gibbs')
+    genres = df.drop_duplicates('movieId').genres.iloc[:20].to_numpy()
+    films = pd.DataFrame(dict(movieId=range(901, 921), genres=genres))
+    pairs = films.merge(pd.DataFrame(dict(userId=range(1, 41))), how='cross')
+    rec = learn.recommender().fold_in_items(items=films)
+    with pytest.warns(UserWarning, match='901'), learn.no_bar(): want = learn.predict(pairs)
+    got = rec.predict(pairs)
+    assert np.abs(got-want).mean()<.05 and np.corrcoef(got, want)[0,1]>.97
+
+def test_fold_in_of_a_posterior():
+    "New users with some ratings are predicted better than by the average user, in the mean vectors of a posterior"
+    df = synthetic_ratings(160, 60, 6000)
+    new = df[df.userId>100].assign(at=lambda o: o.groupby('userId').cumcount())
+    dls = CollabDataLoaders.from_df(df[df.userId<=100], valid_pct=0, seed=1)
+    rec = quiet(collab_learner(dls, arch=SVDPlusPlus), 40, how='fit_gibbs').recommender()
+    rest = new[(new['at']>=10)&new.movieId.isin(rec.ids[1])]
+    def error(n):
+        shown = new.loc[(new['at']<n)&new.movieId.isin(rec.ids[1]), ['userId','movieId','rating']]
+        got = rec.fold_in(shown, pd.DataFrame(dict(userId=rest.userId.unique())))
+        return np.sqrt(np.mean((got.predict(rest)-rest.rating)**2))
+    none,three,ten = map(error, (0,3,10))
+    assert ten<three<none
