@@ -65,7 +65,7 @@ def rows_of(df, split, seed, fits, peers=True):
         for what,cols in COLS.items(): res[name+what] = ours(fit, cols)
     if not peers: return res
     res = {'biases':ours(fit_biases, {}), **res}
-    d = arrays(Part('cold', df, [(train,test)], COLS[', features']), (train,test))
+    d = arrays(Part('ml-100k', 'cold', df, [(train,test)], COLS[', features']), (train,test))
     for what,o in zip(COLS, ask(d, [('cmfrec',seed,dict(side_info=bool(cols))) for cols in COLS.values()])):
         res[f'cmfrec CMF{what}'] = o if isinstance(o, str) else errors(o[0], y[test], kind, bounds)
     return res

@@ -128,7 +128,7 @@ def _raw_rows(model, ids, side):
 class CollabModel(Module):
     "Base of the models: what it doesn't override has a default answer"
     classes,user,item,y_range = None,None,None,None
-    sized_by_data = 'mean','clip','levels','cuts' # Tensors that may be None, or have other sizes in a saved state
+    sized_by_data = 'mean','link_ends','link_levels','link_cuts' # Tensors that may have other sizes in a saved state
     features,tables,timestamps,n_times = (),(None,None),(),0
     @property
     def name(self):
@@ -144,7 +144,7 @@ class CollabModel(Module):
     def __pre_init__(self, *args, **kwargs):
         super().__pre_init__()
         self.register_parameter('mean', None)
-        for o in ('clip','levels','cuts'): self.register_buffer(o, None)
+        for o in ('link_ends','link_levels','link_cuts'): self.register_buffer(o, None)
         vars(self)['session_effects'] = None   # `SessionEffects` take its place in models that have them
 
     @classmethod
@@ -186,17 +186,18 @@ class CollabModel(Module):
     @property
     def link(self)->Link:
         "From scores to ratings: what `forward` ends with"
-        if self.levels is not None: return Link(tuple(self.levels[[0,-1]]), None, False, self.levels, self.cuts)
-        return Link(self.y_range, self.mean) if self.clip is None else Link(tuple(self.clip), self.mean, True)
+        levels,ends = self.link_levels,self.link_ends
+        if levels is not None: return Link(tuple(levels[[0,-1]]), None, False, levels, self.link_cuts)
+        return Link(self.y_range, self.mean) if ends is None else Link(tuple(ends), self.mean, True)
     def set_link(self,
         link:Link, # With a `mean`, or with `levels` and `cuts`
     ): # self
         "Predict with another link from now on"
         def numbers(o): return None if o is None else torch.tensor(list(map(float, o)), device=device)
         device,link = next(self.parameters()).device,link.detach()
-        self.clip,self.levels,self.cuts = numbers(link.y_range if link.clip else None),numbers(link.levels),numbers(link.cuts)
-        mean = None if link.mean is None else nn.Parameter(numbers([link.mean]), requires_grad=False)
-        self.mean = mean
+        self.link_ends = numbers(link.y_range if link.clip else None)
+        self.link_levels,self.link_cuts = numbers(link.levels),numbers(link.cuts)
+        self.mean = None if link.mean is None else nn.Parameter(numbers([link.mean]), requires_grad=False)
         return self
     def _load_from_state_dict(self, state, prefix, *args):
         mine = any(k.startswith(prefix) for k in state)

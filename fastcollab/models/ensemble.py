@@ -60,12 +60,12 @@ def left_out_averages(
 )->Tensor: # (n,c), as `PosteriorAverage.averages`
     "Averages over samples for each rating, as if it had been left out"
     users,items,_,_,*precisions = model.samples()
-    levels = len(model.cuts)>0
-    at = torch.searchsorted(model.levels, y)[:,None] if levels else None
+    levels = len(model.link_cuts)>0
+    at = torch.searchsorted(model.link_levels, y)[:,None] if levels else None
     parts,weights = [],[]
     for s in range(len(users)):
         noise = [o[s] for o in precisions]
-        part,score,precision = _one_sample(users[s][x[:,0]], items[s][x[:,1]], noise, x[:,:2], model.cuts)
+        part,score,precision = _one_sample(users[s][x[:,0]], items[s][x[:,1]], noise, x[:,:2], model.link_cuts)
         if levels: prob = model._probs(part).gather(1, at)[:,0]
         else: prob = (((y-model.unit[0])/model.unit[1]-score)**2*(-precision/2)).exp()*precision.sqrt()
         parts.append(part)
@@ -113,7 +113,8 @@ class PosteriorAverage(CollabModel):
     def scorer(self):
         "Products of the mean vectors, which recommenders keep; close to the mean over samples"
         return self.inner.scorer()
-    def fuse_plan(self, ds): return 'its predictions are averages over samples' if self.count else self.inner.fuse_plan(ds)
+    def fuse_plan(self, ds):
+        return 'its predictions are averages over samples' if self.count else self.inner.fuse_plan(ds)
 
     # ---- Samples
     def clear(self,
@@ -125,8 +126,9 @@ class PosteriorAverage(CollabModel):
         "Forget all samples, and get ready for new ones"
         device = self.count.device
         for o in self.drawn: setattr(self, o, torch.zeros(0, device=device))
-        self.levels,self.cuts,self.unit = (torch.tensor(list(map(float, o)), device=device) for o in (levels,cuts,unit))
-        self.clip = None if bounds is None else torch.tensor(list(map(float, bounds)), device=device)
+        def numbers(o): return torch.tensor(list(map(float, o)), device=device)
+        self.link_levels,self.link_cuts,self.unit = map(numbers, (levels,cuts,unit))
+        self.link_ends = None if bounds is None else numbers(bounds)
         self.count.zero_()
     def clear_samples(self): self.count.zero_()
     def add(self,
@@ -163,11 +165,12 @@ class PosteriorAverage(CollabModel):
         more_users,u = _row_vectors(x[:,0], users, user_features, user_rows, user_weights)
         more_items,i = _row_vectors(x[:,1], items, item_features, item_rows, item_weights)
         pairs,rows,kernel = torch.stack([u,i], 1),x[:,:2],load_kernels('posterior') if x.device.type=='cpu' else None
-        if kernel is None: return _averages((users,items), (more_users,more_items), precisions, pairs, rows, self.cuts)
-        res = np.zeros((len(x),len(self.cuts) or 2))
+        if kernel is None:
+            return _averages((users,items), (more_users,more_items), precisions, pairs, rows, self.link_cuts)
+        res = np.zeros((len(x),len(self.link_cuts) or 2))
         with compiling('posterior'):
             args = [o.contiguous().numpy() for o in (users,more_users,items,more_items,*precisions,pairs,rows)]
-            kernel.add_samples(*args, self.cuts.double().numpy(), kernel.share_table(), res)
+            kernel.add_samples(*args, self.link_cuts.double().numpy(), load_kernels('gibbs').share_table(), res)
         return torch.from_numpy(res/len(users)).float()
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         if self.training or not self.count: return self.model(x).reshape(len(x))
@@ -177,16 +180,17 @@ class PosteriorAverage(CollabModel):
     def mean_ratings(self, x):
         "The mean over samples, without session effects, (bs,)"
         means = self.averages(x)
-        return self.levels[0]+means@self.levels.diff() if len(self.cuts) else self.within(self.unit[0]+self.unit[1]*means[:,0])
+        if len(self.link_cuts): return self.link_levels[0]+means@self.link_levels.diff()
+        return self.within(self.unit[0]+self.unit[1]*means[:,0])
     def within(self, ratings):
         "Ratings, with those beyond the lowest and the highest one moved to it"
-        return ratings.clamp(*(self.levels[[0,-1]] if len(self.cuts) else self.clip))
+        return ratings.clamp(*(self.link_levels[[0,-1]] if len(self.link_cuts) else self.link_ends))
     def predictions(self, u, i=None, bs=2**18):
         if not self.count: return self.inner.predictions(u, i, bs)
         return super().predictions(u, i, bs)
     def rating_probs(self, x):
-        if not self.count or not len(self.cuts): return None
-        return self.levels,self._probs(self.averages(x))
+        if not self.count or not len(self.link_cuts): return None
+        return self.link_levels,self._probs(self.averages(x))
     def intervals(self, x, share):
         if not self.count: return None
         if len(self.coverage): share = float(np.interp(share, self.coverage.cpu(), shares_tried))
@@ -194,8 +198,8 @@ class PosteriorAverage(CollabModel):
     def _ends(self, means, share):
         "The ends of central intervals, (n,2), given averages over samples (n,c)"
         ends = (1-share)/2,(1+share)/2
-        if len(self.cuts):
-            res = torch.stack([level_quantile(self.levels, self._probs(means), o) for o in ends], 1)
+        if len(self.link_cuts):
+            res = torch.stack([level_quantile(self.link_levels, self._probs(means), o) for o in ends], 1)
         else:
             mean,square = means.T
             z = torch.tensor([statistics.NormalDist().inv_cdf(o) for o in ends], device=means.device)

@@ -143,7 +143,7 @@ class _Side:
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
     "A chain of draws of biased factors with sets, features and their noise, given ratings"
-    burn,opening,prior,anchor,nu,sets_every = 20,10,(1.,.1),1.,20.,2
+    burn,opening,prior,anchor,nu,sets_every = 20,10,(1.,.1),1.,20.,1
 
     def __init__(self,
         ids:np.ndarray, # Rows of user and item of each rating, (n,2)

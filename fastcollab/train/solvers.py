@@ -188,13 +188,13 @@ class GibbsChain:
     def _link(self, users, items):
         "What to multiply scores with, and the link that follows"
         s,m = self.sampler,self.model
-        if s.levels is None: return s.scale,Link(tuple(m.clip.tolist()), s.mean, True)
+        if s.levels is None: return s.scale,Link(tuple(m.link_ends.tolist()), s.mean, True)
         x,_ = self._some_rows(10_000)
         with reading(m): ratings = m.mean_ratings(x).cpu()
         u,i = users[x[:,0].cpu()],items[x[:,1].cpu()]
         scores = (u[:,:-1]*i[:,:-1]).sum(1)+u[:,-1]+i[:,-1]
-        scale = probit_scale(scores, ratings, m.levels.cpu(), m.cuts.cpu(), float(s.precision)**.5)
-        return scale,Link(levels=m.levels.tolist(), cuts=(m.cuts*scale).tolist())
+        scale = probit_scale(scores, ratings, m.link_levels.cpu(), m.link_cuts.cpu(), float(s.precision)**.5)
+        return scale,Link(levels=m.link_levels.tolist(), cuts=(m.link_cuts*scale).tolist())
 
     def _some_rows(self, n):
         rows = torch.arange(0, len(self.ds), -(-len(self.ds)//n))
@@ -223,7 +223,8 @@ def chain_notes(
 )->list: # Lines of text
     "What a chain has found out about the ratings"
     s = chain.sampler
-    noise,*groups = chain.hypers.values() if chain.kept else [torch.as_tensor(o) for o in (s.noise,*s.precisions.values())]
+    now = [torch.as_tensor(o) for o in (s.noise,*s.precisions.values())]
+    noise,*groups = chain.hypers.values() if chain.kept else now
     kept = f'{s.done} sweeps, {chain.kept} after the burn-in, {int(chain.model.count)} samples'
     res = [f'Gibbs sampling: {kept}', f'Noise of a rating: {float(noise):.3g} (standard deviation)']
     res += [f'{"Spread (standard deviation)":<28} {"biases":<10} vectors']
@@ -278,7 +279,7 @@ def check_gibbs(
     "TypeError if a learner can't be fitted by Gibbs sampling"
     gibbs_plan(collab_model(learn.model))
     if not rating_loss(learn.loss_func).squared_error:
-        raise TypeError(f'fit_gibbs minimizes squared errors, so it needs a loss such as RatingMSE, not {learn.loss_func}')
+        raise TypeError(f'fit_gibbs is for squared errors, so it needs a loss such as RatingMSE, not {learn.loss_func}')
     if cbs := needs_batches(learn):
         raise TypeError(f'fit_gibbs has no batches, and {", ".join(cbs)} acts on each; leave it out')
 
@@ -290,7 +291,8 @@ def gibbs_chain(
     "The chain of a learner, whose model becomes a `PosteriorAverage`"
     check_gibbs(learn)
     if last is not None and last.model is learn.model and last.ds is learn.dls.train_ds: return last.go_on()
-    if last is not None: raise ValueError('the model or the loaders have changed since the last fit_gibbs, so it cannot go on')
+    if last is not None:
+        raise ValueError('the model or the loaders have changed since the last fit_gibbs, so it cannot go on')
     model = collab_model(learn.model)
     if model.inner is model:
         learn.model,learn.splitter = PosteriorAverage(learn.model),partial(inner_splitter, learn.splitter)

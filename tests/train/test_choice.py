@@ -2,8 +2,8 @@
 import warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import (CollabDataLoaders, LeadEnsemble, PosteriorAverage, baseline_rmse, collab_learner, rmse,
-    synthetic_ratings)
+from fastcollab.all import (CollabDataLoaders, LeadEnsemble, PosteriorAverage, baseline_rmse, collab_learner,
+    load_learner, rmse, synthetic_ratings)
 from fastcollab.train.choice import AutoChoice, auto_plan, choose, count_like, trial_loaders
 from fastcollab.train.learner import fit_choice
 from hypothesis import given, settings, strategies as st
@@ -91,6 +91,8 @@ def test_a_blend_answers_everything(tmp_path):
     assert len(learn.fold_in(new).recommend([10**6], k=4))==4
     assert len(learn.predict(user, [item], interval=.8))==1
     want = learn.predict(FRAME[:50])
+    learn.export(tmp_path/'export.pkl')
+    assert np.allclose(load_learner(tmp_path/'export.pkl').predict(FRAME[:50]), want)
     learn.path = tmp_path
     learn.save('m')
     assert np.allclose(learn.load('m').predict(FRAME[:50]), want)

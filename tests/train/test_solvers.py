@@ -37,8 +37,8 @@ def test_the_mean_over_samples_by_hand():
     for s in range(len(users)):
         score = (users[s,u,:-1]*items[s,i,:-1]).sum(1)+users[s,u,-1]+items[s,i,-1]
         h = (precision[s]*user[s,u]*item[s,i]).sqrt()
-        above = torch.special.ndtr((score[:,None]-m.cuts)*h[:,None])
-        want = want+(m.levels[0]+above@m.levels.diff().double())/len(users)
+        above = torch.special.ndtr((score[:,None]-m.link_cuts)*h[:,None])
+        want = want+(m.link_levels[0]+above@m.link_levels.diff().double())/len(users)
     assert torch.allclose(m(x), want.float(), atol=1e-4)
 
 def test_torch_and_the_kernel_agree(monkeypatch):
@@ -56,7 +56,7 @@ def test_ratings_of_many_levels():
     for scale in (1.,1000.):
         df = FRAME.assign(rating=scale*(FRAME.rating+np.random.default_rng(0).normal(0, .1, len(FRAME)).round(3)))
         learn = fitted(dls=loaders(df))
-        assert not len(learn.model.cuts)
+        assert not len(learn.model.link_cuts)
         preds.append(learn.get_preds()[0].numpy()/scale)
         assert df.rating.min()/scale<=preds[-1].min() and preds[-1].max()<=df.rating.max()/scale
     assert np.allclose(*preds, atol=.02)
