@@ -63,7 +63,7 @@ def fit_mf(df, splits, seed):
 def fit_auto(dls, seed):
     set_seed(seed)
     learn = collab_learner(dls, arch='auto', metrics=rmse)
-    return quietly(learn, learn.fit_auto)
+    return quietly(learn, lambda: learn.fit_auto(seed=seed))
 
 def fit_posterior(dls, seed):
     cbs = None if dls.train_ds.store.timestamps() is None else FitSessionEffects()
@@ -156,7 +156,7 @@ def forward():
             for seed in SEEDS:
                 set_seed(seed)
                 learn = collab_learner(loaders(df, splits, **columns(df, time=time)), arch='auto', cbs=ValidRMSE())
-                quietly(learn, learn.fit_auto)
+                quietly(learn, lambda: learn.fit_auto(seed=seed))
                 with learn.no_bar(): res.append(learn.validate()[1:])
             row(f'{name}: auto, {"with" if time else "without"} times', mean_sd([o[0] for o in res]),
                 '; '.join(f'{o:.4f}' for o in np.mean(res, 0)[1:]))

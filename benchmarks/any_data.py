@@ -40,10 +40,9 @@ class Part(NamedTuple):
     cols:dict = {}
 
 # of myFM, chosen by `tune`
-SETTINGS = dict(flixster=dict(sets=True, rank=5, probit=True), yahoo_music=dict(rank=10, scaled=True),
-    filmtrust=dict(sets=True, rank=20, probit=True))
-SETTINGS['ml-100k'] = dict(sets=True, rank=20)
-SETTINGS['ml-latest-small'] = dict(sets=True, rank=5)
+SETTINGS = {'flixster':dict(sets=True, rank=5, probit=True), 'yahoo_music':dict(rank=10, scaled=True),
+    'filmtrust':dict(sets=True, rank=20, probit=True), 'ml-100k':dict(sets=True, rank=20),
+    'ml-latest-small':dict(sets=True, rank=5)}
 
 # data
 def data(name): return Path(os.environ['FASTCOLLAB_DATA'])/name
@@ -191,7 +190,7 @@ def averages(part, split):
 
 def auto(dls, seed):
     learn = collab_learner(dls, arch='auto')
-    return quietly(learn, learn.fit_auto)
+    return quietly(learn, lambda: learn.fit_auto(seed=seed))
 
 def gibbs(dls, seed):
     cbs = None if dls.train_ds.store.timestamps() is None else FitSessionEffects()
@@ -284,8 +283,7 @@ def tune(part):
     d = arrays(part, split)
     for what,(name,given) in peer_jobs(part).items():
         if name!='myfm' or what=='myFM, best settings': continue
-        jobs = [(name,0,{**given, **o})
-            for o in grid(part.df.iloc[:,2].nunique())]
+        jobs = [(name,0,{**given, **o}) for o in grid(part.df.iloc[:,2].nunique())]
         res = [(clipped_rmse(p, part, split),s,o[2]) for o,(p,s) in zip(jobs, ask(d, jobs))]
         for err,secs,o in sorted(res, key=itemgetter(0)):
             print(f'{part.data}: {what:<26} {err:.4f} {secs:6.2f} s  {o}', flush=True)

@@ -2288,6 +2288,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.interval_table': ( 'train/learner.html#interval_table',
                                                                                        'fastcollab/train/learner.py'),
+                                          'fastcollab.train.learner.is_dense': ( 'train/learner.html#is_dense',
+                                                                                 'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.lazy_rows': ( 'train/learner.html#lazy_rows',
                                                                                   'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.learner_state': ( 'train/learner.html#learner_state',

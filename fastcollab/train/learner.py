@@ -6,9 +6,9 @@
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
            'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'learner_summary', 'learner_state',
            'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range',
-           'center_model', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner', 'collab_learner',
-           'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model', 'plan_of', 'run_trial',
-           'fit_choice', 'fit_auto', 'baseline_rmse']
+           'center_model', 'is_dense', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner',
+           'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model',
+           'plan_of', 'run_trial', 'fit_choice', 'fit_auto', 'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from typing import NamedTuple
@@ -501,6 +501,13 @@ def center_model(
     after = model.center(store.mean()).link.shift
     if before is not None: model.shift_biases(1, float(before-after))
 
+# %% ../../nbs/train/07_learner.ipynb #85115452
+def is_dense(
+    dls:CollabDataLoaders, # Ratings
+)->bool:
+    "Are there 30 training ratings per id, in the geometric mean of users and items?"
+    return len(dls.train_ds)**2>=900*(dls.n_users-1)*(dls.n_items-1)
+
 # %% ../../nbs/train/07_learner.ipynb #f06a0023
 def prepare_model(
     model:nn.Module, # Model to train
@@ -565,7 +572,7 @@ def collab_learner(
     loss_func:Callable|None=None, # `RatingMSE` if None
     arch=None, # 'auto' (or 'best'): `SVDPlusPlus` as `auto_config` suggests; a class with `from_dls`; or a model
     unk_p:float|None=None, # Share of ids to replace by the unknown one; `new_id_share` if None, and 0 turns it off
-    center:bool|None=None, # Put the mean of the training ratings into the model? None: if it is new and of this library
+    center:bool|None=None, # Put the mean of the ratings into the model? None: if it is new and ours; see `is_dense`
     bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
     opt_func:Callable=LazyAdam, # Optimizer; `Adam` gives the same numbers, slower
     cbs:list|Callback|None=None, # Further callbacks
@@ -579,11 +586,13 @@ def collab_learner(
         given = dict(n_factors=n_factors, y_range=y_range, unk_p=unk_p, config=config, cbs=cbs)
         auto,dls,given = auto_arguments(dls, loss_func, **given)
         arch,(n_factors,y_range,unk_p,config,cbs) = SVDPlusPlus,given.values()
+    elif y_range is not None and y_range is not False and center is None and is_dense(dls): center = False
     if y_range is None: y_range = offered_range(dls, arch, loss_func, config)
     elif y_range is False: y_range = None
     sizes = dict(n_factors=n_factors, emb_szs=emb_szs, layers=layers, config=config, y_range=y_range)
     model = arch_model(dls, arch, use_nn, **sizes)
-    prepare_model(model, dls, loss_func, False if center is None and model is arch else center)
+    if center is None and model is arch: center = False
+    prepare_model(model, dls, loss_func, center)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
     if auto: learn.auto = AutoArguments(auto, {**given, 'center':center, 'bias_wd':bias_wd})
     return learn

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
-           'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'plan_parameters',
-           'decay_factor', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights',
+           'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'decay_factor',
+           'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights',
            'tell_callbacks', 'record', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays',
            'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
 
@@ -166,6 +166,14 @@ def why_not_predict(
     if ds.device.type!='cpu': return f'ratings are on {ds.device}, not cpu'   # as the model will be in training
     return '' if load_kernels('mf') else 'the compiled loops cannot be used'
 
+# %% ../../nbs/train/02_loops.ipynb #e3d8cdcd
+def decay_factor(
+    opt:LazyAdam,
+    p:nn.Parameter, # Table with one decay
+)->float:
+    "How much of the weight decay a parameter gets"
+    return float(opt.state[p].get('do_wd', True))*opt.state[p].get('wd_scale', 1.)
+
 # %% ../../nbs/train/02_loops.ipynb #5a7e0008
 def plan_parameters(
     plan, # `FusePlan`
@@ -174,13 +182,6 @@ def plan_parameters(
     sides = [[(o.vec,o.bias),*o.tables] for o in (plan.users,plan.items)]
     vecs,biases = zip(*itertools.chain(*sides))
     return list(vecs),[o for o in biases if o is not None]
-
-def decay_factor(
-    opt:LazyAdam,
-    p:nn.Parameter, # Table with one decay
-)->float:
-    "How much of the weight decay a parameter gets"
-    return float(opt.state[p].get('do_wd', True))*opt.state[p].get('wd_scale', 1.)
 
 def _odd_biases(side):
     "Do ids and categories of a side disagree on having biases?"
