@@ -652,7 +652,7 @@ def plan_of(
     if budget is not None: budget = check_number('budget', budget, low=0)
     n,n_ids = len(learn.dls.train_ds),learn.dls.n_users+learn.dls.n_items
     n_factors = min(default_factors(n, n_ids), learn.auto.given['n_factors'])
-    return auto_plan(n, n_factors, learn.auto_config.epochs, budget, not unusable())
+    return auto_plan(n, n_ids, n_factors, learn.auto_config.epochs, budget, not unusable())
 
 def run_trial(
     learn:CollabLearner, # Learner that `arch='auto'` made
@@ -671,10 +671,10 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(plan.sweeps, every=plan.sweeps, seed=seed))
+    if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
-    return choose(preds, y)
+    return choose(preds, y, plan.sweeps)
 
 # %% ../../nbs/train/07_learner.ipynb #95e425ce
 def fit_choice(

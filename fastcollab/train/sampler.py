@@ -143,7 +143,7 @@ class _Side:
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
     "A chain of draws of biased factors with sets, features and their noise, given ratings"
-    burn,opening,prior,anchor,nu,sets_every = 20,10,(1.,.1),1.,20.,1
+    burn,opening,prior,anchor,nu = 20,10,(1.,.1),1.,20.
 
     def __init__(self,
         ids:np.ndarray, # Rows of user and item of each rating, (n,2)
@@ -251,9 +251,7 @@ class GibbsSampler:
         opening = self.done<self.opening
         blocks,active = (1,np.zeros_like(self.active)) if opening else (self.blocks,self.active)
         if opening: active[0,0] = True
-        every = 1 if len(s.spec.sizes) or self.done<2*self.burn else self.sets_every
-        tables = (self.done+side)%every==0
-        sets,features = tables and s.spec.implicit,tables and len(s.spec.sizes)>0
+        sets,features = s.spec.implicit,len(s.spec.sizes)>0
         h = s.half
         normals = [np.empty((blocks*used,o.shape[1],8), np.float32)
             for o,used in ((h.own,True),(h.sets,sets),(h.features,features))]
@@ -262,9 +260,9 @@ class GibbsSampler:
             rng.standard_normal((blocks,8)), rng.random((blocks,8)))
         self._together(lambda thread: self.kernels.half(h, t.half, p, errors, res, blocks, np.float32(self.precision),
             sets, features, self.bounds[side], thread, self.sync, a0, b0))
-        drawn = [(h.own,True),(h.sets,sets),*[(h.features,features)]*len(s.spec.sizes)]
-        for group,(table,new) in zip(s.groups, drawn):
-            if new: group.draw(self.kernels, rng, table, active, a0, b0)
+        tables = h.own,h.sets,*[h.features]*len(s.spec.sizes)
+        for group,table in zip(s.groups, tables):
+            if sets or table is not h.sets: group.draw(self.kernels, rng, table, active, a0, b0)
         if opening: return
         squares = np.zeros(s.spec.n)
         squares[s.rated] = h.squares
@@ -278,7 +276,8 @@ class GibbsSampler:
             for c in range(thread, parts, self.threads):
                 for x in tables:
                     rows = x.reshape(-1, 8)
-                    self.streams[c].standard_normal(dtype=np.float32, out=rows[len(rows)*c//parts:len(rows)*(c+1)//parts])
+                    part = rows[len(rows)*c//parts:len(rows)*(c+1)//parts]
+                    self.streams[c].standard_normal(dtype=np.float32, out=part)
         self._together(fill)
         for x in tables:
             for b in np.flatnonzero(~active[:len(x)].all(1)): x[b][:,~active[b]] = 0
