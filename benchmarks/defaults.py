@@ -11,7 +11,8 @@ ratings). DotProductBias, k=50, bs=64, fit_one_cycle(5, 5e-3, wd=wd). Every row 
 * biases: a fiftieth of the decay for biases
 * range: `rating_range`
 * share: `new_id_share` of the ids replaced by the unknown one
-"without mean" is the last row without the mean: what you get when you name a range and `is_dense` is true."""
+"without mean" is the last row without the mean: what you get when you name a range and `is_dense` is true.
+`decays` does the same for the decays of `auto_config`."""
 from common import *
 from fastcollab.all import *
 
@@ -57,4 +58,21 @@ def defaults():
             table[name] = [np.mean([error(d, s, wd, kwargs) for s,d in enumerate(o)]) for o in dls.values()]
             say(f'{name:<25}'+''.join(f'{o:17.4f}' for o in table[name]))
 
-if __name__=='__main__': report(__file__, [defaults], 'one thread; means over tenths and seeds')
+def decays():
+    "SVD++ as `auto_config` suggests, with biases decayed like vectors and less, for multiples of the rule's decays"
+    say(f'\nSVDPlusPlus, one tenth, multiples of the rule: '+', '.join(map(str, MULTIPLES)))
+    for name,f in SETS.items():
+        dls = loaders(f(), 0)
+        auto = auto_config(dls)
+        dls = type(dls)(dls.train.new(bs=auto.bs), dls.valid)
+        for bias_wd in (1.,.02):
+            res = []
+            for o in MULTIPLES:
+                set_seed(0)
+                learn = collab_learner(dls, auto.n_factors, arch=SVDPlusPlus, bias_wd=bias_wd, metrics=rmse)
+                res.append(quiet_fit(learn, auto.epochs, auto.lr, [o*wd for wd in auto.wd])[2])
+            row(f'{name}, bias_wd={bias_wd}', ' '.join(f'{o:.4f}' for o in res))
+
+MULTIPLES = .5,1,2
+
+if __name__=='__main__': report(__file__, [defaults, decays], 'one thread; means over tenths and seeds')

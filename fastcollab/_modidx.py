@@ -1583,6 +1583,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'fastcollab/models/svdpp.py'),
                                          'fastcollab.models.svdpp.SVDPlusPlus.__init__': ( 'models/svdpp.html#svdplusplus.__init__',
                                                                                            'fastcollab/models/svdpp.py'),
+                                         'fastcollab.models.svdpp.SVDPlusPlus.bias_params': ( 'models/svdpp.html#svdplusplus.bias_params',
+                                                                                              'fastcollab/models/svdpp.py'),
                                          'fastcollab.models.svdpp.SVDPlusPlus.factors': ( 'models/svdpp.html#svdplusplus.factors',
                                                                                           'fastcollab/models/svdpp.py'),
                                          'fastcollab.models.svdpp.SVDPlusPlus.feature_factors': ( 'models/svdpp.html#svdplusplus.feature_factors',

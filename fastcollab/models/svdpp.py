@@ -298,6 +298,7 @@ class SVDPlusPlus(HybridModel):
         if (res := super().fold_terms(side)) is None: return None
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
+    def bias_params(self): return [*self.ids, *(s.weight for s in self.sets), *self.f_weight, self.d_weight]
     def shift_biases(self, side, by): self.ids[side].data[:,-1] += by
     def gibbs_plan(self): return tuple(feature_spec(self, k, implicit=True) for k in (0,1))
     def write_tables(self, users, items):

@@ -3,7 +3,7 @@ from functools import partial
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import Adam, SGD, L1LossFlat, MSELossFlat, nn, set_seed
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, LazyAdam, OrdinalLoss,
+from fastcollab.all import (CollabNN, DotProduct, DotProductBias, HybridMF, LazyAdam, OrdinalLoss,
     SVDPlusPlus, collab_learner, new_id_share, rating_range)
 from fastcollab.losses import rating_loss
 from fastcollab.train.learner import is_dense
