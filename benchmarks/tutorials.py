@@ -123,7 +123,8 @@ def source_e():
     say('\nE  Matrix factorization with gravity: ml-100k u1, DotProductBias, k=20, center=True, unk_p=0')
     for bs,epochs,lr,wd,l2,g in ((len(splits[0]),60,.1,0,.25,.01), (512,8,5e-3,.1,.03,.01)):
         dls = CollabDataLoaders.from_df(df, splits=splits, seed=42, bs=bs, val_bs=20_000)
-        e,secs = errors(dls, epochs, lr, wd, n_factors=20, center=True, y_range=False, unk_p=0, cbs=GravityRegularizer(l2, g))
+        e,secs = errors(dls, epochs, lr, wd, n_factors=20, center=True, y_range=False, unk_p=0,
+            cbs=GravityRegularizer(l2, g))
         row(f'E  l2={l2}, gravity={g}, bs={bs:,}, fit_one_cycle({epochs}, {lr:g}, wd={wd})', f'RMSE {np.mean(e):.4f}',
             '< 0.94', secs/len(SEEDS))
 

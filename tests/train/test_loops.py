@@ -630,7 +630,7 @@ def reference(start, dls, lrs, moms, wd, bias_wd, p, y_range, n_epoch, eps):
         for o in range(0, len(order), dl.bs):
             b = order[o:o+dl.bs]
             u,i = np.where(drop[o:o+dl.bs], 0, x[b]).T
-            score,slope = (P[0][u]*P[1][i]).sum(1)+P[2][u,0]+P[3][i,0]+start.link.shift.item(),1.
+            score,slope = (P[0][u]*P[1][i]).sum(1)+P[2][u,0]+P[3][i,0]+float(start.link.shift),1.
             if y_range:
                 sg,span = 1/(1+np.exp(-score)),y_range[1]-y_range[0]
                 score,slope = y_range[0]+span*sg,span*sg*(1-sg)
