@@ -5,8 +5,8 @@ from typing import Callable, NamedTuple
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN,
-    LinearCollab, ParamEmbedding, PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model,
-    create_params, rmse, synthetic_ratings, Recommender)
+    LeadEnsemble, LinearCollab, ParamEmbedding, PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner,
+    collab_model, create_params, rmse, synthetic_ratings, Recommender)
 from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
 from torch import Tensor, nn
@@ -60,6 +60,10 @@ def samples_of(cls, **args):
     "A maker of a model to be averaged over samples of its parameters"
     def make(dls, **kwargs): return PosteriorAverage(cls.from_dls(dls, **{**args, **kwargs}))
     return make
+def led_by(cls):
+    "A maker of an ensemble of one model and itself, which predicts what this one predicts"
+    def make(dls, **kwargs): return LeadEnsemble([cls.from_dls(dls, **kwargs)]*2, [.6,.4])
+    return make
 def closed_form(dls, **kwargs): return BiasBaseline.from_dls(dls)
 
 class Entry(NamedTuple):
@@ -99,6 +103,7 @@ ZOO = dict(
     PosteriorAverage=Entry(samples_of(SVDPlusPlus, n_factors=4), 'dot'),
     WeightedEnsemble=Entry(ensemble_of(DotProductBias, CollabNN), 'model'),
     WeightedEnsemble_foreign=Entry(ensemble_of(Features, HybridMF), 'model', features=True),
+    LeadEnsemble=Entry(led_by(DotProductBias), 'dot', nine),
     Flat=Entry(Flat, 'model', vectors=False, foreign=True),
     Params=Entry(Params, 'model', vectors=False, foreign=True),
     Features=Entry(Features, 'model', features=True, vectors=False, foreign=True),
