@@ -292,7 +292,7 @@ class CollabLearner(Learner):
     ):
         "Fit by Gibbs sampling: no learning rate, no decay; predictions are means over samples of the posterior"
         sweeps,every = check_int('sweeps', sweeps),check_int('every', every)
-        if resume and self._chain is None: raise ValueError('there is no chain to resume; call fit_gibbs without resume')
+        if resume and self._chain is None: raise ValueError('there is no chain to resume; leave resume out')
         settings = dict(n_factors=n_factors, samples=samples, seed=check_seed(seed), sweeps=sweeps)
         # the chain fits session effects itself
         with self.removed_cbs(self._grab_cbs(FitSessionEffects)), self.added_cbs(L(cbs)):
@@ -348,7 +348,7 @@ class CollabLearner(Learner):
         user, # A user id or several; or a `DataFrame` with the columns of ids, or one row of it
         item=None, # An item id or several; None if `user` is a table or a row
         unknown:str='average', # Rows with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
-        interval:float|None=None, # Share of the ratings, such as .9, that lie between `low` and `high`; after `fit_gibbs`
+        interval:float|None=None, # Share of the ratings between `low` and `high`, such as .9; after `fit_gibbs`
     )->float|np.ndarray|pd.DataFrame: # In stars; one number for one row, else (n,) float32; `prediction, low, high`
         "Predict ratings, in raw ids"
         rows,is_row = asked_rows(self.dls, user, item)
@@ -671,7 +671,7 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
+    if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(plan.sweeps, every=plan.sweeps, seed=seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
     return choose(preds, y, plan.sweeps)
@@ -696,7 +696,7 @@ def fit_choice(
             else: fit_adam(o, learn.auto_config, **kwargs)
     fit(learn, lead, cbs=cbs)
     if not others: return
-    other = auto_learner(learn)
+    with seeded(seed): other = auto_learner(learn)
     with quietly(other): fit(other, others[0])
     learn.model = LeadEnsemble([learn.model,other.model], choice.weights.values())
     learn.splitter,learn.opt = trainable_params,None
