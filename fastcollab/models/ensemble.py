@@ -54,7 +54,7 @@ def level_quantile(
 shares_tried = np.linspace(.005, .995, 100)
 
 def left_out_averages(
-    model:'PosteriorAverage', # With samples
+    model:CollabModel, # A `PosteriorAverage` with samples
     x:Tensor, # Training ratings, (n,2+G) int64
     y:Tensor, # Their values, (n,)
 )->Tensor: # (n,c), as `PosteriorAverage.averages`
