@@ -3,16 +3,16 @@
     FASTCOLLAB_DATA=DIR python benchmarks/any_data.py [PART...]   # about 45 minutes on 2 cores
     FASTCOLLAB_DATA=DIR python benchmarks/any_data.py tune   # print settings of myFM, 15 minutes
 
-DIR holds ml-100k.zip, ml-latest-small.zip, flixster_monti.npz, yahoo_music_monti.npz (the splits of Monti, Bronstein and
-Bresson 2017), filmtrust.txt and lastfm_user_artists.dat. PEERS_PYTHON names a Python that has the extra `bench`, if this
-one doesn't. ANY_DATA_CACHE names a JSON file, outside the repository, that keeps the results of other libraries, so that
-another run need not repeat them; seconds then come from different runs.
+DIR holds ml-100k.zip, ml-latest-small.zip, flixster_monti.npz, yahoo_music_monti.npz (the splits of Monti,
+Bronstein and Bresson 2017), filmtrust.txt and lastfm_user_artists.dat. PEERS_PYTHON names a Python that has the
+extra `bench`, if this one doesn't. ANY_DATA_CACHE names a JSON file, outside the repository, that keeps the results
+of other libraries, so that another run need not repeat them; seconds then come from different runs.
 
 Each split gets, with training seeds 0, 1, 2:
 * averages: the global mean, and user and item biases (`BiasBaseline`)
 * Surprise SVD and cmfrec CMF as they come, CMF with features of both sides too where there are any
-* myFM with 300 sweeps, all kept: ids, ids and sets, and all, which adds features and the day. `tune` chose its rank, the
-  likelihood and the scale of ratings for each set of data, on a tenth of the training part
+* myFM with 300 sweeps, all kept: ids, ids and sets, and all, which adds features and the day. `tune` chose its rank,
+  the likelihood and the scale of ratings for each set of data, on a tenth of the training part
 * auto: `collab_learner(dls, arch='auto')` and `learn.fit_auto()`
 * Gibbs: `collab_learner(dls, arch=SVDPlusPlus)` and `learn.fit_gibbs()`, with session effects where there are times
 
@@ -144,7 +144,7 @@ def clipped_rmse(pred, part, split):
     return float(np.sqrt(np.mean((np.clip(pred, y[train].min(), y[train].max())-y[test])**2)))
 
 class Cache:
-    "Results of other libraries, which tables with and without features share; in a file too, if ANY_DATA_CACHE names one"
+    "Results of other libraries, which tables share; in a file too, if ANY_DATA_CACHE names one"
     def __init__(self):
         file = os.environ.get('ANY_DATA_CACHE')
         self.file = file and Path(file)
@@ -267,8 +267,8 @@ def forward_latest():
 def plays():
     table('Last.fm, plays of artists, random 80/20; auto never above the averages', lastfm_part(), peers=False)
 
-PARTS = [flixster, yahoo_music, filmtrust, u1_ids, u1_all, random5_ids, random5_all, latest, forward_100k, forward_latest,
-    plays]
+PARTS = [flixster, yahoo_music, filmtrust, u1_ids, u1_all, random5_ids, random5_all, latest, forward_100k,
+    forward_latest, plays]
 
 # settings of myFM
 def grid(levels):

@@ -2,12 +2,12 @@
 
     python benchmarks/any_peers.py IN.npz OUT.npz
 
-IN.npz holds `u_train i_train r_train u_test i_test` (row numbers from 0, of all users and items), `n_users n_items`, the
-scale `lo hi`, where there are times `day_train day_test`, where there are features of users (0) or items (1) the columns
-of each row, `indptr0 indices0` and the group of each column `groups0`, and `jobs`: JSON, a list of `[name, seed,
-settings]`. OUT.npz gets the predictions of each job for the test pairs, `pred0` and so on, the seconds of the fits on
-data in the library's own format, `secs0`, or `error0` if the library isn't there. Nobody gets the ratings of the test
-part. One thread."""
+IN.npz holds `u_train i_train r_train u_test i_test` (row numbers from 0, of all users and items), `n_users
+n_items`, the scale `lo hi`, where there are times `day_train day_test`, where there are features of users (0) or
+items (1) the columns of each row, `indptr0 indices0` and the group of each column `groups0`, and `jobs`: JSON, a
+list of `[name, seed, settings]`. OUT.npz gets the predictions of each job for the test pairs, `pred0` and so on,
+the seconds of the fits on data in the library's own format, `secs0`, or `error0` if the library isn't there. Nobody
+gets the ratings of the test part. One thread."""
 import contextlib, io, json, sys, time
 
 import numpy as np

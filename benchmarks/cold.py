@@ -120,4 +120,5 @@ def fold_in():
         res = np.mean([folded(fit, *new_users(df, seed), seed) for seed in SEEDS], 0)
         say(f'{name:<24} '+' '.join(f'{o:>10.4f}' for o in res))
 
-if __name__=='__main__': report(__file__, [cold, fold_in, auto], 'one thread; means over three splits and seeds 0, 1, 2')
+if __name__=='__main__':
+    report(__file__, [cold, fold_in, auto], 'one thread; means over three splits and seeds 0, 1, 2')

@@ -35,8 +35,8 @@ def measure(learn, shares=(.5,.8,.9,.95)):
 
 def samples():
     "All samples, mean vectors, intervals"
-    say(f'\n{"held-out tenth":<22}{"RMSE":>8}{"of mean vectors":>18}{"ratings within .5":>20}{".8":>8}{".9":>8}{".95":>8}'
-        f'{"seconds":>10}')
+    say(f'\n{"held-out tenth":<22}{"RMSE":>8}{"of mean vectors":>18}{"ratings within .5":>20}'
+        f'{".8":>8}{".9":>8}{".95":>8}{"seconds":>10}')
     for name,part,splits in held_out():
         fits = [fitted(part, splits, seed) for seed in SEEDS]
         a,b,*inside = np.mean([measure(learn) for learn,_ in fits], 0)

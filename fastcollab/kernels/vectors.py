@@ -219,7 +219,8 @@ def _eliminate(b, K, a):
 def inverse_root(typingctx, m, a):
     "R and c such that R'R is the inverse of 1+m, for a symmetric m>=0, and R'c its product with a"
     def codegen(context, b, sig, args):
-        pivots,R,a = _eliminate(b, [b.fadd(o, _unit(f), flags=_any_order) for f,o in enumerate(_rows(b, args[0]))], args[1])
+        plus_one = [b.fadd(o, _unit(f), flags=_any_order) for f,o in enumerate(_rows(b, args[0]))]
+        pivots,R,a = _eliminate(b, plus_one, args[1])
         roots = _sqrt(b, pivots)
         R = [b.fmul(o, _lane(b, roots, f), flags=_any_order) for f,o in enumerate(R)]
         return context.make_tuple(b, sig.return_type, [_pack(context, b, R),b.fmul(a, roots, flags=_any_order)])

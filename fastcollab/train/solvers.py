@@ -246,7 +246,9 @@ class GibbsLoop:
     ):
         self.learn,self.chain,self.finished = learn,chain,False
         self.epochs = [min(every, sweeps-o) for o in range(0, sweeps, every)]
-    def fits(self): return True
+    def fits(self)->bool:
+        "Can it go on? It asks nothing of parameters or callbacks"
+        return True
     def train(self):
         "The sweeps of an epoch"
         learn,n = self.learn,self.epochs[self.learn.epoch]

@@ -89,7 +89,8 @@ def test_factors(name):
     "A score is a dot product of two vectors plus both biases, and `link` turns it into a rating"
     model,contract,_ = made(name)
     users,items = contract.factors(0),contract.factors(1)
-    products = ZOO[name].kind=='dot' and name not in ('PosteriorAverage','LeadEnsemble')   # whose lists come from mean vectors
+    averages = 'PosteriorAverage','LeadEnsemble'   # their lists come from mean vectors
+    products = ZOO[name].kind=='dot' and name not in averages
     assert (users is None)==(items is None) and (users is not None and contract.has_products)==products
     if users is None or not contract.has_products: return
     u,i = ids()

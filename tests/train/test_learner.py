@@ -79,7 +79,8 @@ def test_id_dropout_in_training_only(dls):
     assert abs(both-.09) < .02                                             # user and item are drawn independently
 
 def test_unk_p_0_turns_it_off(dls):
-    assert not collab_learner(dls, unk_p=0)._grab_cbs(IdDropout) and collab_learner(dls)._grab_cbs(IdDropout)[0].p == .01
+    assert not collab_learner(dls, unk_p=0)._grab_cbs(IdDropout)
+    assert collab_learner(dls)._grab_cbs(IdDropout)[0].p == .01
 
 def test_bias_interpretation(dls):
     learn = quiet(collab_learner(dls, n_factors=4, y_range=(0,5.5), cbs=BiasInterpretation(3)), 2, 1e-2)
@@ -174,11 +175,12 @@ def test_close_to_the_truth():
     "A quality floor on ratings whose truth is known: within 4 % of the best possible"
     df = synthetic_ratings()
     dls = CollabDataLoaders.from_df(df, seed=42, bs=512)
-    set_seed(0)
-    learn = quiet(collab_learner(dls, n_factors=5, y_range=(0,5.5)), 8, 2e-2, wd=.1)
+    def error(seed):
+        set_seed(seed)
+        return quiet(collab_learner(dls, n_factors=5, y_range=(0,5.5)), 8, 2e-2, wd=.1).validate()[0]**.5
     valid = dls.valid_ds.items
     floor = np.sqrt(np.mean((df.attrs['truth'].expected(valid)-valid.rating)**2))
-    assert learn.validate()[0]**.5 < 1.04*floor
+    assert np.mean([error(o) for o in range(3)]) < 1.04*floor
 
 @pytest.mark.data
 @pytest.mark.parametrize('which', ['small','u1'])

@@ -124,7 +124,8 @@ def test_eager_adam_gives_the_same_errors(name):
 
 def test_rows_without_features():
     "Users without any category, on either loop"
-    a,b,start = (build(f, arch=HybridMF, bias_wd=1., dl=dict(df=SMALL.assign(jobs=None, age=SMALL.age.where(SMALL.userId>30))))
+    partly = dict(df=SMALL.assign(jobs=None, age=SMALL.age.where(SMALL.userId>30)))
+    a,b,start = (build(f, arch=HybridMF, bias_wd=1., dl=partly)
         for f in (True,False,False))
     for o in (a,b): quiet(o, 2, 2e-2)
     assert moved(a, b, start)<1e-3

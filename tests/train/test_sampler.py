@@ -156,12 +156,13 @@ def test_columns_of_categories():
 
 def dense(s, design, prior, mean):
     "Mean and covariance of a normal posterior of all numbers of a block"
-    w = s.precision*np.repeat(s.sides[0].half.facts[:,1], s.sides[0].counts)*s.sides[1].half.facts[s.sides[0].half.others,1]
+    us,it = (o.half for o in s.sides)
+    w = s.precision*np.repeat(us.facts[:,1], s.sides[0].counts)*it.facts[us.others,1]
     K = np.diag(prior)+(design*w[:,None]).T@design
     return np.linalg.solve(K, design.T@(w*s.latent)+prior*mean),np.linalg.inv(K)
 
 def test_a_block_is_drawn_from_its_posterior():
-    "With precisions and the other side given, own parts, sets and features are normal, with a precision matrix to invert"
+    "Given precisions and the other side, own parts, sets and features are normal, with a precision matrix to invert"
     x,y = ratings(40, 10, 9, levels=None)
     s,k = swept(x, y, 2, 10, 9, sizes=((2,),()), sweeps=14),3
     us,it = s.sides
@@ -176,7 +177,8 @@ def test_a_block_is_drawn_from_its_posterior():
     for c in range(2): weights[h.f_rows[h.f_ends[c]:h.f_ends[c+1]],c] = h.f_weights[h.f_ends[c]:h.f_ends[c+1]]
     parts = np.c_[np.eye(n)[u],(member[u]-np.eye(m)[i])*h.facts[u,:1],weights[u]]       # own, sets, features
     design = (parts[:,:,None]*v[:,None]).reshape(len(u), -1)
-    prior,mean = (np.concatenate([np.tile(o[g,0,:k], r) for g,r in ((0,n),(1,m),(2,2))]) for o in (us.precision,us.mean))
+    groups = (0,n),(1,m),(2,2)
+    prior,mean = (np.concatenate([np.tile(o[g,0,:k], r) for g,r in groups]) for o in (us.precision,us.mean))
     before = s.latent
     s.latent = s.latent-fixed
     expected,cov = dense(s, design, prior, mean)
