@@ -225,9 +225,10 @@ def line(what, res, goal='', more=''):
 
 def speeds(part, what, secs, theirs):
     "How many times as fast `what` is as each row of myFM, and that for each factor"
+    if not theirs: return
     k = default_factors(len(part.splits[0][0]), sum(part.df.iloc[:,o].nunique() for o in (0,1)))
     for row,(name,settings) in peer_jobs(part).items():
-        if name!='myfm' or not theirs or isinstance(theirs[row], str): continue
+        if name!='myfm' or isinstance(theirs[row], str): continue
         ratio = theirs[row][...,1].mean()/secs
         each = f', {ratio*k/settings.get("rank", 10):.1f} a factor' if what=='Gibbs' else ''
         yield f'{ratio:.1f}{each} ({row.removeprefix("myFM, ")})'
