@@ -241,7 +241,7 @@ def square(typingctx, R):
 # %% ../../nbs/kernels/05_vectors.ipynb #3ac7a25f
 @intrinsic
 def scan(typingctx, m, precision, g, z):
-    "Changes of eight numbers, of which number f has precision[f]+m[f,f]; m[f,h] couples them"
+    "Changes of eight numbers: number f has precision[f]+m[f,f], and m[f,h] couples f and h"
     def codegen(context, b, sig, args):
         rows,(_,precision,g,z) = _rows(b, args[0]),args
         diag = _ir.Constant(_numbers, _ir.Undefined)

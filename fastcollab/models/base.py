@@ -128,7 +128,7 @@ def _raw_rows(model, ids, side):
 class CollabModel(Module):
     "Base of the models: what it doesn't override has a default answer"
     classes,user,item,y_range = None,None,None,None
-    sized_by_data = 'mean','link_ends','link_levels','link_cuts' # Tensors that may have other sizes in a saved state
+    sized_by_data = 'mean','link_ends','link_levels','link_cuts' # Tensors that may differ in size in a saved state
     features,tables,timestamps,n_times = (),(None,None),(),0
     @property
     def name(self):
@@ -177,11 +177,6 @@ class CollabModel(Module):
         by:float, # What to add to the score of each
     ):
         "Start the biases of a side elsewhere, if the model has some"
-    def _load_from_state_dict(self, state, prefix, metadata, strict, *args):
-        saved = state.get(prefix+'mean')
-        if saved is None and strict: self.mean = None   # files know best: those of older versions have no mean
-        if saved is not None and self.mean is None: self.center(saved.item())
-        super()._load_from_state_dict(state, prefix, metadata, strict, *args)
 
     @property
     def link(self)->Link:
@@ -199,15 +194,17 @@ class CollabModel(Module):
         self.link_levels,self.link_cuts = numbers(link.levels),numbers(link.cuts)
         self.mean = None if link.mean is None else nn.Parameter(numbers([link.mean]), requires_grad=False)
         return self
-    def _load_from_state_dict(self, state, prefix, *args):
-        mine = any(k.startswith(prefix) for k in state)
-        for name in self.sized_by_data if mine else ():                      # there, or not, as in what was saved
+    def _load_from_state_dict(self, state, prefix, metadata, strict, *args):
+        own = {*self._modules,*self._parameters,*self._buffers}-{*self.sized_by_data}
+        mine = any(k.removeprefix(prefix).split('.')[0] in own for k in state if k.startswith(prefix))
+        for name in self.sized_by_data:
             saved,now = state.get(prefix+name),getattr(self, name)
-            if saved is None: setattr(self, name, None)
+            if saved is None:                                                # files know best: older ones have no mean
+                if strict and mine and name in CollabModel.sized_by_data: setattr(self, name, None)
             elif now is None or now.shape!=saved.shape:
                 new = saved.clone().to(next(self.parameters()).device)
                 setattr(self, name, nn.Parameter(new, requires_grad=False) if name=='mean' else new)
-        super()._load_from_state_dict(state, prefix, *args)
+        super()._load_from_state_dict(state, prefix, metadata, strict, *args)
     @property
     def inner(self)->'CollabModel':
         "The model whose parameters are trained: this one, or the one inside a wrapper"
@@ -263,7 +260,7 @@ class CollabModel(Module):
         "Forget samples of the parameters; another way of training begins"
     def gibbs_plan(self)->tuple|str: # `SideSpec` of users and of items
         "What a sampler draws the tables of the model from, or the reason why it can't, as a phrase"
-        return f'{self.name} is no biased dot product'
+        return f'{self.name} is not a biased dot product'
     def write_tables(self,
         users:SideTables, # Tables of users, with as many columns as the model has, or fewer
         items:SideTables, # And of items
@@ -283,7 +280,7 @@ class CollabModel(Module):
 
     def rating_probs(self,
         x:Tensor, # A batch, (bs,2+G) int64
-    )->tuple|None: # The ratings that there are, (L,), and how probable each is, (bs,L)
+    )->tuple|None: # The distinct ratings, (L,), and how probable each is, (bs,L)
         "The distribution of each rating; None if the model knows only its mean"
     def intervals(self,
         x:Tensor, # A batch, (bs,2+G) int64

@@ -118,7 +118,7 @@ class PosteriorAverage(CollabModel):
 
     # ---- Samples
     def clear(self,
-        levels:tuple=(), # Ratings that there are, for an ordered probit; () for normal ratings
+        levels:tuple=(), # Distinct ratings, for an ordered probit; () for normal ratings
         cuts:tuple=(), # Latent scores between two levels
         unit:tuple=(0.,1.), # Mean and standard deviation of the ratings, for normal ratings
         bounds:tuple|None=None, # Lowest and highest rating

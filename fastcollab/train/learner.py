@@ -292,7 +292,7 @@ class CollabLearner(Learner):
     ):
         "Fit by Gibbs sampling: no learning rate, no decay; predictions are means over samples of the posterior"
         sweeps,every = check_int('sweeps', sweeps),check_int('every', every)
-        if resume and self._chain is None: raise ValueError('there is no chain to resume; leave resume out')
+        if resume and self._chain is None: raise ValueError('no chain to resume; call fit_gibbs without resume first')
         settings = dict(n_factors=n_factors, samples=samples, seed=check_seed(seed), sweeps=sweeps)
         # the chain fits session effects itself
         with self.removed_cbs(self._grab_cbs(FitSessionEffects)), self.added_cbs(L(cbs)):

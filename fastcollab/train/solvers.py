@@ -62,7 +62,7 @@ def sample_room(
     return max(4, most//(4*(model.n_users+model.n_items)*(n_factors+2)))
 
 class RunningMean:
-    "The mean of tuples of arrays, some of which may be None"
+    "The running mean of several arrays at once; None stays None"
     def __init__(self): self.n,self.total = 0,None
     def add(self,
         arrays:list, # Of the same shapes each time
@@ -93,7 +93,7 @@ def turned(
 def probit_scale(
     scores:Tensor, # Latent scores of mean vectors, (n,)
     ratings:Tensor, # What all samples predict, (n,)
-    levels:Tensor, # Ratings that there are, (L,)
+    levels:Tensor, # Distinct ratings, (L,)
     cuts:Tensor, # Latent scores between them, (L-1,)
     start:float, # Root of the precision of a rating
 )->float:

@@ -204,3 +204,10 @@ def test_tables_add_up_to_vectors(arch):
     assert np.abs(before-sampler.errors).max()<1e-4
     m,x = learn.model.eval(),pairs(learn)[0]
     assert (m(x)-m.inner(x)).pow(2).mean()**.5<.1
+
+def test_a_state_of_another_model_changes_nothing():
+    learn = fitted(sweeps=20)
+    x,_ = pairs(learn)
+    before = learn.model.eval()(x)
+    with pytest.raises(RuntimeError): learn.model.load_state_dict(DotProductBias.from_dls(learn.dls).state_dict())
+    assert torch.equal(learn.model.eval()(x), before)
