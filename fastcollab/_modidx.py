@@ -345,6 +345,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.why_batches': ( 'data/loaders.html#why_batches',
                                                                                   'fastcollab/data/loaders.py')},
+            'fastcollab.data.matrix': { 'fastcollab.data.matrix.interaction_matrix': ( 'data/matrix.html#interaction_matrix',
+                                                                                       'fastcollab/data/matrix.py')},
             'fastcollab.data.netflix': { 'fastcollab.data.netflix._netflix_block': ( 'data/netflix.html#_netflix_block',
                                                                                      'fastcollab/data/netflix.py'),
                                          'fastcollab.data.netflix._netflix_file': ( 'data/netflix.html#_netflix_file',
