@@ -29,6 +29,11 @@ from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, WeightedE
 from fastcollab.losses import RatingLoss, RatingMSE, OrdinalLoss, gravity
 from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
 
+# Ranking: clicks, negatives and losses
+from fastcollab.data.interactions import to_implicit
+from fastcollab.data.sampling import NegativeSampler
+from fastcollab.ranking_losses import (RankingLoss, BPRLoss, WARPLoss, AdaptiveHingeLoss, SampledSoftmaxLoss, BCELoss)
+
 # Training
 from fastcollab.train.optimizer import LazyAdam
 from fastcollab.train.loops import CollabCallback
