@@ -28,6 +28,8 @@ from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, WeightedE
 # Losses and metrics
 from fastcollab.losses import RatingLoss, RatingMSE, OrdinalLoss, gravity
 from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
+from fastcollab.ranking import (find_hits, user_mean, ndcg, recall, precision, average_precision, reciprocal_rank,
+    hit_rate, auc_scores, coverage, exposure_gini, novelty, popularity_lift, diversity, genre_vectors)
 
 # Ranking: clicks, negatives and losses
 from fastcollab.data.interactions import to_implicit
