@@ -31,6 +31,11 @@ from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
 from fastcollab.ranking import (find_hits, user_mean, ndcg, recall, precision, average_precision, reciprocal_rank,
     hit_rate, auc_scores, coverage, exposure_gini, novelty, popularity_lift, diversity, genre_vectors)
 
+# Ranking: clicks, negatives and losses
+from fastcollab.data.interactions import to_implicit
+from fastcollab.data.sampling import NegativeSampler
+from fastcollab.ranking_losses import (RankingLoss, BPRLoss, WARPLoss, AdaptiveHingeLoss, SampledSoftmaxLoss, BCELoss)
+
 # Training
 from fastcollab.train.optimizer import LazyAdam
 from fastcollab.train.loops import CollabCallback

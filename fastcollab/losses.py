@@ -27,6 +27,7 @@ class RatingLoss(Module):
     squared_error = False # Is it the squared difference of prediction and rating?
     takes_ratings = True # Is the output of a model a rating already?
     has_probs = False # Does `probs` return a distribution over `levels`?
+    ranks = False # Does it compare items, instead of predicting ratings? See `ranking_losses`
     reduction = 'mean' # 'mean', 'sum' or 'none'
 
     def activation(self,

@@ -37,6 +37,7 @@ def warn_duplicates(
     names:tuple, # Columns of users and items
     u:np.ndarray, # Number of each row's user, (n,) int32
     i:np.ndarray, # Number of each row's item, (n,) int32
+    then:str='all of them are kept', # What happens to them
 ):
     "Warn about pairs of user and item that occur more than once"
     key = u.astype(np.int64)   # in place from here on: this is as large as the table
@@ -49,7 +50,7 @@ def warn_duplicates(
     row = np.flatnonzero((u==k>>32) & (i==k&(2**32-1)))[0]
     pair,example = (' and '.join(o) for o in zip(*((repr(o), plain_repr(df[o].iloc[row])) for o in names)))
     n = f'{int(same.sum()):,} of {len(df):,}'
-    warn(f'{n} rows repeat an earlier pair of {pair}, e.g. {example}; all of them are kept')
+    warn(f'{n} rows repeat an earlier pair of {pair}, e.g. {example}; {then}')
 
 # %% ../../nbs/data/06_encoder.ipynb #5c097519
 def feature_table(
@@ -157,11 +158,12 @@ class RatingsEncoder:
     def fit(self,
         df:pd.DataFrame, # One row per rating
         splits:tuple, # Row numbers `(train, valid)`
+        check_repeats:bool=True, # Warn about pairs that repeat?
     )->list: # `EncodedRatings` of both parts
         "Learn from the training part, and encode both parts"
         ids = [torch.empty(len(o), 2, dtype=torch.int32) for o in splits]
         coded,tables,entities = [value_codes(df[o]) for o in self.id_names],[None,None],[None,None]
-        warn_duplicates(df, self.id_names, *(codes for codes,_ in coded))
+        if check_repeats: warn_duplicates(df, self.id_names, *(codes for codes,_ in coded))
         for side,name in enumerate(self.id_names):
             codes,values = coded[side]
             rows = self.fit_ids(name, codes, values, splits[0])

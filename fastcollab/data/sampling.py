@@ -6,8 +6,8 @@
 __all__ = ['GOLDEN', 'MIX1', 'MIX2', 'SAMPLERS', 'tensor_bits', 'more_bits', 'alias_table', 'thread_count', 'in_parts',
            'NegativeSampler', 'known_keys', 'met', 'items_left', 'tensor_negatives', 'batch_negatives']
 
-# %% ../../nbs/data/07_sampling.ipynb #56ae4862
-import math, sys
+# %% ../../nbs/data/07_sampling.ipynb #e0c477cd
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np, torch
@@ -73,7 +73,7 @@ def in_parts(
     if threads==1: return work(0, n)
     with ThreadPoolExecutor(threads) as pool: [*pool.map(work, cuts[:-1], cuts[1:])]
 
-# %% ../../nbs/data/07_sampling.ipynb #53ada909
+# %% ../../nbs/data/07_sampling.ipynb #b89a43c7
 class NegativeSampler:
     "Draws items that a user has not met"
     tries = 64 # Draws before the items that are left are counted, as in `kernels.negatives`
@@ -84,12 +84,21 @@ class NegativeSampler:
         kind:str='uniform', # 'uniform', 'popularity' or 'inbatch'
         power:float=1., # Power of the popularity
         n_neg:int=1, # Negatives of each interaction
+        weights:np.ndarray|None=None, # How often each item from row 1 on is drawn; None goes by `kind`
     ):
+        self._weights = weights
         self.kind,self.n_users,self.n_items = check_choice('sampler', kind, SAMPLERS),n_users,n_items
         self.power,self.n_neg = check_number('power', power, low=0),check_int('n_neg', n_neg, high=4095)
         self.ids,self._parts = ids,{}
     def __repr__(self): return f'NegativeSampler({self.kind!r}, n_neg={self.n_neg})'
     def __getstate__(self): return {**vars(self), '_parts':{}}
+    def of(self,
+        ids:Tensor, # Rows of user and item of other interactions, (n,2)
+        weights:np.ndarray|None=None, # As in `NegativeSampler`
+    )->'NegativeSampler':
+        "A sampler of the same kind for other interactions; with `weights`, one that doesn't look at batches"
+        kind = 'popularity' if weights is not None and self.kind=='inbatch' else self.kind
+        return type(self)(ids, self.n_users, self.n_items, kind, self.power, self.n_neg, weights)
     def _part(self, name, make):
         if name not in self._parts: self._parts[name] = make()
         return self._parts[name]
@@ -101,6 +110,7 @@ class NegativeSampler:
     @property
     def weights(self)->np.ndarray: # (n_items-1,)
         "How often each item is drawn, up to a factor"
+        if self._weights is not None: return self._weights
         if self.kind=='uniform': return np.ones(self.n_items-1)
         power = self.power if self.kind=='popularity' else 1.
         return np.maximum(self.counts, 1e-9)**power

@@ -110,11 +110,15 @@ class Order:
         weights=None, # Function that returns the weight of each row, (n,) float64; None draws each row once
     ): self.seed,self.weights,self.epoch_seed,self._seeds = seed,weights,None,random.Random(seed)
 
+    def next_seed(self)->int:
+        "The seed of the next epoch, for those that read the rows in their own order, too"
+        self.epoch_seed = torch.randint(2**62, ()).item() if self.seed is None else self._seeds.getrandbits(62)
+        return self.epoch_seed
     def rows(self,
         n:int, # Rows of the store
     )->Tensor: # (n,) int32, or int64 from 2**31 rows on
         "The rows of the next epoch"
-        self.epoch_seed = torch.randint(2**62, ()).item() if self.seed is None else self._seeds.getrandbits(62)
+        self.next_seed()
         generator = torch.Generator().manual_seed(self.epoch_seed)
         order = torch.randperm(n, generator=generator, dtype=torch.int32 if n<2**31 else torch.int64)
         if self.weights is None: return order
