@@ -41,6 +41,8 @@ from fastcollab.train.optimizer import LazyAdam
 from fastcollab.train.loops import CollabCallback
 from fastcollab.train.callbacks import (IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation,
     sched_step)
+from fastcollab.train.ranking import (NDCG, Recall, Precision, MAP, MRR, HitRate, AUC, Coverage, ExposureGini,
+    Novelty, PopularityLift, Diversity)
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
 from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
 from fastcollab.train.ensemble import ensemble

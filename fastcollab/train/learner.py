@@ -36,6 +36,7 @@ from .choice import *
 from .export import *
 from .loops import *
 from .optimizer import *
+from .ranking import FullRanking
 from .schedules import *
 from .sampler import default_factors
 from .solvers import *
@@ -225,15 +226,22 @@ class CollabLearner(Learner):
     ):
         self.fused = check_choice('fused', fused, ('auto',True,False))
         self.bias_wd = check_number('bias_wd', bias_wd, low=0)
-        self.auto = self.auto_choice = self._loop = self._solver = self._chain = None
+        self.auto = self.auto_choice = self._loop = self._solver = self._chain = self._ranking = None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
     @property
     def auto_config(self)->AutoConfig|None: # None unless `arch='auto'` made it
         "The settings of Adam that fit the data"
         return None if self.auto is None else self.auto.config
-    def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k not in ('_recommender','_chain')}
-    def __setstate__(self, state): super().__setstate__({**state, '_chain':None})
+    def __getstate__(self):
+        dropped = '_recommender','_chain','_ranking'
+        return {k:v for k,v in super().__getstate__().items() if k not in dropped}
+    def __setstate__(self, state): super().__setstate__({**state, '_chain':None, '_ranking':None})
+    @property
+    def ranking(self)->FullRanking:
+        "All items, ranked for the users of the loader that is validated; what metrics of lists ask"
+        if self._ranking is None: self._ranking = FullRanking(self)
+        return self._ranking
 
     # ---- Training
     @property
@@ -274,6 +282,10 @@ class CollabLearner(Learner):
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
+    def _do_epoch_validate(self, ds_idx=1, dl=None):
+        self.ranking.begin()
+        super()._do_epoch_validate(ds_idx, dl)
+        self.ranking.begin()   # what was ranked is not kept
     def _do_epoch_train(self):
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights
