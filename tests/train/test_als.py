@@ -1,5 +1,5 @@
 "`fit_als`: ratings and clicks, against numpy, in a fit, in lists, folded in, explained, saved, and what can't be fitted"
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pytest, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import SaveModelCallback
 from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, OrdinalLoss, Recommender,
