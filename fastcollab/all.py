@@ -8,7 +8,8 @@ from fastcollab.data.datasets import movielens, movielens_fold
 from fastcollab.data.netflix import netflix_prize
 from fastcollab.data.synthetic import synthetic_ratings
 from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter,
-    TemporalSplitter, ColdUserSplitter, ColdItemSplitter, FoldSplitter)
+    LastShareSplitter, ItemStratifiedSplitter, TemporalSplitter, ColdUserSplitter, ColdItemSplitter, FoldSplitter,
+    split_leaks)
 from fastcollab.data.features import GenreCategorify, FeatureSpec
 from fastcollab.data.times import unix_seconds
 from fastcollab.data.ratings import describe_ratings, plot_ratings
@@ -41,6 +42,8 @@ from fastcollab.train.optimizer import LazyAdam
 from fastcollab.train.loops import CollabCallback
 from fastcollab.train.callbacks import (IdDropout, ValidRMSE, FitSessionEffects, GravityRegularizer, BiasInterpretation,
     sched_step)
+from fastcollab.train.ranking import (NDCG, Recall, Precision, MAP, MRR, HitRate, AUC, Coverage, ExposureGini,
+    Novelty, PopularityLift, Diversity)
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
 from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
 from fastcollab.train.ensemble import ensemble

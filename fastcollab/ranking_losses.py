@@ -10,7 +10,7 @@ from fastai.torch_basics import *
 from .checks import *
 from .losses import RatingLoss
 
-# %% ../nbs/01_ranking_losses.ipynb #013ef800
+# %% ../nbs/01_ranking_losses.ipynb #0f57390a
 class RankingLoss(RatingLoss):
     "Base class of losses that compare the item of an interaction, column 0 of the scores, with negatives"
     ranks,takes_ratings = True,False
@@ -36,6 +36,7 @@ class RankingLoss(RatingLoss):
                 'make the loaders with CollabDataLoaders.from_interactions, and the learner with collab_learner')
         if items is not None: scores = without_padding(scores, items)
         res = self.rows(scores, items)
+        if self.reduction=='none': return res
         if weights is None: return res.mean()
         weights = weights.reshape(-1).to(res)
         return (res*weights).sum()/weights.sum()

@@ -64,7 +64,7 @@ class TabularNames:
 class RatingsDataset(TabularNames):
     "A store of encoded ratings with its vocabularies and features; `rows` builds batches of the contract"
     loss_func = RatingMSE()   # so that `Learner(dls, model)` needs no other
-    implicit = False # Are the rows interactions, with weights instead of ratings?
+    implicit,n_neg = False,0 # Are the rows interactions, with weights instead of ratings? How many negatives has each?
     def __init__(self,
         enc:RatingsEncoder, # Names and vocabularies
         store:RatingStore, # The ratings

@@ -60,13 +60,14 @@ def list_table(
     predictions:Tensor, # (n,k); -inf where a user has rated all that is left
     ids:tuple, # Ids of users and of items
     titles, # Array of titles of all items
+    value:str='prediction', # What the last column is called
 )->pd.DataFrame: # `user, rank, item, title, prediction`
     "Lists as a table"
     real = ~predictions.isinf()
     i,rank = rows[real].numpy()-1,torch.arange(1, rows.shape[1]+1).expand_as(rows)[real].numpy()
     user = ids[0].take(u.repeat_interleave(real.sum(1)).numpy()-1)
-    return pd.DataFrame(dict(user=user, rank=rank, item=ids[1].take(i), title=titles.take(i),
-        prediction=predictions[real].float().numpy()))
+    return pd.DataFrame({'user':user, 'rank':rank, 'item':ids[1].take(i), 'title':titles.take(i),
+        value:predictions[real].float().numpy()})
 
 # %% ../../nbs/recommend/08_recommender.ipynb #ef8f6af1
 def nearest_rows(
@@ -189,7 +190,9 @@ class Recommender:
         terms:tuple=(FoldTerms(),FoldTerms()), # What adds to new users and items; None where they can't be folded in
         rated:tuple=(-np.inf,np.inf), # Lowest and highest rating in training
         separators:dict|None=None, # What separates the categories in columns of `items` that hold sets
+        value:str='prediction', # What lists call the numbers they are sorted by: 'score' if they have no unit
     ):
+        self.value = check_choice('value', value, ('prediction','score'))
         self.scorer,self.ids,self.names,self.items,self.history = scorer,tuple(ids),tuple(names),items,history
         self.terms,self.rated,self.separators,self.decays = tuple(terms),tuple(rated),separators or {},[None,None]
 
@@ -237,7 +240,7 @@ class Recommender:
         i = candidate_rows(self.ids[1], self.items, k, items, exclude, filters, self.separators)
         titles = title_text(self.items['title']).array
         for part,rows,scores in top_items(self.scorer, u, self.n_items, k, i, seen, size):
-            yield list_table(part, rows, torch.where(scores.isinf(), scores, self.link(scores)), self.ids, titles)
+            yield list_table(part, rows, torch.where(scores.isinf(), scores, self.link(scores)), self.ids, titles, self.value)
 
     def recommend(self,
         users=None, # A user id or several; everybody if None
@@ -247,7 +250,7 @@ class Recommender:
         exclude=None, # Not these items
         filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
-    )->pd.DataFrame: # `user, rank, item, title, prediction`; fewer rows for a user who has rated almost everything
+    )->pd.DataFrame: # `user, rank, item, title`, `prediction` or `score`; fewer rows where almost everything is seen
         "The best items for each user: exact, ties in the order of the items"
         parts = list(self.batches(users, k, exclude_seen, items, exclude, filters, mb))
         return parts[0] if len(parts)==1 else pd.concat(parts, ignore_index=True)
@@ -383,7 +386,7 @@ class Recommender:
         can_fold = self.scorer.factors(0) is not None and None not in self.terms
         decays = [self.decay(o) for o in (0,1)] if can_fold else [None,None]
         info = dict(scorer=scorer, terms=terms, decays=decays, names=self.names, separators=self.separators,
-            rated=[float(o) for o in self.rated])
+            rated=[float(o) for o in self.rated], value=self.value)
         history = dict(user=self.history.users().int(), item=self.history.items, rating=self.history.ratings)
         tables = dict(user_ids=pd.DataFrame(dict(id=self.ids[0])), item_ids=pd.DataFrame(dict(id=self.ids[1])),
             items=self.items, history=pd.DataFrame({k:v.numpy() for k,v in history.items()}))
@@ -408,7 +411,7 @@ class Recommender:
         history = [torch.tensor(history[o].to_numpy()) for o in ('user','item','rating')]
         res = cls(load_scorer(info['scorer'], mine, model), ids, info['names'], tables['items'],
             UserHistory.from_ratings(*history, len(ids[0])+1), load_terms(info['terms'], tensors), info['rated'],
-            info['separators'])
+            info['separators'], info.get('value', 'prediction'))
         res.decays = [None if o is None else as_decay(o) for o in info['decays']]
         return res
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTS', 'SCORERS', 'Scorer', 'DotScorer', 'NetScorer', 'net_scorer', 'add_columns', 'ModelScorer', 'load_scorer',
-           'scorers_agree', 'topk', 'exact_scores', 'no_numbers', 'top_items']
+           'scorers_agree', 'topk', 'exact_scores', 'no_numbers', 'top_items', 'ranked_lists', 'scored_blocks']
 
 # %% ../../nbs/recommend/01_scorers.ipynb #541b2028
 import numpy as np, torch
@@ -399,3 +399,32 @@ def _refined(scorer, u, i, cand, k, value, col, rows, cols):
         doubtful = ((last>=fine[:,-1]) & value[:,-1].isfinite()).nonzero()[:,0].tolist()
         for r in doubtful: fine[r],item[r] = _whole_row(scorer, u[r], cand, cols[rows==r], k)
     return item,fine
+
+# %% ../../nbs/recommend/01_scorers.ipynb #5a17f002
+def ranked_lists(
+    scorer:Scorer, # Where scores come from
+    u:torch.Tensor, # Rows of users, (n,) int64
+    n_items:int, # Rows of items, `#na#` included
+    k:int, # Items per list, at most `n_items-1`
+    seen:tuple|None=None, # As in `top_items`
+)->np.ndarray: # Rows of items, (n,k) int64; 0 where a list is shorter
+    "The items with the highest scores of each user"
+    if not 1<=k<n_items: raise ValueError(f'k is {k}, but there are {n_items-1:,} items; lower k')
+    parts = top_items(scorer, u, n_items, k, seen=seen, size=max(16, 2**22//n_items))
+    lists = [torch.where(best.isinf(), 0, i).numpy() for _,i,best in parts]
+    return np.concatenate([np.zeros((0,k), np.int64), *lists])
+
+def scored_blocks(
+    scorer:Scorer, # Where scores come from
+    u:torch.Tensor, # Rows of users, (n,) int64
+    n_items:int, # Rows of items, `#na#` included
+    seen:tuple|None=None, # As in `top_items`
+): # Generator of places in `u`, a slice, and their scores (c,n_items-1), -inf for what they have seen
+    "All scores of all users, some users at a time; the memory of a block is used again"
+    size,pos = max(16, 2**22//n_items),torch.arange(-1, n_items-1)
+    out = torch.empty(min(size, len(u)), n_items-1)
+    for o in range(0, len(u), size):
+        part = u[o:o+size]
+        s = scorer.block(part, None, out=out[:len(part)])
+        if seen is not None: s[_chunk_seen(seen, part, pos)] = -torch.inf
+        yield slice(o, o+len(part)),s

@@ -144,7 +144,8 @@ def export_recommender(
     separators = {f.name:f.codec.sep for f in enc.features if f.side==1}
     ids,names = tuple(enc.index[o] for o in enc.id_names),(*enc.id_names,enc.rating_name)
     terms = add_feature_names(terms, enc.features)
-    return Recommender(scorer, ids, names, item_table(enc, items), kept.history, terms, kept.rated, separators)
+    value = 'score' if learn.dls.train_ds.implicit else 'prediction'
+    return Recommender(scorer, ids, names, item_table(enc, items), kept.history, terms, kept.rated, separators, value)
 
 # %% ../../nbs/train/06_export.ipynb #h15e0003
 def check_fold_in(

@@ -6,7 +6,7 @@
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
            'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'learner_summary', 'learner_state',
            'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range',
-           'center_model', 'is_dense', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner',
+           'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner',
            'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model',
            'plan_of', 'run_trial', 'fit_choice', 'fit_auto', 'baseline_rmse']
 
@@ -37,6 +37,7 @@ from .choice import *
 from .export import *
 from .loops import *
 from .optimizer import *
+from .ranking import FullRanking
 from .schedules import *
 from .sampler import default_factors
 from .solvers import *
@@ -88,7 +89,8 @@ def predicts_in_kernel(
     learn:Learner, # A `CollabLearner`, with `dl` set
 )->bool:
     "Does the compiled loop predict the batches of `learn.dl`?"
-    return bool(learn.fused) and not why_batches(learn.dl) and not why_not_predict(learn, learn.dl.dataset)
+    if not learn.fused or why_batches(learn.dl) or learn.dl.dataset.n_neg: return False
+    return not why_not_predict(learn, learn.dl.dataset)
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0006
 def asked_rows(
@@ -225,15 +227,22 @@ class CollabLearner(Learner):
     ):
         self.fused = check_choice('fused', fused, ('auto',True,False))
         self.bias_wd = check_number('bias_wd', bias_wd, low=0)
-        self.auto = self.auto_choice = self._loop = self._solver = self._chain = None
+        self.auto = self.auto_choice = self._loop = self._solver = self._chain = self._ranking = None
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
     @property
     def auto_config(self)->AutoConfig|None: # None unless `arch='auto'` made it
         "The settings of Adam that fit the data"
         return None if self.auto is None else self.auto.config
-    def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k not in ('_recommender','_chain')}
-    def __setstate__(self, state): super().__setstate__({**state, '_chain':None})
+    def __getstate__(self):
+        dropped = '_recommender','_chain','_ranking'
+        return {k:v for k,v in super().__getstate__().items() if k not in dropped}
+    def __setstate__(self, state): super().__setstate__({**state, '_chain':None, '_ranking':None})
+    @property
+    def ranking(self)->FullRanking:
+        "All items, ranked for the users of the loader that is validated; what metrics of lists ask"
+        if self._ranking is None: self._ranking = FullRanking(self)
+        return self._ranking
 
     # ---- Training
     @property
@@ -274,6 +283,10 @@ class CollabLearner(Learner):
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
+    def _do_epoch_validate(self, ds_idx=1, dl=None):
+        self.ranking.begin()
+        super()._do_epoch_validate(ds_idx, dl)
+        self.ranking.begin()   # what was ranked is not kept
     def _do_epoch_train(self):
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights
@@ -363,8 +376,8 @@ class CollabLearner(Learner):
         item=None, # An item id or several; None if `user` is a table or a row
         unknown:str='average', # Rows with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
         interval:float|None=None, # Share of the ratings between `low` and `high`, such as .9; after `fit_gibbs`
-    )->float|np.ndarray|pd.DataFrame: # In stars; one number for one row, else (n,) float32; `prediction, low, high`
-        "Predict ratings, in raw ids"
+    )->float|np.ndarray|pd.DataFrame: # Ratings in stars, or scores without a unit; a number, (n,), or a table with ends
+        "Predict ratings, or scores for a learner of interactions, in raw ids"
         rows,is_row = asked_rows(self.dls, user, item)
         dl = self.dls.test_dl(rows, bs=2**13, unknown=unknown)
         preds = loader_outputs(self.model, dl, rating_loss(self.loss_func).activation)
@@ -397,7 +410,7 @@ class CollabLearner(Learner):
         users=None, # A user id or several; all users if None
         k:int=10, # Items per list
         **kwargs # Further arguments of `Recommender.recommend`
-    )->pd.DataFrame: # `user, rank, item, title, prediction`
+    )->pd.DataFrame: # `user, rank, item, title`, and `prediction`, or `score` for a learner of interactions
         "The best items for each user"
         return self.kept_recommender().recommend(users, k, **kwargs)
     def similar_items(self,
@@ -522,6 +535,24 @@ def is_dense(
     "Are there 30 training ratings per id, in the geometric mean of users and items?"
     return len(dls.train_ds)**2>=900*(dls.n_users-1)*(dls.n_items-1)
 
+# %% ../../nbs/train/07_learner.ipynb #25dada16
+def check_loss(
+    dls:CollabDataLoaders, # Ratings or interactions
+    loss_func:Callable, # Loss to train with
+    y_range:tuple|bool|None=None, # What came as range of the predictions
+)->Callable: # `loss_func`, which knows what it has to of the loaders
+    "The loss, ready for these loaders; ValueError if it isn't one for them"
+    loss,name = rating_loss(loss_func),type(loss_func).__name__
+    if loss.ranks and not dls.implicit:
+        raise ValueError(f'{name} ranks items and needs negatives, but these are ratings; make the loaders with '
+            'CollabDataLoaders.from_interactions(to_implicit(ratings))')
+    if dls.implicit and not loss.ranks:
+        raise ValueError(f'{name} predicts ratings, but these are interactions, which have none; take a loss such as '
+            'BPRLoss(), or make the loaders with from_df')
+    if not loss.ranks: return loss_func
+    if y_range not in (None,False): raise ValueError(f'{name} trains scores, which have no range; leave out y_range')
+    return loss_func.setup(dls)
+
 # %% ../../nbs/train/07_learner.ipynb #f06a0023
 def prepare_model(
     model:nn.Module, # Model to train
@@ -570,7 +601,7 @@ def new_learner(
     "A learner with `IdDropout`, and with the parameter groups of `model`"
     kwargs.setdefault('splitter', collab_model(model).splitter)
     if unk_p is None: unk_p = new_id_share(dls.train_ds.store.ids())
-    cbs = L(cbs) + ([IdDropout(unk_p)] if unk_p else [])
+    cbs = L(cbs)+[IdDropout(unk_p)]*bool(unk_p)+[NegativeItems()]*dls.implicit
     return CollabLearner(dls, model, cbs=cbs, **kwargs)
 
 # %% ../../nbs/train/07_learner.ipynb #f06a001a
@@ -583,7 +614,7 @@ def collab_learner(
     layers:list|None=None, # Widths of the hidden layers of a neural net
     config:dict|None=None, # Further arguments of the model; it is not written to
     y_range:tuple|bool|None=None, # Lowest and highest rating; `rating_range` of the data if None, False for any number
-    loss_func:Callable|None=None, # `RatingMSE` if None
+    loss_func:Callable|None=None, # `RatingMSE` if None, or `BPRLoss` for interactions
     arch=None, # 'auto' (or 'best'): `SVDPlusPlus` as `auto_config` suggests; a class with `from_dls`; or a model
     unk_p:float|None=None, # Share of ids to replace by the unknown one; `new_id_share` if None, and 0 turns it off
     center:bool|None=None, # Put the mean of the ratings into the model? None: if it is new and ours; see `is_dense`
@@ -592,10 +623,10 @@ def collab_learner(
     cbs:list|Callback|None=None, # Further callbacks
     **kwargs
 )->CollabLearner:
-    "A `Learner` for ratings: fastai's `collab_learner`, for any model, prepared for unknown ids"
+    "A `Learner` for ratings or clicks: fastai's `collab_learner`, for any model, prepared for unknown ids"
     if not isinstance(dls, CollabDataLoaders):
         raise TypeError(f'dls is {type(dls)}; build it with fastcollab.data.loaders.CollabDataLoaders')
-    auto,loss_func = None,ifnone(loss_func, RatingMSE())
+    auto,loss_func = None,check_loss(dls, ifnone(loss_func, dls.train_ds.loss_func), y_range)
     if arch in ('auto','best'):
         given = dict(n_factors=n_factors, y_range=y_range, unk_p=unk_p, config=config, cbs=cbs)
         auto,dls,given = auto_arguments(dls, loss_func, **given)

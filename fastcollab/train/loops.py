@@ -6,8 +6,8 @@
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'decay_factor',
            'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights',
-           'tell_callbacks', 'record', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays',
-           'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
+           'tell_callbacks', 'record', 'batch_loss', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part',
+           'plan_arrays', 'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
 import itertools, sys
@@ -158,7 +158,8 @@ def why_not_predict(
     ds=None, # `RatingsDataset` to predict; that of training if None
 )->str: # Empty if there is no reason
     "Why predictions of the model of `learn` don't come from the compiled loop"
-    if any(cb.run and cb.run_valid and acts_on(cb, 'before_batch', _known_in_validation) for cb in learn.cbs):
+    cbs = learn.cbs.filter(lambda cb: cb.run and cb.run_valid and not (isinstance(cb, CollabCallback) and cb.in_loop))
+    if any(acts_on(cb, 'before_batch', _known_in_validation) for cb in cbs):
         return 'a callback acts before each batch of the validation'
     ds = learn.dls.train.dataset if ds is None else ds
     plan = collab_model(learn.model).fuse_plan(ds)
@@ -282,6 +283,19 @@ def record(
     lrs = last.get('lr', np.full(n, float(learn.opt.hypers[-1]['lr']))).tolist()
     tell_callbacks(learn, Piece(losses, lrs, last))
 
+# %% ../../nbs/train/02_loops.ipynb #653f904e
+def batch_loss(
+    learn:Learner, # Learner in training
+    b:tuple, # `(x,y)`, or `(x,negatives,weights)`, as the loader gives them
+)->Tensor: # Scalar
+    "The loss of a batch, as the learner computes it with all of its callbacks"
+    if len(b)==2:
+        pred = learn.model(b[0])
+        return learn.loss_func(pred.reshape(-1, 1) if pred.numel()==len(b[1]) else pred, b[1])
+    x,neg,weights = b
+    rows,items = learn.dl.dataset.lists(x, neg, unknown=True)
+    return learn.loss_func(learn.model(rows).view(items.shape), weights, items)
+
 # %% ../../nbs/train/02_loops.ipynb #bc98723c
 class TorchLoop:
     "Training epochs of a learner whose callbacks need no single batches"
@@ -336,13 +350,12 @@ class TorchLoop:
         "Train on some batches, and record what the learner keeps of them"
         learn,losses,groups = self.learn,[],self.learn.opt.hypers
         ahead = {name: (v if v.ndim>1 else v[:,None].repeat(len(groups), 1)).tolist() for name,v in hypers.items()}
-        x,y = self.ds.rows(idx)
-        if dropped is not None: x[:,:2].masked_fill_(dropped, 0)
-        for k,(xb,yb) in enumerate(zip(x.split(learn.dl.bs), y.split(learn.dl.bs))):
+        parts = learn.dl.rows(idx)
+        if dropped is not None: parts[0][:,:2].masked_fill_(dropped, 0)
+        for k,b in enumerate(zip(*(o.split(learn.dl.bs) for o in parts))):
             for name,v in ahead.items():
                 for h,o in zip(groups, v[k]): h[name] = o   # `set_hyper` would take as long as Adam
-            pred = learn.model(xb)
-            loss = learn.loss_func(pred.reshape(-1, 1) if pred.numel()==len(yb) else pred, yb)
+            loss = batch_loss(learn, b)
             if self.on_cpu and not math.isfinite(loss.item()): raise diverged(learn, s+k, loss)
             loss.backward()
             learn.opt.step()

@@ -1,0 +1,73 @@
+"Learners of clicks: every loss with every way of training, what they say, and what they refuse"
+import numpy as np, pytest, torch
+from fastai.callback.core import Callback
+
+from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias, Link,
+    RatingMSE, Recommender, SampledSoftmaxLoss, SVDPlusPlus, WARPLoss, collab_learner, load_learner, synthetic_ratings,
+    to_implicit)
+
+@pytest.fixture(scope='module')
+def clicks(): return to_implicit(synthetic_ratings(120, 60, 3000), threshold=4)
+def loaders(df, **kwargs): return CollabDataLoaders.from_interactions(df, **{'seed':1, 'bs':64, **kwargs})
+def quiet(learn, f):
+    with learn.no_bar(), learn.no_logging(): f()
+    return learn
+
+LOSSES = BPRLoss,WARPLoss,AdaptiveHingeLoss,SampledSoftmaxLoss,BCELoss
+
+class Looks(Callback):
+    "Needs single batches, so that fastai's own loop runs"
+    def before_step(self): pass
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_batches_one_by_one_or_in_loops_give_the_same(clicks, loss):
+    res = []
+    for cbs in (None,Looks()):
+        dls = loaders(clicks, n_neg=6, sampler='popularity', genre_name='genres')
+        torch.manual_seed(0)
+        learn = collab_learner(dls, n_factors=8, loss_func=loss(), cbs=cbs, fused='auto' if cbs else False, unk_p=.1)
+        quiet(learn, lambda: learn.fit_one_cycle(2, 1e-2))
+        res.append([p.detach().clone() for p in learn.model.parameters()]+[torch.tensor(learn.recorder.values[-1])])
+    for a,b in zip(*res): assert (a-b).norm()<=.02*b.norm()+1e-6   # dense Adam has an eps in rows that rest
+
+@pytest.mark.parametrize('arch', [DotProduct, DotProductBias, SVDPlusPlus])
+def test_models_learn_to_rank(clicks, arch):
+    dls = loaders(clicks)
+    learn = collab_learner(dls, arch=arch, loss_func=BPRLoss())
+    assert learn.model.link==Link() if arch is not SVDPlusPlus else learn.model.y_range is None
+    quiet(learn, lambda: learn.fit_one_cycle(8, 3e-2))
+    scores = learn.get_preds()[0]
+    assert (scores[:,0]>scores[:,1]).float().mean()>.6
+
+def test_validation_compares(clicks):
+    learn = collab_learner(loaders(clicks))
+    assert torch.equal(learn.get_preds()[0], learn.get_preds()[0])
+    assert learn.validate()[0]==learn.validate()[0]
+
+def test_a_score_is_called_a_score(clicks, tmp_path):
+    learn = collab_learner(loaders(clicks))
+    quiet(learn, lambda: learn.fit_one_cycle(1, 1e-2))
+    top = learn.recommend([1,2], 3)
+    assert list(top.columns)==['user','rank','item','title','score']
+    np.testing.assert_allclose(learn.predict(top.user, top.item), top.score, rtol=1e-5)
+    rec = learn.recommender()
+    rec.save(tmp_path/'rec')
+    assert Recommender.load(tmp_path/'rec').recommend([1,2], 3).equals(top)
+    learn.export(tmp_path/'learn.pkl')
+    assert load_learner(tmp_path/'learn.pkl').recommend([1,2], 3).equals(top)
+
+def test_wrong_pairs_of_loss_and_loaders(clicks):
+    dls = loaders(clicks)
+    with pytest.raises(ValueError, match='RatingMSE predicts ratings, but these are interactions'):
+        collab_learner(dls, loss_func=RatingMSE())
+    with pytest.raises(ValueError, match='scores, which have no range'): collab_learner(dls, y_range=(0,5))
+    rated = CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)
+    with pytest.raises(ValueError, match='BPRLoss ranks items and needs negatives'):
+        collab_learner(rated, loss_func=BPRLoss())
+    with pytest.warns(UserWarning, match='looks for a violation among n_neg=1'): collab_learner(dls, loss_func=WARPLoss())
+
+def test_lr_find_leaves_the_weights(clicks):
+    learn = collab_learner(loaders(clicks))
+    before = [p.clone() for p in learn.model.parameters()]
+    with learn.no_bar(): learn.lr_find(show_plot=False)
+    assert all(map(torch.equal, before, learn.model.parameters()))
