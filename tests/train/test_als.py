@@ -17,7 +17,7 @@ def quiet(learn, *args, **kwargs):
     return learn
 def fitted(dls=None, epochs=8, arch=DotProductBias, **kwargs):
     dls = dls or loaders()
-    more = dict(y_range=False) if dls.train_ds.implicit else dict(metrics=rmse)
+    more = {} if dls.train_ds.implicit else dict(metrics=rmse)
     torch.manual_seed(0)
     return quiet(collab_learner(dls, arch=arch, n_factors=8, **more), epochs, **kwargs)
 def tables(learn): return [o.vec.detach().double().numpy() for o in map(learn.model.factors, (0,1))]
@@ -82,7 +82,7 @@ def test_lists_fold_in_explanations_and_files(tmp_path):
     for o in (rec, Recommender.load(tmp_path/'rec')):
         folded = o.fold_in(new)
         a,b = folded.recommend(user, 5),folded.recommend(9999, 5)
-        assert a.item.tolist()==b.item.tolist() and np.allclose(a.prediction, b.prediction, atol=1e-4)
+        assert a.item.tolist()==b.item.tolist() and np.allclose(a.score, b.score, atol=1e-4)
         item = a.item[0]
         parts = o.explain(user, item)
         assert parts.stars.sum()==pytest.approx(o.predict(user, item), abs=1e-4)
@@ -95,7 +95,7 @@ def test_saved_states_and_exports_know_the_clicks(tmp_path):
     learn = fitted(clicks())
     learn.path = tmp_path
     learn.save('m')
-    other = collab_learner(learn.dls, arch=DotProductBias, n_factors=8, y_range=False, path=tmp_path).load('m')
+    other = collab_learner(learn.dls, arch=DotProductBias, n_factors=8, path=tmp_path).load('m')
     assert other.model.fold_terms(0).clicks==learn.model.fold_terms(0).clicks is not None
     learn.export('l.pkl')
     assert load_learner(tmp_path/'l.pkl').recommend(1, 3).item.tolist()==learn.recommend(1, 3).item.tolist()
