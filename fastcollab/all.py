@@ -8,7 +8,8 @@ from fastcollab.data.datasets import movielens, movielens_fold
 from fastcollab.data.netflix import netflix_prize
 from fastcollab.data.synthetic import synthetic_ratings
 from fastcollab.data.splits import (RandomSplitter, StratifiedSplitter, UserStratifiedSplitter, LeaveLastSplitter,
-    TemporalSplitter, ColdUserSplitter, ColdItemSplitter, FoldSplitter)
+    LastShareSplitter, ItemStratifiedSplitter, TemporalSplitter, ColdUserSplitter, ColdItemSplitter, FoldSplitter,
+    split_leaks)
 from fastcollab.data.features import GenreCategorify, FeatureSpec
 from fastcollab.data.times import unix_seconds
 from fastcollab.data.ratings import describe_ratings, plot_ratings

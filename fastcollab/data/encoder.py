@@ -32,12 +32,18 @@ def value_codes(
     return res,values
 
 # %% ../../nbs/data/06_encoder.ipynb #d35b637d
+def _leak(keys, splits):
+    "How many rows of the validation part repeat a pair of the training part, as the end of a sentence"
+    n = int(np.isin(keys[splits[1]], keys[splits[0]]).sum())
+    return f'; {n:,} of {len(splits[1]):,} validation rows repeat a pair of the training part: a leak' if n else ''
+
 def warn_duplicates(
     df:pd.DataFrame, # One row per rating
     names:tuple, # Columns of users and items
     u:np.ndarray, # Number of each row's user, (n,) int32
     i:np.ndarray, # Number of each row's item, (n,) int32
     then:str='all of them are kept', # What happens to them
+    splits:tuple|None=None, # Row numbers `(train, valid)`: are there pairs in both parts?
 ):
     "Warn about pairs of user and item that occur more than once"
     key = u.astype(np.int64)   # in place from here on: this is as large as the table
@@ -50,6 +56,7 @@ def warn_duplicates(
     row = np.flatnonzero((u==k>>32) & (i==k&(2**32-1)))[0]
     pair,example = (' and '.join(o) for o in zip(*((repr(o), plain_repr(df[o].iloc[row])) for o in names)))
     n = f'{int(same.sum()):,} of {len(df):,}'
+    if splits is not None: then += _leak(u.astype(np.int64)<<32|i, splits)
     warn(f'{n} rows repeat an earlier pair of {pair}, e.g. {example}; {then}')
 
 # %% ../../nbs/data/06_encoder.ipynb #5c097519
@@ -163,7 +170,7 @@ class RatingsEncoder:
         "Learn from the training part, and encode both parts"
         ids = [torch.empty(len(o), 2, dtype=torch.int32) for o in splits]
         coded,tables,entities = [value_codes(df[o]) for o in self.id_names],[None,None],[None,None]
-        if check_repeats: warn_duplicates(df, self.id_names, *(codes for codes,_ in coded))
+        if check_repeats: warn_duplicates(df, self.id_names, *(codes for codes,_ in coded), splits=splits)
         for side,name in enumerate(self.id_names):
             codes,values = coded[side]
             rows = self.fit_ids(name, codes, values, splits[0])

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RowNumbers', 'row_numbers', 'RandomSplitter', 'rank_in_group', 'UserStratifiedSplitter', 'LeaveLastSplitter',
-           'StratifiedSplitter', 'TemporalSplitter', 'ColdUserSplitter', 'ColdItemSplitter', 'FoldSplitter',
-           'check_splits']
+           'LastShareSplitter', 'ItemStratifiedSplitter', 'StratifiedSplitter', 'TemporalSplitter', 'ColdUserSplitter',
+           'ColdItemSplitter', 'FoldSplitter', 'check_splits', 'split_leaks']
 
 # %% ../../nbs/data/02_splits.ipynb #fc0786d4
 from typing import Callable
+from warnings import warn
 
 import numpy as np, pandas as pd, torch
 from ..checks import *
@@ -86,6 +87,39 @@ def LeaveLastSplitter(
         return _mask_split((rank>=n-k) & (n>k))
     return _inner
 
+# %% ../../nbs/data/02_splits.ipynb #5b17a002
+def LastShareSplitter(
+    valid_pct:float=0.2, # Share of each user's ratings to validate on, in [0,1)
+    user_name:str|None=None, # User column, the first if None
+    time_name:str='timestamp', # Column of times that orders the ratings, see `time_values`
+)->Callable: # df -> (train, valid) row numbers
+    "The last ratings of every user; every user stays in training"
+    valid_pct = check_share('valid_pct', valid_pct, 'rows')
+    def _inner(df):
+        df = check_frame('ratings', df)
+        codes,users = pd.factorize(pick_column(df, user_name, 0, 'user'))
+        n = np.bincount(codes, minlength=len(users))
+        held = np.minimum(np.round(valid_pct*n), n-1)
+        return _mask_split(rank_in_group(codes, time_order(df, time_name)) >= (n-held)[codes])
+    return _inner
+
+# %% ../../nbs/data/02_splits.ipynb #5b17a005
+def ItemStratifiedSplitter(
+    valid_pct:float=0.25, # Share of each item's ratings to validate on, in [0,1)
+    item_name:str|None=None, # Item column, the second if None
+    seed:int|None=None, # None takes torch's global random state; from 0 to 2**32-1
+)->Callable: # df -> (train, valid) row numbers
+    "Random ratings of every item, in the rows that Recommenders picks; every item stays in training"
+    valid_pct = check_share('valid_pct', valid_pct, 'rows')
+    seed = check_int('seed', seed, 0, 2**32-1, none="torch's global random state")
+    def _inner(df):
+        df = check_frame('ratings', df)
+        codes,items = pd.factorize(pick_column(df, item_name, 1, 'item'))
+        key = np.random.RandomState(torch.randint(2**32, ()).item() if seed is None else seed).rand(len(df))
+        kept = np.maximum(1, np.round((1-valid_pct)*np.bincount(codes, minlength=len(items))))
+        return _mask_split(rank_in_group(codes, key) >= kept[codes])
+    return _inner
+
 # %% ../../nbs/data/02_splits.ipynb #cb0a160a
 def StratifiedSplitter(
     valid_pct:float=0.1, # Share of the rows of each rating to validate on, in [0,1)
@@ -102,14 +136,23 @@ def StratifiedSplitter(
     return _inner
 
 # %% ../../nbs/data/02_splits.ipynb #92140f61
+def _moment(values, at):
+    "`at` as a number or a date that compares with `values`"
+    dates = values.dtype.kind=='M'
+    return time_values(pd.Series([pd.to_datetime(at) if dates else at], name='at'))[0]
+
 def TemporalSplitter(
-    valid_pct:float=0.2, # Share of the rows to validate on, in [0,1)
+    valid_pct:float=0.2, # Share of the rows to validate on, in [0,1); ignored with `at`
     time_name:str='timestamp', # Column of times that orders the ratings, see `time_values`
+    at=None, # First moment of the validation part: a date or a number, as in the column; by share if None
 )->Callable: # df -> (train, valid) row numbers
-    "Train on the past, validate on the last `valid_pct` of the timeline"
+    "Train on the past, validate on the end of the timeline"
     valid_pct = check_share('valid_pct', valid_pct, 'rows')
     def _inner(df):
         df = check_frame('ratings', df)
+        if at is not None:
+            values = time_values(need_column(df, time_name, 'time'))
+            return _mask_split(values>=_moment(values, at))
         order = np.argsort(time_order(df, time_name), kind='stable')
         cut = len(df)-int(valid_pct*len(df))
         return row_numbers(order[:cut], order[cut:])
@@ -191,3 +234,31 @@ def check_splits(
         example = f'e.g. row {valid[both][0]}'
         raise ValueError(f'{both.sum():,} rows are in both parts of the split, {example}; keep each in one')
     return train,valid
+
+# %% ../../nbs/data/02_splits.ipynb #5b17a009
+def _newest(codes, key, n):
+    "The highest `key` of each of `n` groups, -inf for an empty one"
+    res = np.full(n, -np.inf)
+    np.maximum.at(res, codes, key.astype(float))
+    return res
+
+def split_leaks(
+    df:pd.DataFrame, # The table that was split
+    splits:tuple, # (train, valid): row numbers or masks
+    user_name:str|None=None, # User column, the first if None
+    item_name:str|None=None, # Item column, the second if None
+    time_name:str|None=None, # Column of times; None looks at pairs alone
+)->dict: # Validation rows whose `pair` training has, and with times, that are `older` than what training has of the user
+    "Count what training knows of the validation part, with a warning if it knows anything"
+    train,valid = check_splits(splits, len(df))
+    u,i = (pd.factorize(pick_column(df, o, k, what))[0]
+        for k,(o,what) in enumerate(((user_name,'user'),(item_name,'item'))))
+    key = u.astype(np.int64)*(i.max(initial=0)+1)+i
+    res = dict(pair=int(np.isin(key[valid], key[train]).sum()))
+    if time_name is not None:
+        times = time_order(df, time_name)
+        res['older'] = int((times[valid]<_newest(u[train], times[train], u.max(initial=0)+1)[u[valid]]).sum())
+    said = dict(pair='repeat a pair of the training part', older='are older than training ratings of the same user')
+    for name,n in res.items():
+        if n: warn(f'{n:,} of {len(valid):,} validation rows {said[name]}: a leak, so metrics look too good')
+    return res
