@@ -289,6 +289,7 @@ class RatingsDL(TfmdDL):
     )->tuple: # x, y; with the negatives of interactions between them
         "What the batches of these ratings hold"
         x,*y = self.dataset.rows(idx)
+        if self.epoch_seed is None and self.dataset.n_neg: self.order.next_seed()   # fastai may set the order itself
         neg = self.dataset.negatives(idx, ifnone(self.neg_seed, self.epoch_seed), self.bs)
         return (x,*y) if neg is None else (x,neg,*y)
     def skip_epochs(self,

@@ -128,7 +128,7 @@ def _raw_rows(model, ids, side):
 class CollabModel(Module):
     "Base of the models: what it doesn't override has a default answer"
     classes,user,item,y_range = None,None,None,None
-    sized_by_data = 'mean','link_ends','link_levels','link_cuts' # Tensors that may differ in size in a saved state
+    sized_by_data = 'mean','link_ends','link_levels','link_cuts','click_terms' # Tensors that may differ in size in a saved state
     features,tables,timestamps,n_times = (),(None,None),(),0
     @property
     def name(self):
@@ -144,7 +144,7 @@ class CollabModel(Module):
     def __pre_init__(self, *args, **kwargs):
         super().__pre_init__()
         self.register_parameter('mean', None)
-        for o in ('link_ends','link_levels','link_cuts'): self.register_buffer(o, None)
+        for o in ('link_ends','link_levels','link_cuts','click_terms'): self.register_buffer(o, None)
         vars(self)['session_effects'] = None   # `SessionEffects` take its place in models that have them
 
     @classmethod
@@ -193,6 +193,13 @@ class CollabModel(Module):
         self.link_ends = numbers(link.y_range if link.clip else None)
         self.link_levels,self.link_cuts = numbers(link.levels),numbers(link.cuts)
         self.mean = None if link.mean is None else nn.Parameter(numbers([link.mean]), requires_grad=False)
+        return self
+    def set_clicks(self,
+        terms:list|None, # `ClickTerms` of users and of items; None if the scores aren't those of clicks
+    ): # self
+        "Keep how vectors of clicks were solved, for fold-in"
+        device = next(self.parameters()).device
+        self.click_terms = None if terms is None else torch.tensor([list(o) for o in terms], device=device)
         return self
     def _load_from_state_dict(self, state, prefix, metadata, strict, *args):
         own = {*self._modules,*self._parameters,*self._buffers}-{*self.sized_by_data}
@@ -254,7 +261,8 @@ class CollabModel(Module):
 
     def fold_terms(self, side:int)->FoldTerms|None:
         "What adds to the vector of a new user (0) or item (1) besides its ratings; None if it can't be folded in"
-        return FoldTerms() if self.has_products and self.factors(side) is not None else None
+        if not self.has_products or self.factors(side) is None: return None
+        return FoldTerms(clicks=None if self.click_terms is None else ClickTerms(*self.click_terms[side].tolist()))
 
     def clear_samples(self):
         "Forget samples of the parameters; another way of training begins"

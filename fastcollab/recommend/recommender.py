@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checks import as_frame, check_choice, check_int, check_number, need_column, plain_value, some_of
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
-from .base import Factors, FeatureTerms, FoldTerms, Link
+from .base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
 from .explain import explanation_sentence, explanation_table, score_parts
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
@@ -94,6 +94,7 @@ def terms_state(
     for side,term in enumerate(terms):
         info.append(None if term is None else [])
         if term is None: continue
+        if term.clicks is not None: tensors[f'terms{side}.clicks'] = torch.tensor(term.clicks, dtype=torch.float64)
         if term.implicit is not None: put(f'terms{side}.implicit', term.implicit)
         for k,f in enumerate(term.features):
             info[side].append(dict(name=f.name, how=f.how, agg=f.agg, codec=f.codec))
@@ -115,7 +116,9 @@ def load_terms(
     for side,features in enumerate(info):
         implicit = get(f'terms{side}.implicit') if f'terms{side}.implicit.vec' in tensors else None
         features = None if features is None else tuple(feature(side, k, o) for k,o in enumerate(features))
-        res.append(None if features is None else FoldTerms(implicit, features))
+        clicks = tensors.get(f'terms{side}.clicks')
+        clicks = None if clicks is None else ClickTerms(*clicks.tolist())
+        res.append(None if features is None else FoldTerms(implicit, features, clicks))
     return tuple(res)
 
 # %% ../../nbs/recommend/08_recommender.ipynb #424673c2
@@ -336,7 +339,10 @@ class Recommender:
             raise ValueError(f'nothing to fold in: give ratings, or a table of new {SIDES[side]}')
         ratings,table = as_frame(ratings),as_frame(table)
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
-        new = read_new_ratings(ratings, self.names, self.ids, side, self.link.y_range or self.rated)
+        bounds,clicks = self.link.y_range or self.rated,state.terms[side].clicks is not None
+        if clicks: bounds = 0,np.inf
+        if clicks and ratings is not None and self.names[2] not in ratings: ratings = ratings.assign(**{self.names[2]:1.})
+        new = read_new_ratings(ratings, self.names, self.ids, side, bounds)
         table_ids,codes = read_new_table(table, self.names[side], known, side, state.terms[side].features)
         ids = new.ids.append(table_ids) if len(table_ids) else new.ids
         fresh = ids[known.get_indexer(ids)<0].unique()

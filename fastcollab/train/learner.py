@@ -30,6 +30,7 @@ from ..models.mf import BiasBaseline,DotProductBias
 from ..models.nn import CollabNN
 from ..models.svdpp import SVDPlusPlus
 from ..recommend.recommender import Recommender
+from .als import *
 from .auto import *
 from .callbacks import *
 from .choice import *
@@ -312,6 +313,19 @@ class CollabLearner(Learner):
             self._chain = gibbs_chain(self, self._chain if resume else None, **settings)
             self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
             try: self.fit(len(loop.epochs))
+            finally: self._solver = None
+    def fit_als(self,
+        epochs:int=10, # How often users and items are solved
+        reg:float|None=None, # Decay of vectors; 30 for clicks, .1 for ratings if None
+        alpha:float|None=None, # Of clicks: confidence that a weight of 1 adds; 5 over the mean weight if None
+        cg:int|None=None, # Steps of conjugate gradients, such as 3, for long vectors; None solves exactly
+        cbs:list|Callback|None=None, # Callbacks that need no single batches
+    ):
+        "Fit by alternating least squares: no learning rate; for clicks, all pairs count"
+        epochs = check_int('epochs', epochs)
+        with self.added_cbs(L(cbs)):
+            self._solver = als_loop(self, reg=reg, alpha=alpha, cg=cg)
+            try: self.fit(epochs)
             finally: self._solver = None
     def fit_auto(self,
         budget:float|None=None, # Seconds it may take; 30 at up to 100,000 ratings, and more in proportion, if None

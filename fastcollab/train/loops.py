@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'decay_factor',
-           'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights',
-           'tell_callbacks', 'record', 'batch_loss', 'TorchLoop', 'n_threads', 'kernel_link', 'check_rows', 'Part',
-           'plan_arrays', 'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
+           'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_lists', 'why_not_fused', 'diverged',
+           'check_weights', 'tell_callbacks', 'record', 'batch_loss', 'TorchLoop', 'n_threads', 'kernel_link',
+           'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop', 'batch_shares', 'FusedLists',
+           'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
 import itertools, sys
@@ -217,6 +218,18 @@ def why_hooked(
     own = own_method(optimizer_of(learn), ('step','zero_grad'))
     return own or find_hook(learn.model) or find_hook(rating_loss(learn.loss_func))
 
+# %% ../../nbs/train/02_loops.ipynb #a87df03b
+def why_not_lists(
+    learn:Learner, # With a model that has a plan
+    loss, # `RankingLoss`
+)->str: # Empty if there is no reason
+    "Why the compiled loop can't train lists"
+    n_neg = learn.dls.train.dataset.n_neg
+    if not n_neg: return 'there are no negatives'
+    if loss.fused_lists(n_neg) is None: return f'the loss is {learn.loss_func}, which has no fused_lists(); BPRLoss has'
+    link = collab_model(learn.model).link
+    return '' if link.constants()==(0.,0.,0.) else 'the model turns scores into ratings'
+
 # %% ../../nbs/train/02_loops.ipynb #5a7e0009
 def why_not_fused(
     learn:Learner,
@@ -226,7 +239,9 @@ def why_not_fused(
     if reason := why_not_loop(learn) or why_not_predict(learn): return reason
     loss = rating_loss(learn.loss_func)
     if reason := why_hooked(learn): return reason
-    if loss.fused_pair() is None: return f'the loss is {learn.loss_func}, which has no fused_pair(); RatingMSE has'
+    if loss.ranks:
+        if reason := why_not_lists(learn, loss): return reason
+    elif loss.fused_pair() is None: return f'the loss is {learn.loss_func}, which has no fused_pair(); RatingMSE has'
     if loss.reduction!='mean': return f'the loss is reduced by {loss.reduction!r}'
     scheduled = {k for cb in learn.cbs if sets_hypers(cb) for k in cb.scheds}-{'lr','mom','wd'}
     if scheduled: return f'{", ".join(sorted(scheduled))} is scheduled'
@@ -436,17 +451,22 @@ class FusedLoop(TorchLoop):
     lazy = False
     def __init__(self, learn):
         super().__init__(learn)
-        self.bs = learn.dls.train.bs
+        self.bs = learn.dls.train.bs*(1+learn.dls.train_ds.n_neg)   # a list counts as so many ratings
         self.threads = n_threads(self.bs, len(learn.dls.train_ds))
         self.kernel,self.plan = load_kernels('mf'),collab_model(learn.model).fuse_plan(learn.dls.train_ds)
-        self.pair = rating_loss(learn.loss_func).fused_pair()
-        self.train_chunk,self.link = self.kernel.train_with(self.pair),kernel_link(self.kernel, self.plan.link)
+        self.init_loss(rating_loss(learn.loss_func))
         self.sides,self.categories = plan_arrays(self.kernel, self.plan, self.bs, self.threads)
         self.width = self.sides[0].now.shape[1]
         self.team = self.kernel.new_team(self.width, self.bs, self.threads)
         size = 12*self.width*sum(len(o.last) for o in self.sides)
         self.big = size>2**26   # bytes; fresh memory costs more time than smaller tables are worth
         self.pool = ThreadPoolExecutor(self.threads-1) if self.threads>1 else None
+    def init_loss(self,
+        loss, # `RatingLoss`
+    ):
+        "Take the formula of the loss, and what turns scores into what it compares"
+        self.pair = loss.fused_pair()
+        self.train_chunk,self.link = self.kernel.train_with(self.pair),kernel_link(self.kernel, self.plan.link)
     def end(self):
         "Let the threads go"
         if self.pool: self.pool.shutdown()
@@ -502,7 +522,7 @@ class FusedLoop(TorchLoop):
 
     def steps(self, s, idx, dropped, hypers):
         chunk,done = self.take(s, idx.numpy(), _none_dropped if dropped is None else dropped.numpy()),0
-        losses = np.zeros(-(-len(idx)//self.bs))
+        losses = np.zeros(-(-len(chunk.y)//self.bs))
         while done<len(losses):
             if self.at==self.n:
                 self.close()
@@ -518,13 +538,11 @@ class FusedLoop(TorchLoop):
     def take(self, s, idx, dropped):
         "A `Chunk` of the ratings `idx`, in all threads; looks at each rating, so what is out of range is found here"
         n,store = len(idx),self.ds.store
-        u_keys,i_keys,y = np.empty(n, np.int32),np.empty(n, np.int32),np.empty(n, np.float32)
-        chunk = self.kernel.Chunk(u_keys, i_keys, y, self.bs, 0, np.zeros(0))
         source = self.kernel.Source(*store.arrays(), idx, dropped)
         sizes = tuple(len(o.rows) for o in self.sides)
         shifts = tuple(len(s.rows) if len(c.rows) else 0 for s,c in zip(self.sides, self.categories))
         cuts = np.linspace(0, n, self.threads+1).astype(int).tolist()
-        def part(start, stop): return self.kernel.take(source, sizes, shifts, chunk, start, stop)
+        chunk,part = self.taker(source, sizes, shifts)
         others = [self.pool.submit(part, *o) for o in zip(cuts[1:-1], cuts[2:])]
         with compiling('take'): good = [part(*cuts[:2]), *(o.result() for o in others)]
         if all(good): return chunk
@@ -533,6 +551,17 @@ class FusedLoop(TorchLoop):
         step = s+int(bad[idx].argmax())//self.bs+1
         raise ValueError(f'{int(bad.sum())} of {len(bad):,} ratings are not finite numbers, '
             f'the first in epoch {self.learn.epoch}, step {step} of {self.learn.n_iter}; drop them')
+    def new_chunk(self,
+        n:int, # Ratings
+    ): # `Chunk` of the kernel
+        "A chunk to be filled"
+        u_keys,i_keys,y = np.empty(n, np.int32),np.empty(n, np.int32),np.empty(n, np.float32)
+        return self.kernel.Chunk(u_keys, i_keys, y, self.bs, 0, np.zeros(0))
+    def taker(self, source, sizes, shifts)->tuple: # The chunk, and a function of the first and of the last rating
+        "What fills a chunk with ratings, a part in each thread"
+        chunk = self.new_chunk(len(source.order))
+        def part(start, stop): return self.kernel.take(source, sizes, shifts, chunk, start, stop)
+        return chunk,part
     def run(self, chunk):
         "The steps of `chunk` in all threads, this one included; returns how many were done"
         args = *self.sides,*self.categories,chunk,self.row_steps,self.link,self.team
@@ -545,6 +574,34 @@ class FusedLoop(TorchLoop):
             self.kernel.give_up(self.team)   # they wait for each other, and one of them may not have begun
             raise
         finally: wait(others)
+
+# %% ../../nbs/train/02_loops.ipynb #a19ef52a
+def batch_shares(
+    weights:np.ndarray, # (n,) float32
+    bs:int, # Lists of a minibatch
+)->np.ndarray: # (n,) float32
+    "Weights over their mean in each minibatch"
+    starts = np.arange(0, len(weights), bs)
+    sizes = np.diff(np.r_[starts,len(weights)])
+    sums = np.add.reduceat(weights.astype(np.float64), starts) if len(weights) else sizes
+    return (weights*np.repeat(sizes/sums, sizes)).astype(np.float32)
+
+class FusedLists(FusedLoop):
+    "Training epochs with a ranking loss, in the compiled loop"
+    def init_loss(self, loss):
+        self.lists,ds = load_kernels('lists'),self.learn.dls.train_ds
+        self.pair = self.rule = loss.fused_lists(ds.n_neg)
+        self.train_chunk = self.lists.train_lists(self.rule.formula)
+        self.pair = self.rule.formula
+        self.link = self.lists.ListNumbers(ds.n_neg, np.ascontiguousarray(self.rule.table, np.float32))
+    def taker(self, source, sizes, shifts):
+        order,bs = source.order,self.learn.dls.train.bs
+        neg = self.ds.negatives(torch.from_numpy(order), self.learn.dl.epoch_seed, bs).numpy()
+        chunk,offsets = self.new_chunk(neg.size+len(neg)),np.ascontiguousarray(self.rule.offsets, np.float32)
+        source = source._replace(ratings=batch_shares(source.ratings[order,0], bs))
+        def part(start, stop):
+            return self.lists.take_lists(source, neg, offsets, sizes, shifts, chunk, start, stop)
+        return chunk,part
 
 # %% ../../nbs/train/02_loops.ipynb #24ba8e6b
 def ids_and_factors(
@@ -602,4 +659,5 @@ def loop_for(
     "A loop for this fit, None if batches have to come one by one; ValueError if `learn.fused` is True and can't be"
     reason = why_not_fused(learn)
     if learn.fused is True and reason and not finding_lr(learn): raise ValueError(f'fused=True, but {reason}')
-    return FusedLoop(learn) if not reason else TorchLoop(learn) if not why_not_loop(learn) else None
+    fused = FusedLists if rating_loss(learn.loss_func).ranks else FusedLoop
+    return fused(learn) if not reason else TorchLoop(learn) if not why_not_loop(learn) else None
