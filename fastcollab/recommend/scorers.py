@@ -5,18 +5,24 @@
 # %% auto #0
 __all__ = ['ACTS', 'SCORERS', 'Scorer', 'DotScorer', 'NetScorer', 'net_scorer', 'add_columns', 'ModelScorer', 'HistoryScorer',
            'met_items', 'load_scorer', 'scorers_agree', 'topk', 'exact_scores', 'no_numbers', 'top_items',
-           'ranked_lists', 'scored_blocks']
+           'one_thread_each', 'best_columns', 'scored_block', 'ranked_lists']
 
 # %% ../../nbs/recommend/01_scorers.ipynb #541b2028
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import numpy as np, torch
 import torch.nn.functional as F
 from scipy.sparse import csr_matrix, issparse, vstack
 from .base import *
+from ..kernels.jit import load_kernels
+from ..ranking import auc_scores
 
 # %% ../../nbs/recommend/01_scorers.ipynb #1aa91cf4
 class Scorer:
     "What a recommender asks of a model; rows of users and items are int64, and row 0 is the unknown one"
     kind = None # Name in a saved recommender
+    concurrent = True # May several threads ask at once?
     def __init__(self,
         link:Link=Link(), # From scores to ratings
         vectors:tuple=(None,None), # Vectors of users and of items, for similarity, (n,k) each
@@ -237,7 +243,7 @@ class _Flat(torch.nn.Module):
 # %% ../../nbs/recommend/01_scorers.ipynb #168e4719
 class ModelScorer(Scorer):
     "Scores of a model that maps pairs (bs,2+) to ratings (bs,) or (bs,1)"
-    kind = 'model'
+    kind,concurrent = 'model',False
     def __init__(self,
         model:torch.nn.Module, # In evaluation mode
         n_items:int, # Rows of items, `#na#` included
@@ -469,30 +475,70 @@ def _refined(scorer, u, i, cand, k, value, col, rows, cols):
     return item,fine
 
 # %% ../../nbs/recommend/01_scorers.ipynb #5a17f002
+@contextmanager
+def one_thread_each():
+    "Operations of torch in one thread each, within this context; the number of threads there were"
+    n = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield n
+    finally: torch.set_num_threads(n)
+
+def best_columns(
+    s:torch.Tensor, # Scores, (n,m) float32
+    k:int, # How many of each row, at most m
+    u:torch.Tensor, # Rows of users, for the error, (n,) int64
+)->tuple: # The largest of each row and their columns, from high to low, (n,k) each
+    "`topk` in a compiled loop, where there is one; ValueError for scores that aren't numbers"
+    if not (kernel := load_kernels('order')): value,col = topk(s, k)
+    else:
+        value,col = torch.empty(len(s), k),torch.empty(len(s), k, dtype=torch.int64)
+        if (bad := kernel.best(s.numpy(), value.numpy(), col.numpy()))>=0: raise no_numbers(u[bad:])
+    if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(u[bad])
+    return value,col
+
+# %% ../../nbs/recommend/01_scorers.ipynb #5a17f004
+def scored_block(
+    scorer:Scorer, # Where scores come from
+    u:torch.Tensor, # Rows of users, (n,) int64
+    out:torch.Tensor, # Where to write, (n+,n_items-1) float32
+    seen:tuple|None=None, # As in `top_items`
+)->tuple: # Scores (n,n_items-1), and rows and columns of what was seen
+    "The scores of some users for all items, without what they have seen"
+    s,rows,cols = scorer.block(u, None, out=out[:len(u)]),u[:0],u[:0]
+    if seen is not None: rows,cols = _chunk_seen(seen, u, torch.arange(-1, out.shape[1]))
+    s[rows,cols] = -torch.inf
+    return s,rows,cols
+
+def _rank(scorer, u, k, seen, held, out):
+    "Lists (n,k) of some users, and their AUC, (n,), if `held` says what they should find"
+    s,rows,cols = scored_block(scorer, u, out, seen)
+    auc = None if held is None else auc_scores(s.numpy(), held)
+    m = s.shape[1]
+    value,col = best_columns(s, min(k+_SPARE, m), u)
+    item,fine = _refined(scorer, u, None, torch.arange(1, m+1), k, value, col, rows, cols)
+    return torch.where(fine.isinf(), 0, item).numpy(),auc
+
+# %% ../../nbs/recommend/01_scorers.ipynb #5a17f005
 def ranked_lists(
     scorer:Scorer, # Where scores come from
     u:torch.Tensor, # Rows of users, (n,) int64
     n_items:int, # Rows of items, `#na#` included
     k:int, # Items per list, at most `n_items-1`
     seen:tuple|None=None, # As in `top_items`
-)->np.ndarray: # Rows of items, (n,k) int64; 0 where a list is shorter
-    "The items with the highest scores of each user"
+    held=None, # What users should find, as `auc_scores` takes it, for their AUC; None for lists alone
+)->tuple: # Rows of items (n,k) int64, 0 where a list is shorter; and AUC (n,), None without `held`
+    "The items with the highest scores of each user, and how well all items are in order"
     if not 1<=k<n_items: raise ValueError(f'k is {k}, but there are {n_items-1:,} items; lower k')
-    parts = top_items(scorer, u, n_items, k, seen=seen, size=max(16, 2**22//n_items))
-    lists = [torch.where(best.isinf(), 0, i).numpy() for _,i,best in parts]
-    return np.concatenate([np.zeros((0,k), np.int64), *lists])
+    size = max(16, 2**22//n_items)
+    parts,buffers = [slice(o, o+size) for o in range(0, len(u), size)],[]
+    def work(at):
+        out = buffers.pop() if buffers else torch.empty(min(size, len(u)), n_items-1)
+        try: return _rank(scorer, u[at], k, seen, None if held is None else held[at], out)
+        finally: buffers.append(out)
+    with one_thread_each() as n, ThreadPoolExecutor(n if scorer.concurrent else 1, initializer=_alone) as pool:
+        done = list(pool.map(work, parts))
+    lists,aucs = ([o[j] for o in done] for j in (0,1))
+    return np.concatenate([np.zeros((0,k), np.int64), *lists]),None if held is None else np.concatenate([[], *aucs])
 
-def scored_blocks(
-    scorer:Scorer, # Where scores come from
-    u:torch.Tensor, # Rows of users, (n,) int64
-    n_items:int, # Rows of items, `#na#` included
-    seen:tuple|None=None, # As in `top_items`
-): # Generator of places in `u`, a slice, and their scores (c,n_items-1), -inf for what they have seen
-    "All scores of all users, some users at a time; the memory of a block is used again"
-    size,pos = max(16, 2**22//n_items),torch.arange(-1, n_items-1)
-    out = torch.empty(min(size, len(u)), n_items-1)
-    for o in range(0, len(u), size):
-        part = u[o:o+size]
-        s = scorer.block(part, None, out=out[:len(part)])
-        if seen is not None: s[_chunk_seen(seen, part, pos)] = -torch.inf
-        yield slice(o, o+len(part)),s
+def _alone(): torch.set_num_threads(1)   # OpenMP counts for each thread by itself

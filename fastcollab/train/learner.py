@@ -41,6 +41,7 @@ from .optimizer import *
 from .ranking import FullRanking
 from .schedules import *
 from .sampler import default_factors
+from .sgd import *
 from .solvers import *
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
@@ -328,6 +329,19 @@ class CollabLearner(Learner):
         epochs = check_int('epochs', epochs)
         with self.added_cbs(L(cbs)):
             self._solver = als_loop(self, reg=reg, alpha=alpha, cg=cg)
+            try: self.fit(epochs)
+            finally: self._solver = None
+    def fit_sgd(self,
+        epochs:int=20, # Epochs, each one step for each interaction
+        lr:float=.05, # Size of the steps in the first epoch, falling to a tenth; WARP, whose steps weigh more, takes .002
+        reg:float=.01, # Decay of the rows of a step
+        seed:int=0, # Of the order and of the negatives
+        cbs:list|Callback|None=None, # Callbacks that need no single batches
+    ):
+        "Fit BPR or WARP as in their papers, one plain step for each interaction; the same in any number of threads"
+        epochs,lr,reg = check_int('epochs', epochs),check_number('lr', lr, above=0),check_number('reg', reg, low=0)
+        with self.added_cbs(L(cbs)):
+            self._solver = sgd_loop(self, lr, reg, check_seed(seed))
             try: self.fit(epochs)
             finally: self._solver = None
     def fit_auto(self,

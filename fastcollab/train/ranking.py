@@ -6,7 +6,7 @@
 __all__ = ['RankedPart', 'ranked_part', 'FullRanking', 'RankingMetric', 'Recall', 'Precision', 'HitRate', 'NDCG', 'MAP', 'MRR',
            'AUC', 'Coverage', 'ExposureGini', 'item_vectors', 'Novelty', 'PopularityLift', 'Diversity']
 
-# %% ../../nbs/train/03_ranking.ipynb #f977063c
+# %% ../../nbs/train/03_ranking.ipynb #a6cfb1b3
 from typing import NamedTuple
 
 from scipy.sparse import csr_matrix
@@ -16,7 +16,7 @@ from ..checks import check_choice,check_int,check_number
 from ..data.matrix import interaction_matrix
 from ..models.base import collab_model,reading
 from ..ranking import *
-from ..recommend.scorers import ranked_lists,scored_blocks
+from ..recommend.scorers import ranked_lists
 
 # %% ../../nbs/train/03_ranking.ipynb #4a174a21
 class RankedPart(NamedTuple):
@@ -52,7 +52,7 @@ def ranked_part(
     pairs = rows,ids[keep,1],None if values is None else values[keep,0]
     return RankedPart(users.astype(np.int64), pairs, None if same else seen, train_ds.n_items)
 
-# %% ../../nbs/train/03_ranking.ipynb #f15b0769
+# %% ../../nbs/train/03_ranking.ipynb #671cfdff
 class FullRanking:
     "All items, ranked once per validation for all metrics that ask"
     def __init__(self,
@@ -108,7 +108,7 @@ class FullRanking:
         "The best items for each user of the part"
         if self._lists is None:
             scorer,users,n_items,seen = self._args
-            self._lists = ranked_lists(scorer, users, n_items, self.k, seen)
+            self._lists = ranked_lists(scorer, users, n_items, self.k, seen)[0]
         return self._lists[:,:k]
     def hits(self,
         min_rating:float|None=None, # Lowest rating that counts; all if None
@@ -121,9 +121,9 @@ class FullRanking:
     )->np.ndarray: # (n,)
         "The AUC of each user of the part"
         if min_rating not in self._aucs:
-            held = self.held(min_rating)
-            parts = [auc_scores(s.numpy(), held[at]) for at,s in scored_blocks(*self._args)]
-            self._aucs[min_rating] = np.concatenate([np.zeros(0), *parts])
+            scorer,users,n_items,seen = self._args
+            lists,self._aucs[min_rating] = ranked_lists(scorer, users, n_items, self.k, seen, self.held(min_rating))
+            self._lists = lists
         return self._aucs[min_rating]
 
 # %% ../../nbs/train/03_ranking.ipynb #f372e456
