@@ -43,7 +43,7 @@ def first_bits(seed, row, k):
     "The first 64 random bits for place `k`, from 0, of a row"
     return mixed(seed+(((np.int64(row)<<12)+k+1)*GOLDEN))
 
-# %% ../../nbs/kernels/05_negatives.ipynb #9fb3ad14
+# %% ../../nbs/kernels/05_negatives.ipynb #b619f9b3
 class Known(NamedTuple):
     "Which items each user has met"
     ends:np.ndarray # Items of user u are items[ends[u]:ends[u+1]], (n_users+1,) int64
@@ -55,37 +55,39 @@ class Known(NamedTuple):
 OWN_BITS = 2**28 # pairs that have a bit of their own: 32 MB
 
 @njit(**INLINE)
-def bit_of(known, u, i):
+def bit_of(n_items, drop, u, i):
     "The number of the bit of a pair"
-    pair = np.int64(u)*known.n_items+i
-    return shifted(pair*GOLDEN, known.drop) if known.drop else pair
+    pair = np.int64(u)*n_items+i
+    return shifted(pair*GOLDEN, drop) if drop else pair
 
 @njit(**CALLED)
 def set_bits(known):
     "Set the bits of all pairs"
-    for u in range(len(known.ends)-1):
-        for o in range(known.ends[u], known.ends[u+1]):
-            b = bit_of(known, u, known.items[o])
-            known.bits[b>>5] |= np.uint32(1)<<np.uint32(b&31)
+    ends,items,bits,n_items,drop = known
+    for u in range(len(ends)-1):
+        for o in range(ends[u], ends[u+1]):
+            b = bit_of(n_items, drop, u, items[o])
+            bits[b>>5] |= np.uint32(1)<<np.uint32(b&31)
 
+# %% ../../nbs/kernels/05_negatives.ipynb #4272ffe8
 @njit(**INNER)
-def listed(known, u, i):
+def listed(ends, items, u, i):
     "Is item `i` among those of user `u`? By bisection"
-    lo,hi = known.ends[u],known.ends[u+1]
+    lo,stop = ends[u],ends[u+1]
+    hi = stop
     while lo<hi:
         mid = (lo+hi)>>1
-        if known.items[mid]<i: lo = mid+1
+        if items[mid]<i: lo = mid+1
         else: hi = mid
-    return lo<known.ends[u+1] and known.items[lo]==i
+    return lo<stop and items[lo]==i
 
 @njit(**INLINE)
-def is_known(known, u, i):
+def is_known(ends, items, bits, n_items, drop, u, i):
     "Has user `u` met item `i`?"
-    b = bit_of(known, u, i)
-    if not (known.bits[b>>5]>>np.uint32(b&31))&np.uint32(1): return False
-    return known.drop==0 or listed(known, u, i)
+    b = bit_of(n_items, drop, u, i)
+    if not (bits[b>>5]>>np.uint32(b&31))&np.uint32(1): return False
+    return drop==0 or listed(ends, items, u, i)
 
-# %% ../../nbs/kernels/05_negatives.ipynb #d007a8d5
 def known_pairs(
     u:np.ndarray, # Row of each user, (n,)
     i:np.ndarray, # Row of each item, (n,)
@@ -103,7 +105,7 @@ def known_pairs(
     set_bits(known)
     return known
 
-# %% ../../nbs/kernels/05_negatives.ipynb #f97e3a8e
+# %% ../../nbs/kernels/05_negatives.ipynb #c14ef65b
 TRIES = 64 # draws before the items that are left are counted
 
 @njit(**INLINE)
@@ -114,30 +116,32 @@ def item_of(z, n, share, other):
     return k+1
 
 @njit(**INNER)
-def item_left(known, u, z):
+def item_left(ends, items, n_items, u, z):
     "An item that user `u` has not met, picked among all of them; 0 if there is none"
-    start,stop = known.ends[u],known.ends[u+1]
-    while start<stop and known.items[start]==0: start += 1
-    left = known.n_items-1-(stop-start)
+    start,stop = ends[u],ends[u+1]
+    while start<stop and items[start]==0: start += 1
+    left = n_items-1-(stop-start)
     if left<=0: return np.int64(0)
     k = ((shifted(z, 32)*left)>>32)+1
     for o in range(start, stop):
-        if known.items[o]>k: break
+        if items[o]>k: break
         k += 1
     return k
 
 @njit(**INLINE)
-def negative(known, u, z, share, other):
+def negative(ends, items, bits, n_items, drop, u, z, share, other):
     "An item that user `u` has not met, from the random bits `z` on"
     for _ in range(TRIES):
-        i = item_of(z, known.n_items-1, share, other)
-        if not is_known(known, u, i): return i
+        i = item_of(z, n_items-1, share, other)
+        if not is_known(ends, items, bits, n_items, drop, u, i): return i
         z = next_bits(z)
-    return item_left(known, u, z)
+    return item_left(ends, items, n_items, u, z)
 
 @njit(**CALLED)
 def draw_negatives(known, share, other, users, rows, seed, res):
     "Negatives `res` (m,n_neg) for the interactions `rows` (m,) of `users` (m,)"
+    ends,items,bits,n_items,drop = known
     for r in range(len(users)):
         for k in range(res.shape[1]):
-            res[r,k] = negative(known, users[r], first_bits(seed, rows[r], k), share, other)
+            z = first_bits(seed, rows[r], k)
+            res[r,k] = negative(ends, items, bits, n_items, drop, users[r], z, share, other)

@@ -1,5 +1,5 @@
 "Learners of clicks: every loss with every way of training, what they say, and what they refuse"
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 
 from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias, Link,
@@ -90,3 +90,59 @@ def test_lr_find_leaves_the_weights(clicks):
     before = [p.clone() for p in learn.model.parameters()]
     with learn.no_bar(): learn.lr_find(show_plot=False)
     assert all(map(torch.equal, before, learn.model.parameters()))
+
+# ---- Plain steps
+@pytest.fixture(scope='module')
+def many():
+    "150,000 interactions of 3,000 users with 1,500 items, some more popular than others"
+    rng = np.random.default_rng(0)
+    chance = 1/np.arange(10, 1510)
+    pairs = np.unique(np.c_[rng.integers(1, 3001, 170_000),1+rng.choice(1500, 170_000, p=chance/chance.sum())], axis=0)
+    return pd.DataFrame(pairs, columns=['user','item'])
+
+@pytest.fixture
+def threads():
+    "Set the number of threads; afterwards, it is what it was"
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+@pytest.mark.parametrize('loss,lr', [(BPRLoss,.05),(WARPLoss,.002)])
+def test_plain_steps_are_the_same_in_any_number_of_threads(many, threads, loss, lr):
+    res = []
+    for n in (1,2,3):
+        threads(n)
+        torch.manual_seed(0)
+        learn = collab_learner(loaders(many, valid_pct=.01, n_neg=10), n_factors=20, loss_func=loss())
+        quiet(learn, lambda: learn.fit_sgd(3, lr, seed=2))
+        res.append([p.detach().clone() for p in learn.model.parameters()]+[torch.tensor(learn.recorder.values)])
+    for a,b,c in zip(*res): assert torch.equal(a, b) and torch.equal(a, c)
+    assert res[0][-1].isfinite().all()
+
+def test_lists_train_the_same_in_any_number_of_threads(many, threads):
+    res = []
+    for n in (1,2):
+        threads(n)
+        torch.manual_seed(0)
+        learn = collab_learner(loaders(pd.concat([many]*4), bs=2048, valid_pct=.01, duplicates='keep'), n_factors=8)
+        quiet(learn, lambda: learn.fit_one_cycle(1, 1e-2))
+        assert learn.fused_reason==''
+        res.append([p.detach().clone() for p in learn.model.parameters()])
+    for a,b in zip(*res): assert torch.equal(a, b)
+
+def test_plain_steps_rank(many):
+    learn = collab_learner(loaders(many, valid_pct=.05), n_factors=8, loss_func=BPRLoss())
+    quiet(learn, lambda: learn.fit_sgd(5, .1))
+    scores = learn.get_preds()[0]
+    assert (scores[:,0]>scores[:,1]).float().mean()>.7   # popularity
+    assert (learn.model.factors(1).vec[0]-learn.model.factors(1).vec[1:].mean(0)).abs().max()<.05
+
+def test_what_plain_steps_refuse(clicks, many):
+    def says(learn, text, error=TypeError):
+        with pytest.raises(error, match=text): learn.fit_sgd(1)
+    says(collab_learner(loaders(clicks), loss_func=BCELoss()), 'fit_sgd is for BPRLoss and WARPLoss')
+    says(collab_learner(loaders(clicks, genre_name='genres')), 'has features')
+    says(collab_learner(loaders(clicks, sampler='popularity')), "not by 'popularity'", ValueError)
+    says(collab_learner(loaders(clicks), cbs=Looks()), 'Looks acts on each')
+    rated = CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)
+    says(collab_learner(rated), 'not for RatingMSE')
