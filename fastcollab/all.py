@@ -54,6 +54,10 @@ from fastcollab.train.ensemble import ensemble
 # Recommendations
 from fastcollab.recommend.recommender import Recommender
 
+# Lists on held-out data
+from fastcollab.evaluate.protocol import evaluate
+from fastcollab.evaluate.compare import Comparison, compare
+
 # What a model has learned, and where it is wrong
 from fastcollab.interpret.popularity_bias import PopularityBias
 from fastcollab.interpret.feedback_loop import simulate_feedback, plot_feedback
