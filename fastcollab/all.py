@@ -26,6 +26,9 @@ from fastcollab.models.session import SessionEffects
 from fastcollab.models.svdpp import SVDPlusPlus
 from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, WeightedEnsemble
 
+# Models in closed form for clicks
+from fastcollab.models.neighbors import EASE, ItemKNN, Popular, SLIM
+
 # Losses and metrics
 from fastcollab.losses import RatingLoss, RatingMSE, OrdinalLoss, gravity
 from fastcollab.metrics import rmse, mae, half_star, half_star_accuracy, gini
@@ -50,6 +53,10 @@ from fastcollab.train.ensemble import ensemble
 
 # Recommendations
 from fastcollab.recommend.recommender import Recommender
+
+# Lists on held-out data
+from fastcollab.evaluate.protocol import evaluate
+from fastcollab.evaluate.compare import Comparison, compare
 
 # What a model has learned, and where it is wrong
 from fastcollab.interpret.popularity_bias import PopularityBias

@@ -136,6 +136,7 @@ class CollabModel(Module):
         return type(self).__name__
     has_products = True # Are scores the products of `factors`, where there are some?
     ends_in_link = False # Does `forward` end with `link`? Then learners offer a mean and a range from the data
+    in_closed_form = False # Does `solve` find everything at once, so that nothing is trained?
     splitter = staticmethod(trainable_params) # Groups of parameters for an optimizer
 
     def __init_subclass__(cls, **kwargs):
@@ -264,6 +265,11 @@ class CollabModel(Module):
         if not self.has_products or self.factors(side) is None: return None
         return FoldTerms(clicks=None if self.click_terms is None else ClickTerms(*self.click_terms[side].tolist()))
 
+    def solve(self,
+        ds, # `RatingsDataset` to solve for
+    ):
+        "Find everything at once, for models in closed form"
+        raise TypeError(f'{self.name} has no closed form; train it')
     def clear_samples(self):
         "Forget samples of the parameters; another way of training begins"
     def gibbs_plan(self)->tuple|str: # `SideSpec` of users and of items

@@ -338,6 +338,7 @@ class Recommender:
         if ratings is None and table is None:
             raise ValueError(f'nothing to fold in: give ratings, or a table of new {SIDES[side]}')
         ratings,table = as_frame(ratings),as_frame(table)
+        if side==0 and self.scorer.with_met(*self.history[:2]) is not None: return self._fold_history(ratings, table)
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
         bounds,clicks = self.link.y_range or self.rated,state.terms[side].clicks is not None
         if clicks: bounds = 0,np.inf
@@ -360,6 +361,18 @@ class Recommender:
         factors = list(state.factors)
         factors[side] = replaced_rows(factors[side], changed, found, len(res.ids[side])+1)
         res.scorer,res.decays = DotScorer(*factors, self.link),list(self.decays)
+        return res
+
+    def _fold_history(self, ratings, table):
+        "New users of a model that needs only what they have met"
+        res,known = copy.copy(self),self.ids[0]
+        if ratings is not None and self.names[2] not in ratings: ratings = ratings.assign(**{self.names[2]:1.})
+        new = read_new_ratings(ratings, self.names, self.ids, 0, (-np.inf,np.inf))
+        ids = new.ids.append(read_new_table(table, self.names[0], known, 0, ())[0])
+        res.ids = (known.append(ids[known.get_indexer(ids)<0].unique()),self.ids[1])
+        rows = torch.from_numpy(res.ids[0].get_indexer(new.ids))+1
+        res.history = self.history.updated(rows, new.others, new.ratings, res.n_users)
+        res.scorer = self.scorer.with_met(*res.history[:2])
         return res
 
     def explain(self,

@@ -34,6 +34,7 @@ from .als import *
 from .auto import *
 from .callbacks import *
 from .choice import *
+from .closed import *
 from .export import *
 from .loops import *
 from .optimizer import *
@@ -267,7 +268,7 @@ class CollabLearner(Learner):
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     def _do_fit(self):
         self.need_ratings()
-        self._recommender,self._loop = None,self._solver or loop_for(self)
+        self._recommender,self._loop = None,self._solver or self._best_loop()
         if not self._solver: collab_model(self.model).clear_samples()
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
@@ -275,12 +276,14 @@ class CollabLearner(Learner):
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None
+    def _best_loop(self):
+        return ClosedFormLoop(self) if collab_model(self.model).in_closed_form else loop_for(self)
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
         if self._loop and not self._loop.fits():
             self._loop.end()
-            self._loop = loop_for(self)
+            self._loop = self._best_loop()
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
@@ -479,6 +482,9 @@ def new_model(
         raise TypeError(f"arch is {arch!r}; it has to be 'auto', a class with from_dls(dls, ...), or a model")
     if arch is BiasBaseline:
         raise TypeError('BiasBaseline has no n_factors to train; give arch=BiasBaseline.from_dls(dls)')
+    if isinstance(arch, type) and issubclass(arch, CollabModel) and arch.in_closed_form:
+        if n_factors is not None: raise ValueError(f'{arch.__name__} has no vectors; leave out n_factors')
+        return build(dls, **(config or {}))
     rule = emb_szs is None or isinstance(emb_szs, dict) and not emb_szs
     if not rule: kwargs['emb_szs'] = embedding_sizes(dls, emb_szs)
     given = {k:v for k,v in kwargs.items() if v is not None}

@@ -1,0 +1,1 @@
+"Measure lists on held-out data, and compare models."
