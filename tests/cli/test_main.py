@@ -264,7 +264,7 @@ def test_evaluate_measures_what_the_library_measures(ratings, tmp_path, monkeypa
     row = evaluate(rec, test, k=(5,10), n_boot=50).iloc[0]
     for o in ('ndcg@5','recall@10','coverage@10'):
         assert re.search(rf'{o}\s+{row[o]:.3f}', said), said
-    assert f'{int(row.users)} users, 0 unknown' in said
+    assert f'{int(row.users)} users, {int(row.unknown_users)} unknown' in said
     run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', '-k5', '--csv', 'row.csv', '--style', 'ranx')
     kept = pd.read_csv('row.csv').iloc[0]
     assert np.isclose(kept['map@5'], evaluate(rec, test, k=5, style='ranx')['map@5'][0])
