@@ -4,9 +4,9 @@ from typing import Callable, NamedTuple
 
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN,
-    LeadEnsemble, LinearCollab, ParamEmbedding, PosteriorAverage, SVDPlusPlus, WeightedEnsemble, collab_learner,
-    collab_model, create_params, rmse, synthetic_ratings, Recommender)
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, EASE, HybridMF, HybridNN,
+    ItemKNN, LeadEnsemble, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, Recommender, SLIM, SVDPlusPlus,
+    WeightedEnsemble, collab_learner, collab_model, create_params, rmse, synthetic_ratings)
 from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
 from torch import Tensor, nn
@@ -66,10 +66,18 @@ def led_by(cls):
     return make
 def closed_form(dls, **kwargs): return BiasBaseline.from_dls(dls)
 
+def solved(cls, **args):
+    "A maker of a model in closed form for clicks"
+    def make(dls, **kwargs):
+        res = cls.from_dls(dls, **args)
+        res.solve(dls.train_ds)
+        return res
+    return make
+
 class Entry(NamedTuple):
     "A model of the suite, and what it can do"
     make:Callable|type        # Class with `from_dls`, or a function of loaders and arguments
-    kind:str                  # How its scorer computes: 'dot', 'net' or 'model'
+    kind:str                  # How its scorer computes: 'dot', 'net', 'history' or 'model'
     args:dict = {}            # Further arguments
     features:bool = False     # Does it read features?
     times:bool = False        # Does it read times?
@@ -78,6 +86,7 @@ class Entry(NamedTuple):
     foreign:bool = False      # Is it a model without our base class?
     fused:bool = False        # Does it train in the compiled loop?
     center:bool = False       # Around the mean?
+    closed:bool = False       # Is it solved from who met what, and blind to ratings?
     fit:tuple = (30,2e-2)     # Epochs and learning rate that teach it a checkerboard
 
 nine = dict(n_factors=9)
@@ -104,6 +113,10 @@ ZOO = dict(
     WeightedEnsemble=Entry(ensemble_of(DotProductBias, CollabNN), 'model'),
     WeightedEnsemble_foreign=Entry(ensemble_of(Features, HybridMF), 'model', features=True),
     LeadEnsemble=Entry(led_by(DotProductBias), 'dot', nine),
+    Popular=Entry(solved(Popular), 'dot', vectors=False, additive=True, closed=True),
+    ItemKNN=Entry(solved(ItemKNN, k=5), 'history', vectors=False, additive=True, closed=True),
+    EASE=Entry(solved(EASE, reg=5.), 'history', vectors=False, additive=True, closed=True),
+    SLIM=Entry(solved(SLIM, l1=.1, l2=5.), 'history', vectors=False, additive=True, closed=True),
     Flat=Entry(Flat, 'model', vectors=False, foreign=True),
     Params=Entry(Params, 'model', vectors=False, foreign=True),
     Features=Entry(Features, 'model', features=True, vectors=False, foreign=True),

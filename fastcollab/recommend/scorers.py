@@ -328,9 +328,10 @@ class HistoryScorer(Scorer):
         return HistoryScorer(met_items(ends.numpy(), items.numpy(), self.met.shape[1]), self.weights)
 
     def state(self):
-        tensors = {f'met_{k}':torch.from_numpy(v) for k,v in _csr_parts(self.met).items()}
-        if not issparse(self.weights): tensors['weights'] = torch.from_numpy(self.weights)
-        else: tensors.update({f'weights_{k}':torch.from_numpy(v) for k,v in _csr_parts(self.weights).items()})
+        arrays = {f'met_{k}':v for k,v in _csr_parts(self.met).items()}
+        if not issparse(self.weights): arrays['weights'] = self.weights
+        else: arrays.update({f'weights_{k}':v for k,v in _csr_parts(self.weights).items()})
+        tensors = {k:torch.tensor(v) for k,v in arrays.items()}             # copies: a model may share the arrays
         return super().state()[0],tensors
     @classmethod
     def from_state(cls, info, tensors, model=None):

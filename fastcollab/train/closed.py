@@ -43,5 +43,6 @@ class ClosedFormLoop:
         self.done = True
         learn.iter,learn.pct_train = learn.n_iter-1,(learn.epoch+1)/learn.n_epoch
         learn.train_iter,learn.loss = learn.train_iter+1,met_loss(model, ds)
-        tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
+        hypers = {k:np.array([v]) for k,v in learn.opt.hypers[-1].items()}   # schedules record them
+        tell_callbacks(learn, Piece(learn.loss[None], hypers['lr'].tolist(), hypers))
     def end(self): "Nothing is left to do"

@@ -14,7 +14,7 @@ from zoo import ITEMS, ZOO, by_user, learner, names, pairs, rec_of, state, train
 few = settings(max_examples=50, deadline=None)
 
 every = pytest.mark.parametrize('name', ZOO)
-FEATURED,DOTS,OWN = names(features=True),names(kind='dot'),names(kind='model')
+FEATURED,DOTS,OWN = names(features=True),names(kind='dot', closed=False),names(kind='model')
 dots = pytest.mark.parametrize('name', DOTS)
 
 # Memory

@@ -1,0 +1,106 @@
+"Models in closed form against numpy, in a learner, for new users, and saved"
+import numpy as np, pytest, torch
+from fastcollab.all import (CollabDataLoaders, EASE, ItemKNN, Popular, Recommender, SLIM, collab_learner, load_learner,
+    synthetic_ratings)
+from fastcollab.data.matrix import interaction_matrix
+from fastcollab.models.neighbors import nearest_items, top_columns
+from scipy.sparse import csr_matrix
+
+CLICKS = synthetic_ratings(150, 60, 3000, seed=5)[['userId','movieId']]
+ALL = pytest.mark.parametrize('arch', [Popular,ItemKNN,EASE,SLIM])
+HISTORY = pytest.mark.parametrize('arch', [ItemKNN,EASE,SLIM])
+
+def loaders(df=CLICKS, **kwargs): return CollabDataLoaders.from_interactions(df, **{**dict(seed=1, bs=64), **kwargs})
+def fitted(arch, dls=None, **config):
+    learn = collab_learner(dls or loaders(), arch=arch, config=config)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    return learn
+def met(learn): return interaction_matrix(learn.dls.train_ds, weights=False).toarray()
+def scores(learn): return learn.model.predictions(torch.arange(learn.dls.n_users)).numpy()
+
+def test_ease_is_the_ridge_regression_of_each_item_on_all_others():
+    learn = fitted(EASE, reg=20.)
+    X = met(learn).astype(float)
+    for j in (1,5,len(X[0])-1):
+        others = [o for o in range(1, X.shape[1]) if o!=j]
+        A = X[:,others]
+        w = np.linalg.solve(A.T@A+20*np.eye(len(others)), A.T@X[:,j])
+        assert np.allclose(scores(learn)[1:,j], (A@w)[1:], atol=1e-4)
+
+def test_knn_by_hand():
+    learn = fitted(ItemKNN, k=7, shrink=3.)
+    X = met(learn)
+    n = np.sqrt(X.sum(0))
+    S = X.T@X/(np.outer(n, n)+3)
+    np.fill_diagonal(S, 0)
+    for j in (1,4,9):
+        near = np.argsort(-S[j], kind='stable')[:7]
+        assert np.allclose(scores(learn)[1:,j], (X[1:,near]*S[j,near]).sum(1), atol=1e-4)
+
+def test_slim_keeps_the_conditions_of_its_minimum():
+    learn = fitted(SLIM, l1=.5, l2=3., candidates=100)
+    W,X = learn.model.scorer().weights.toarray(),met(learn).astype(float)
+    X[0] = 0
+    slope = X.T@(X-X@W)-3*W-.5
+    off = ~np.eye(len(W), dtype=bool)
+    assert (W>=0).all() and not W.diagonal().any()
+    assert (slope[off]<.02).all() and (abs(slope[off&(W>0)])<.02).all()
+
+def test_largest_of_each_row():
+    m = csr_matrix(np.array([[0,3,1,3],[0,0,0,0],[5,0,2,4]], np.float32))
+    assert top_columns(m, 2).toarray().tolist()==[[0,3,0,3],[0,0,0,0],[5,0,0,4]]
+    assert nearest_items(m.astype(bool).astype(np.float32), 3).diagonal().sum()==0
+
+@ALL
+def test_a_fit_solves_and_lists_leave_out_what_is_known(arch):
+    learn = fitted(arch)
+    user = CLICKS.userId.iloc[0]
+    known = set(learn.dls.train_ds.items.query('userId==@user').movieId)
+    top = learn.recommend(user, 5)
+    assert not known&set(top.item) and (top.score.diff().dropna()<=0).all()
+    assert np.allclose(learn.predict(top.user, top.item), top.score, atol=1e-5)
+    before = scores(learn)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
+    assert np.array_equal(before, scores(learn))
+
+@ALL
+def test_new_users_get_the_list_of_who_has_met_the_same(arch, tmp_path):
+    learn = fitted(arch)
+    train,user = learn.dls.train_ds.items,CLICKS.userId.iloc[0]
+    new = train[train.userId==user][['userId','movieId']].assign(userId=9999)
+    learn.recommender().save(tmp_path/'rec')
+    for rec in (learn.recommender(),Recommender.load(tmp_path/'rec')):
+        both = rec.fold_in(new).recommend([user,9999], 5)
+        assert both.item[:5].tolist()==both.item[5:].tolist() and np.allclose(both.score[:5], both.score[5:], atol=1e-5)
+    learn.export(tmp_path/'l.pkl')
+    assert load_learner(tmp_path/'l.pkl').recommend(user, 5).item.tolist()==learn.recommend(user, 5).item.tolist()
+
+@HISTORY
+def test_the_unknown_user_is_the_mean_of_all(arch):
+    s = scores(fitted(arch))
+    assert np.allclose(s[0], s[1:].mean(0), atol=1e-4)
+
+@HISTORY
+def test_new_items_have_to_be_trained(arch):
+    learn = fitted(arch)
+    with pytest.raises(TypeError, match='dot products'):
+        learn.recommender().fold_in_items(CLICKS.head(3).assign(movieId=9999))
+
+def test_weights_and_ratings_do_not_matter():
+    df = CLICKS.assign(plays=np.arange(len(CLICKS))%5+1)
+    assert np.array_equal(scores(fitted(EASE)), scores(fitted(EASE, loaders(df, weight_name='plays'))))
+
+def test_threads_do_not_change_the_weights():
+    threads = torch.get_num_threads()
+    try:
+        res = []
+        for n in (1,3):
+            torch.set_num_threads(n)
+            res.append(scores(fitted(SLIM)))
+    finally: torch.set_num_threads(threads)
+    assert np.array_equal(*res)
+
+def test_bad_settings():
+    for arch,bad in ((EASE,dict(reg=0)),(ItemKNN,dict(k=0)),(ItemKNN,dict(shrink=-1)),(SLIM,dict(l1=-1))):
+        with pytest.raises(ValueError): fitted(arch, **bad)
+    with pytest.raises(ValueError, match='no vectors'): collab_learner(loaders(), arch=EASE, n_factors=9)
