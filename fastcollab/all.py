@@ -56,7 +56,7 @@ from fastcollab.recommend.recommender import Recommender
 
 # Lists on held-out data
 from fastcollab.evaluate.protocol import evaluate
-from fastcollab.evaluate.compare import Comparison, compare
+from fastcollab.evaluate.compare import compare
 
 # What a model has learned, and where it is wrong
 from fastcollab.interpret.popularity_bias import PopularityBias

@@ -15,6 +15,7 @@ from fastcore.script import parse_cli
 COMMANDS = {
     'demo':'Train on synthetic ratings, show what was learned, and write plots and the model',
     'train':'Train on a table of ratings and measure on the part held out',
+    'evaluate':'Measure the lists of a recommender on held-out rows',
     'recommend':'The best items for a user, or for everybody',
     'similar':'The items most similar to one',
     'fold-in':'Add new users without training',

@@ -248,7 +248,7 @@ def split_leaks(
     user_name:str|None=None, # User column, the first if None
     item_name:str|None=None, # Item column, the second if None
     time_name:str|None=None, # Column of times; None looks at pairs alone
-)->dict: # Validation rows whose `pair` training has, and with times, that are `older` than what training has of the user
+)->dict: # Validation rows whose `pair` training has, and, with times, those `older` than what it has of the user
     "Count what training knows of the validation part, with a warning if it knows anything"
     train,valid = check_splits(splits, len(df))
     u,i = (pd.factorize(pick_column(df, o, k, what))[0]

@@ -12,7 +12,7 @@ from ..checks import check_choice,check_int,check_seed
 from .protocol import *
 from ..ranking import STYLES,user_mean
 
-# %% ../../nbs/evaluate/01_compare.ipynb #bed0c2b1
+# %% ../../nbs/evaluate/01_compare.ipynb #fcf15408
 def shared_users(
     tables:dict, # `user_metrics` by name
 )->dict: # The same tables with the rows of the same users
@@ -22,7 +22,8 @@ def shared_users(
     for o in parts[1:]: users = users[users.isin(o.index)]
     most = max(map(len, parts))
     if not len(users): raise ValueError('no test user is known to all models; check that their ids are of one type')
-    if len(users)<most: warn(f'{most-len(users):,} of {most:,} test users are not known to all models; they are left out')
+    gone = f'{most-len(users):,} of {most:,} test users'
+    if len(users)<most: warn(f'{gone} are not known to all models; they are left out')
     return {k:o.loc[users] for k,o in tables.items()}
 
 # %% ../../nbs/evaluate/01_compare.ipynb #fe2dd032
@@ -89,7 +90,7 @@ class Comparison:
     def __repr__(self): return self.differences().round(4).to_string()
     def _repr_html_(self): return self.differences().round(4).to_html()
 
-# %% ../../nbs/evaluate/01_compare.ipynb #e9116bce
+# %% ../../nbs/evaluate/01_compare.ipynb #8fe32b32
 def compare(
     models:dict, # By name: `CollabLearner`, `Recommender`, or a table of lists
     test:pd.DataFrame, # Held-out rows, in the columns of training
@@ -105,11 +106,11 @@ def compare(
 )->Comparison:
     "Measure several models on the same users, with paired differences"
     if not isinstance(models, dict) or not models: raise TypeError('models is not a dict of models by name; give one')
-    ks,tables,totals = check_lengths(k),{},{}
+    ks,style,tables,totals = check_lengths(k),check_choice('style', style, STYLES),{},{}
     for name,model in models.items():
         own = kwargs if is_table(model) else {}
         ranked = rank_any(model, test, ks, min_rating, auc, **own)
-        tables[name],totals[name] = user_metrics(ranked, ks, check_choice('style', style, STYLES)),list_metrics(ranked, ks)
+        tables[name],totals[name] = user_metrics(ranked, ks, style),list_metrics(ranked, ks)
     metric = metric or f'ndcg@{ks[0]}'
     for t in tables.values(): check_choice('metric', metric, list(t))
     n_boot,seed = check_int('n_boot', n_boot),check_seed(seed)

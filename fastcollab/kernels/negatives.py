@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GOLDEN', 'MIX1', 'MIX2', 'LOW32', 'OWN_BITS', 'TRIES', 'shifted', 'mixed', 'next_bits', 'first_bits', 'Known',
-           'bit_of', 'set_bits', 'listed', 'is_known', 'known_pairs', 'item_of', 'item_left', 'negative',
-           'draw_negatives']
+           'bit_of', 'has_bit', 'set_bits', 'listed', 'is_known', 'known_pairs', 'item_of', 'item_left',
+           'negative_again', 'draw_negatives']
 
 # %% ../../nbs/kernels/05_negatives.ipynb #de6f3e37
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def first_bits(seed, row, k):
     "The first 64 random bits for place `k`, from 0, of a row"
     return mixed(seed+(((np.int64(row)<<12)+k+1)*GOLDEN))
 
-# %% ../../nbs/kernels/05_negatives.ipynb #b619f9b3
+# %% ../../nbs/kernels/05_negatives.ipynb #e838a69c
 class Known(NamedTuple):
     "Which items each user has met"
     ends:np.ndarray # Items of user u are items[ends[u]:ends[u+1]], (n_users+1,) int64
@@ -60,6 +60,12 @@ def bit_of(n_items, drop, u, i):
     pair = np.int64(u)*n_items+i
     return shifted(pair*GOLDEN, drop) if drop else pair
 
+@njit(**INLINE)
+def has_bit(bits, n_items, drop, u, i):
+    "Is the bit of a pair set?"
+    b = bit_of(n_items, drop, u, i)
+    return (bits[b>>5]>>np.uint32(b&31))&np.uint32(1)!=0
+
 @njit(**CALLED)
 def set_bits(known):
     "Set the bits of all pairs"
@@ -69,7 +75,7 @@ def set_bits(known):
             b = bit_of(n_items, drop, u, items[o])
             bits[b>>5] |= np.uint32(1)<<np.uint32(b&31)
 
-# %% ../../nbs/kernels/05_negatives.ipynb #4272ffe8
+# %% ../../nbs/kernels/05_negatives.ipynb #0a39d62c
 @njit(**INNER)
 def listed(ends, items, u, i):
     "Is item `i` among those of user `u`? By bisection"
@@ -84,9 +90,7 @@ def listed(ends, items, u, i):
 @njit(**INLINE)
 def is_known(ends, items, bits, n_items, drop, u, i):
     "Has user `u` met item `i`?"
-    b = bit_of(n_items, drop, u, i)
-    if not (bits[b>>5]>>np.uint32(b&31))&np.uint32(1): return False
-    return drop==0 or listed(ends, items, u, i)
+    return has_bit(bits, n_items, drop, u, i) and (drop==0 or listed(ends, items, u, i))
 
 def known_pairs(
     u:np.ndarray, # Row of each user, (n,)
@@ -105,7 +109,7 @@ def known_pairs(
     set_bits(known)
     return known
 
-# %% ../../nbs/kernels/05_negatives.ipynb #c14ef65b
+# %% ../../nbs/kernels/05_negatives.ipynb #b1f99cd9
 TRIES = 64 # draws before the items that are left are counted
 
 @njit(**INLINE)
@@ -128,20 +132,23 @@ def item_left(ends, items, n_items, u, z):
         k += 1
     return k
 
-@njit(**INLINE)
-def negative(ends, items, bits, n_items, drop, u, z, share, other):
-    "An item that user `u` has not met, from the random bits `z` on"
+@njit(**INNER)
+def negative_again(known, u, z, share, other):
+    "An item that user `u` has not met, where the item of the random bits `z` is one that may be known"
+    ends,items,bits,n_items,drop = known
     for _ in range(TRIES):
         i = item_of(z, n_items-1, share, other)
-        if not is_known(ends, items, bits, n_items, drop, u, i): return i
+        if not has_bit(bits, n_items, drop, u, i) or (drop>0 and not listed(ends, items, u, i)): return i
         z = next_bits(z)
     return item_left(ends, items, n_items, u, z)
 
 @njit(**CALLED)
 def draw_negatives(known, share, other, users, rows, seed, res):
     "Negatives `res` (m,n_neg) for the interactions `rows` (m,) of `users` (m,)"
-    ends,items,bits,n_items,drop = known
+    _,_,bits,n_items,drop = known
     for r in range(len(users)):
         for k in range(res.shape[1]):
             z = first_bits(seed, rows[r], k)
-            res[r,k] = negative(ends, items, bits, n_items, drop, users[r], z, share, other)
+            i = item_of(z, n_items-1, share, other)
+            if has_bit(bits, n_items, drop, users[r], i): i = negative_again(known, users[r], z, share, other)
+            res[r,k] = i

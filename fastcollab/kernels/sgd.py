@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'SOME', 'DRAWS', 'sort_pairs', 'row_gap', 'row_step', 'draw_block', 'bpr_block', 'warp_block', 'sgd_epoch']
 
-# %% ../../nbs/kernels/06_sgd.ipynb #85241c9f
+# %% ../../nbs/kernels/06_sgd.ipynb #f9ed1c9c
 import math
 
 import numpy as np
@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from .jit import CALLED,INLINE,INNER
 from .mf import sigmoid
-from .negatives import GOLDEN,is_known,mixed,next_bits,shifted
+from .negatives import GOLDEN,has_bit,listed,mixed,next_bits,shifted
 from .rows import LANES,block_type,read_block,repeat_number,row_blocks,write_block
 from .threads import wait
 
@@ -99,30 +99,34 @@ def row_step(U, a, M, p, q, keep, s):
     for c in range(0, W-63, 64): _step4(U, a, M, p, q, c, keep, s)
     for c in range(W-W%64, W, LANES): _step1(U, a, M, p, q, c, keep, s)
 
-# %% ../../nbs/kernels/06_sgd.ipynb #8903ae14
+# %% ../../nbs/kernels/06_sgd.ipynb #4e23f198
 SOME = 64 # interactions whose negatives are drawn together
 DRAWS = 64 # tries before an interaction waits
 
-@njit(**INLINE)
-def draw_block(ends, known, bits, n_items, drop, user, z, items):
-    "An item of `items` that the user has not met, from the random bits `z` on, or -1; and the bits after it"
-    n = len(items)
-    for _ in range(DRAWS):
+@njit(**INNER)
+def draw_block(known, users, start, stop, seed, items, neg):
+    "Write items of `items` that the users from `start` to `stop` have not met to `neg`, or -1"
+    (ends,listed_items,bits,n_items,drop),n = known,len(items)
+    for r in range(start, stop):
+        z,u = mixed(seed+r*GOLDEN),users[r]
         j = items[(shifted(z, 32)*n)>>32]
-        if not is_known(ends, known, bits, n_items, drop, user, j): return np.int64(j),z
-        z = next_bits(z)
-    return np.int64(-1),z
+        if has_bit(bits, n_items, drop, u, j):   # seldom: what follows is no part of the usual way
+            for k in range(DRAWS):
+                if drop>0 and not listed(ends, listed_items, u, j): break
+                z = next_bits(z)
+                j = items[(shifted(z, 32)*n)>>32]
+                if not has_bit(bits, n_items, drop, u, j): break
+                if k==DRAWS-1: j = np.int32(-1)
+        neg[r-start] = j
 
-# %% ../../nbs/kernels/06_sgd.ipynb #a897bafa
+# %% ../../nbs/kernels/06_sgd.ipynb #abf373c2
 @njit(**INNER)
 def bpr_block(U, M, bias, known, u, i, w, start, stop, seed, items, rates, neg):
     "Steps of BPR for the interactions `start` to `stop`; returns the sum of their losses, and how many there were"
-    ends,listed,bits,n_items,drop = known
     one,lr,keep,total,done,prod = np.float32(1),rates[0],np.float32(1)-rates[0]*rates[1],0.,0,1.
     for o in range(start, stop, SOME):
         end = min(stop, o+SOME)
-        for r in range(o, end):
-            neg[r-o],_ = draw_block(ends, listed, bits, n_items, drop, u[r], mixed(seed+r*GOLDEN), items)
+        draw_block(known, u, o, end, seed, items, neg)
         for r in range(o, end):
             a,p,q = np.int64(u[r]),np.int64(i[r]),np.int64(neg[r-o])
             if q<0: continue
@@ -137,17 +141,18 @@ def bpr_block(U, M, bias, known, u, i, w, start, stop, seed, items, rates, neg):
             row_step(U, a, M, p, q, keep, s)
     return total-math.log(prod),done
 
-# %% ../../nbs/kernels/06_sgd.ipynb #c5283ef5
+# %% ../../nbs/kernels/06_sgd.ipynb #71c15455
 @njit(**INNER)
 def warp_block(U, M, bias, known, u, i, w, start, stop, seed, items, rates, table):
     "Steps of WARP for the interactions `start` to `stop`; returns the sum of their losses, and how many there were"
-    ends,listed,bits,n_items,drop = known
+    (ends,listed_items,bits,n_items,drop),n = known,len(items)
     one,lr,keep,total = np.float32(1),rates[0],np.float32(1)-rates[0]*rates[1],0.
     for r in range(start, stop):
         a,p,z = np.int64(u[r]),np.int64(i[r]),mixed(seed+r*GOLDEN)
         for k in range(len(table)):
-            q,z = draw_block(ends, listed, bits, n_items, drop, a, z, items)
-            if q<0: break
+            q = np.int64(items[(shifted(z, 32)*n)>>32])
+            z = next_bits(z)
+            if has_bit(bits, n_items, drop, a, q) and (drop==0 or listed(ends, listed_items, a, q)): continue
             gap = one-bias[p]+bias[q]-row_gap(U, a, M, p, q)
             if gap>0:
                 s = lr*table[k]*w[r] if len(w) else lr*table[k]
@@ -155,7 +160,6 @@ def warp_block(U, M, bias, known, u, i, w, start, stop, seed, items, rates, tabl
                 bias[p],bias[q] = keep*bias[p]+s,keep*bias[q]-s
                 row_step(U, a, M, p, q, keep, s)
                 break
-            z = next_bits(z)
     return total,stop-start
 
 # %% ../../nbs/kernels/06_sgd.ipynb #e011362e

@@ -152,6 +152,7 @@ class FoldTerms(NamedTuple):
     implicit:Factors|None=None # What each row of the other side adds once rated, over the root of their number; or None
     features:tuple=() # `FeatureTerms` of this side
     clicks:ClickTerms|None=None # Where scores are of clicks, and every pair counts
+    ranked:float|None=None # Where scores only rank: weight of the squared distance of users from where they start
 
 # %% ../../nbs/recommend/00_base.ipynb #0c268fc1
 def category_weights(

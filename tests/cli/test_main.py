@@ -249,3 +249,37 @@ def test_a_warning_is_a_line(csv, ratings, monkeypatch, capsys):
     said = capsys.readouterr().err.strip().splitlines()
     assert any(o.startswith("fastcollab train: the first column, 'Unnamed: 0', only counts the rows") for o in said)
     assert not any('Warning' in o for o in said)
+
+# ---- evaluate
+def test_evaluate_measures_what_the_library_measures(ratings, tmp_path, monkeypatch, capsys):
+    "A line per metric, a row as CSV, text ids, and files without a header"
+    from fastcollab.all import CollabDataLoaders, collab_learner, evaluate
+    monkeypatch.chdir(tmp_path)
+    train,test = (ratings.iloc[o, :4].assign(userId='u'+ratings.userId.astype(str))
+        for o in RandomSplitter(.2, 0)(ratings))
+    rec = collab_learner(CollabDataLoaders.from_df(train, valid_pct=0), n_factors=4).recommender()
+    rec.save('model')
+    test.to_csv('test.csv', index=False)
+    said = run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', '-k', '5,10', '--n-boot', 50)
+    row = evaluate(rec, test, k=(5,10), n_boot=50).iloc[0]
+    for o in ('ndcg@5','recall@10','coverage@10'):
+        assert re.search(rf'{o}\s+{row[o]:.3f}', said), said
+    assert f'{int(row.users)} users, {int(row.unknown_users)} unknown' in said
+    run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', '-k5', '--csv', 'row.csv', '--style', 'ranx')
+    kept = pd.read_csv('row.csv').iloc[0]
+    assert np.isclose(kept['map@5'], evaluate(rec, test, k=5, style='ranx')['map@5'][0])
+    for args,words in ((('-k','ten'),'-k is .ten.'), (('-k','9999'),'k is 9999')):
+        with pytest.raises(SystemExit, match=words): run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', *args)
+    with pytest.raises(SystemExit, match='fastcollab evaluate'):
+        run(monkeypatch, capsys, 'evaluate', 'model', 'nothing.csv')
+
+def test_evaluate_reads_numbers_of_text_ids_and_files_without_a_header(tmp_path, monkeypatch, capsys, ratings):
+    from fastcollab.all import CollabDataLoaders, collab_learner
+    monkeypatch.chdir(tmp_path)
+    train,test = (ratings.iloc[o, :3].astype(dict(userId=str)) for o in RandomSplitter(.2, 0)(ratings))
+    collab_learner(CollabDataLoaders.from_df(train, valid_pct=0), n_factors=4).recommender().save('model')
+    test.to_csv('named.csv', index=False)
+    test.to_csv('bare.csv', index=False, header=False)
+    a,b = (run(monkeypatch, capsys, 'evaluate', 'model', o, '-k', 5, '--min-rating', 4)
+        for o in ('named.csv','bare.csv'))
+    assert a==b and 'ndcg@5' in a

@@ -142,7 +142,7 @@ def test_compare(rec, parts, learn):
     popular = train.movieId.value_counts().index[:40]
     lists = pd.DataFrame([(u,i) for u in train.userId.unique() for i in popular], columns=['user','item'])
     lists = lists[~pd.MultiIndex.from_frame(lists).isin(pd.MultiIndex.from_frame(train[['userId','movieId']]))]
-    found = compare({'model':rec, 'same':learn, 'popular':lists}, test, k=(5,10), train=train)
+    found = compare(dict(model=rec, same=learn, popular=lists), test, k=(5,10), train=train)
     table,gap = found.table,found.differences(base='model')
     np.testing.assert_allclose(table.loc['model','ndcg@5'], evaluate(rec, test, k=5, n_boot=0)['ndcg@5'])
     assert gap.loc['same',['difference','low','high']].abs().max()==0

@@ -1,0 +1,113 @@
+"""The figures of ranking
+
+    python benchmarks/ranking.py [PART...]
+
+`speed` needs no data: interactions of the shape of MovieLens 1M, 10M and 25M, drawn by seed from power laws. PEERS_PYTHON
+names a Python with `implicit` and `rusket`; without it their rows are left out. Seconds are of the CPU, over all
+threads, so that other work on the machine matters little; an epoch is the fastest of seven. A pair is an interaction
+and a negative that the user has not met."""
+import json, os, subprocess, sys, tempfile, time
+from pathlib import Path
+
+import numpy as np, torch
+
+from common import report, row, say
+from fastcollab.all import *
+from fastcollab.train.sgd import SGDSolver
+
+SHAPES = {'1 M':(6040,3706,1_000_000), '10 M':(70_000,10_000,10_000_000), '25 M':(160_000,60_000,25_000_000)}
+K,EPOCHS = 64,7
+
+def power_law(n_users, n_items, n, seed=0):
+    "Distinct pairs of user and item, (n,2) int32 from 0; the k-th user or item is met in proportion to k**-.6 or k**-.8"
+    rng,found = np.random.default_rng(seed),np.zeros(0, np.int64)
+    def draw(size, power, m):
+        ends = np.cumsum(np.arange(1, size+1)**-power)
+        return np.searchsorted(ends/ends[-1], rng.random(m))
+    while len(found)<n:
+        m = int(1.3*(n-len(found)))+1000
+        found = np.unique(np.r_[found,draw(n_users, .6, m)*n_items+draw(n_items, .8, m)])
+    found = rng.permutation(found)[:n]
+    return np.c_[found//n_items,found%n_items].astype(np.int32)
+
+PEER = """
+import sys, time, numpy as np, scipy.sparse as sp
+who,file,k,threads = sys.argv[1],sys.argv[2],int(sys.argv[3]),int(sys.argv[4])
+pairs = np.load(file)
+mat = sp.csr_matrix((np.ones(len(pairs), np.float32), pairs.T))
+def fit(n):
+    if who=='implicit':
+        from implicit.bpr import BayesianPersonalizedRanking
+        model = BayesianPersonalizedRanking(factors=k-1, iterations=n, num_threads=threads, random_state=0)
+        model.fit(mat, show_progress=False)   # its bias is one of the factors
+    else:
+        import rusket
+        rusket.BPR(factors=k, iterations=n, seed=0).fit(mat)
+fit(1)
+secs = []
+for n in (1,8,1,8):
+    start = time.process_time(); fit(n); secs.append(time.process_time()-start)
+print(min(secs[1]-secs[0], secs[3]-secs[2])/7)
+"""
+
+def peer_seconds(who, pairs, threads=1):
+    "CPU seconds of an epoch of a peer, None if it isn't there"
+    if not (python := os.environ.get('PEERS_PYTHON')): return None
+    env = {**os.environ, **{o:str(threads) for o in ('OMP_NUM_THREADS','RAYON_NUM_THREADS','OPENBLAS_NUM_THREADS')}}
+    with tempfile.TemporaryDirectory() as d:
+        np.save(file := Path(d)/'pairs.npy', pairs)
+        res = subprocess.run([python, '-c', PEER, who, file, str(K), str(threads)], capture_output=True, text=True, env=env)
+    return float(res.stdout.split()[-1]) if res.returncode==0 else None
+
+def click_loaders(pairs, **kwargs):
+    "Loaders of all pairs"
+    df = pd.DataFrame(pairs, columns=['user','item'])
+    return CollabDataLoaders.from_interactions(df, valid_pct=0, seed=0, **kwargs)
+
+def timed_epochs(f, n=EPOCHS):
+    "The fewest CPU seconds, and the fewest seconds by the clock, of `n` calls"
+    cpu,wall = [],[]
+    for _ in range(n):
+        start = time.process_time(),time.perf_counter()
+        f()
+        cpu.append(time.process_time()-start[0])
+        wall.append(time.perf_counter()-start[1])
+    return min(cpu),min(wall)
+
+def sgd_row(name, dls, loss, lr, threads, asked=''):
+    "Pairs a second of plain steps"
+    torch.manual_seed(0)
+    model = DotProductBias.from_dls(dls, n_factors=K)
+    solver = SGDSolver(model, dls.train_ds, loss.setup(dls), seed=0, threads=threads)
+    solver.epoch(lr)   # compiles
+    cpu,wall = timed_epochs(lambda: solver.epoch(lr))
+    n = len(dls.train_ds)
+    row(f'{name}, {loss}, plain steps, {threads} thread{"s"[:threads>1]}',
+        f'{n/cpu*threads/1e6:.1f} M/s ({n/wall/1e6:.1f} by the clock)', asked)
+
+def adam_row(name, dls, loss):
+    "Pairs a second of Adam, bs=4096, on one thread, validation and negatives included"
+    learn = collab_learner(dls, n_factors=K, loss_func=loss)
+    def fit():
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    fit()
+    cpu,_ = timed_epochs(fit, 3)
+    row(f'{name}, {loss}, Adam, bs={dls.bs:,}, 1 thread', f'{len(dls.train_ds)*dls.train_ds.n_neg/cpu/1e6:.1f} M/s')
+
+def speed():
+    "Pairs a second of BPR, WARP and sampled softmax, and of peers"
+    say(f'\nPairs a second, k={K}; verified negatives; CPU seconds' )
+    for name,shape in SHAPES.items():
+        if name!='1 M' and '--all' not in sys.argv: continue
+        pairs = power_law(*shape)
+        dls = click_loaders(pairs, bs=4096)
+        for threads in (1,2):
+            asked = f'asked: {12 if threads==1 else 20} M/s' if name=='1 M' else ''
+            sgd_row(name, dls, BPRLoss(), .05, threads, asked)
+        if name=='1 M': sgd_row(name, dls, WARPLoss(), .002, 1)
+        adam_row(name, dls, BPRLoss())
+        if name=='1 M': adam_row(name, click_loaders(pairs, bs=4096, n_neg=10, sampler='popularity'), SampledSoftmaxLoss())
+        for who in ('implicit','rusket'):
+            if (secs := peer_seconds(who, pairs)) is not None: row(f'{name}, {who}, BPR, 1 thread', f'{shape[2]/secs/1e6:.1f} M/s')
+
+if __name__=='__main__': report(__file__, [speed], 'one thread unless a row says otherwise; fastest of seven epochs')
