@@ -144,13 +144,15 @@ class FeatureTerms(NamedTuple):
 class ClickTerms(NamedTuple):
     "How vectors of clicks are solved: see `train.als`"
     alpha:float # Confidence that a weight of 1 adds to the 1 of every pair
-    reg:float # Decay for each unit of confidence of a row
+    reg:float # Decay of a row whose clicks add a confidence of 1
+    growth:float=0. # Power of the confidence that the decay grows with
 
 class FoldTerms(NamedTuple):
     "What adds to the vector of a new id, beside what is solved from its ratings"
     implicit:Factors|None=None # What each row of the other side adds once rated, over the root of their number; or None
     features:tuple=() # `FeatureTerms` of this side
     clicks:ClickTerms|None=None # Where scores are of clicks, and every pair counts
+    ranked:float|None=None # Where scores only rank: weight of the squared distance of users from where they start
 
 # %% ../../nbs/recommend/00_base.ipynb #0c268fc1
 def category_weights(

@@ -17,7 +17,7 @@ from ..data.features import Feature, GenreCategorify
 from ..data.ids import raw_ids
 from .base import Factors, FeatureTerms, FoldTerms, Link, category_weights, pair_scores
 from .history import SIDES, UserHistory, as_known_kind, id_rows
-from .solve import Decay, row_ends, solve_clicks, solve_factors
+from .solve import Decay, row_ends, solve_clicks, solve_factors, solve_ranked
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #612a4ac4
 class FoldState(NamedTuple):
@@ -107,6 +107,8 @@ def fold_rows(
     start = start_factors(state, side, rows, others, ends)
     if (clicks := state.terms[side].clicks) is not None:
         return solve_clicks(state.factors[1-side], others, ratings, ends, start, clicks)
+    if (decay_by_rank := state.terms[side].ranked) is not None:
+        return solve_ranked(state.factors[1-side], others, ratings, ends, start, decay_by_rank)
     return solve_factors(state.factors[1-side], others, ratings, ends, start, decay, state.link)
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #e4df25c6
@@ -201,7 +203,8 @@ def find_decay(
     rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
 )->Decay: # The usual units if there are not enough ratings to tell
     "How strongly to hold new rows where they start, so that hidden ratings are predicted best"
-    if state.terms[side].clicks is not None: return Decay(1., 1.)   # clicks have a decay of their own
+    own = state.terms[side].clicks,state.terms[side].ranked
+    if own!=(None,None): return Decay(1., 1.)   # clicks have a decay of their own
     units = [decay_units(state, o, rated) for o in (side,1-side)]
     def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1]) for o in units]
     trial = _trial(state.history, side, len(state.factors[side].vec), np.random.default_rng(0))

@@ -95,6 +95,7 @@ def terms_state(
         info.append(None if term is None else [])
         if term is None: continue
         if term.clicks is not None: tensors[f'terms{side}.clicks'] = torch.tensor(term.clicks, dtype=torch.float64)
+        if term.ranked is not None: tensors[f'terms{side}.ranked'] = torch.tensor(term.ranked, dtype=torch.float64)
         if term.implicit is not None: put(f'terms{side}.implicit', term.implicit)
         for k,f in enumerate(term.features):
             info[side].append(dict(name=f.name, how=f.how, agg=f.agg, codec=f.codec))
@@ -118,7 +119,8 @@ def load_terms(
         features = None if features is None else tuple(feature(side, k, o) for k,o in enumerate(features))
         clicks = tensors.get(f'terms{side}.clicks')
         clicks = None if clicks is None else ClickTerms(*clicks.tolist())
-        res.append(None if features is None else FoldTerms(implicit, features, clicks))
+        ranked = tensors[f'terms{side}.ranked'].item() if f'terms{side}.ranked' in tensors else None
+        res.append(None if features is None else FoldTerms(implicit, features, clicks, ranked))
     return tuple(res)
 
 # %% ../../nbs/recommend/08_recommender.ipynb #424673c2
@@ -340,7 +342,11 @@ class Recommender:
         ratings,table = as_frame(ratings),as_frame(table)
         if side==0 and self.scorer.with_met(*self.history[:2]) is not None: return self._fold_history(ratings, table)
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
-        bounds,clicks = self.link.y_range or self.rated,state.terms[side].clicks is not None
+        ranked = state.terms[0].ranked is not None
+        if side and ranked and ratings is not None:
+            raise TypeError('clicks on new items say little about scores that only rank; fold them in by their features, '
+                'fold_in_items(items=...), or train with fit_als')
+        bounds,clicks = self.link.y_range or self.rated,ranked or state.terms[side].clicks is not None
         if clicks: bounds = 0,np.inf
         if clicks and ratings is not None and self.names[2] not in ratings: ratings = ratings.assign(**{self.names[2]:1.})
         new = read_new_ratings(ratings, self.names, self.ids, side, bounds)
@@ -387,7 +393,7 @@ class Recommender:
         parts = score_parts(state, self.decay(0).vec, u, i, k)
         at = parts.rated.numpy()-1
         res = explanation_table(parts, self.link, self.ids[1].to_numpy()[at], titles.take(at))
-        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, parts.average)
+        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, parts.average, self.value)
         return res
 
     def save(self,

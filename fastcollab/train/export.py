@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['export_scorer', 'add_feature_names', 'trained_items', 'check_items', 'item_table', 'KeptRatings', 'kept_ratings',
-           'export_recommender', 'check_fold_in']
+           'ranked_terms', 'export_recommender', 'check_fold_in']
 
 # %% ../../nbs/train/06_export.ipynb #342cf1db
 import math
@@ -127,6 +127,20 @@ def kept_ratings(
     rated = (y.min().item(),y.max().item()) if len(y) else collab_model(learn.model).link.y_range
     return KeptRatings(UserHistory.from_ratings(u, i, y, train.n_users), rated or (-math.inf,math.inf))
 
+# %% ../../nbs/train/06_export.ipynb #9577a917
+def ranked_terms(
+    scorer, # A `Scorer`
+    terms:tuple, # `FoldTerms` of users and of items, or None
+    history:UserHistory, # What users have met
+)->tuple: # The same, with `ranked` for users
+    "Fold terms of a model of clicks"
+    users = scorer.factors(0)
+    if users is None or terms[0] is None or terms[0].clicks is not None: return terms
+    known = history.ends.diff()>0
+    known = known if known.any() else torch.ones_like(known)
+    spread = (users.vec[known]-users.vec[0]).double().square().mean().item() if users.vec.numel() else 1.
+    return terms[0]._replace(ranked=1/max(spread, 1e-6)),terms[1]
+
 # %% ../../nbs/train/06_export.ipynb #478951f7
 def export_recommender(
     learn, # A fitted learner
@@ -144,6 +158,7 @@ def export_recommender(
     separators = {f.name:f.codec.sep for f in enc.features if f.side==1}
     ids,names = tuple(enc.index[o] for o in enc.id_names),(*enc.id_names,enc.rating_name)
     terms = add_feature_names(terms, enc.features)
+    if learn.dls.train_ds.implicit: terms = ranked_terms(scorer, terms, kept.history)
     value = 'score' if learn.dls.train_ds.implicit else 'prediction'
     return Recommender(scorer, ids, names, item_table(enc, items), kept.history, terms, kept.rated, separators, value)
 

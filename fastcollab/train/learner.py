@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
            'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'learner_summary', 'learner_state',
-           'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range',
-           'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner',
-           'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model',
-           'plan_of', 'run_trial', 'fit_choice', 'fit_auto', 'baseline_rmse']
+           'forget_solution', 'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range',
+           'offered_range', 'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments',
+           'auto_arguments', 'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner',
+           'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_auto', 'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from typing import NamedTuple
@@ -213,6 +213,14 @@ def learner_state(
     tensors = [*learn.model.parameters(), *learn.model.buffers()]
     return learn.model,learn.dls,learn.loss_func,tuple((o.data_ptr(),o._version) for o in tensors)
 
+# %% ../../nbs/train/07_learner.ipynb #7ef715de
+def forget_solution(
+    model:CollabModel, # About to be trained in batches
+):
+    "Forget what belongs to another way of training"
+    model.clear_samples()
+    if model.click_terms is not None: model.set_clicks(None)
+
 # %% ../../nbs/train/07_learner.ipynb #f5c074bd
 class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
@@ -269,7 +277,7 @@ class CollabLearner(Learner):
     def _do_fit(self):
         self.need_ratings()
         self._recommender,self._loop = None,self._solver or self._best_loop()
-        if not self._solver: collab_model(self.model).clear_samples()
+        if not self._solver: forget_solution(collab_model(self.model))
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
             super()._do_fit()

@@ -27,7 +27,7 @@ def balanced_blocks(
     res[order] = np.minimum(turn, 2*n_blocks-1-turn)   # there and back again
     return res
 
-# %% ../../nbs/train/04_sgd.ipynb #5c9db5d9
+# %% ../../nbs/train/04_sgd.ipynb #2e214cfa
 class SGDSolver:
     "Plain steps for the interactions of a dataset"
     def __init__(self,
@@ -91,6 +91,7 @@ class SGDSolver:
             if met.any(): res[~met] = res[met].mean(0)
             return SideTables(torch.from_numpy(res.astype(np.float32)))
         self.model.write_tables(side(0), side(1))
+        if self.model.click_terms is not None: self.model.set_clicks(None)   # of another way of training
 
 def sgd_table(
     loss, # `BPRLoss` or `WARPLoss`

@@ -146,3 +146,39 @@ def test_what_plain_steps_refuse(clicks, many):
     says(collab_learner(loaders(clicks), cbs=Looks()), 'Looks acts on each')
     rated = CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)
     says(collab_learner(rated), 'not for RatingMSE')
+
+# ---- After training
+@pytest.fixture(scope='module')
+def ranker():
+    "A learner of 300 users, fitted by BPR"
+    df = to_implicit(synthetic_ratings(300, 150, 12_000), threshold=4)
+    learn = collab_learner(loaders(df, item_name='title', genre_name='genres'), n_factors=16)
+    return quiet(learn, lambda: learn.fit_one_cycle(10, 1e-2, wd=.1))
+
+def test_a_new_user_with_the_clicks_of_a_known_one_gets_a_like_list(ranker):
+    history,shared = ranker.dls.train_ds.items,[]
+    for user in (5,17,40,101):
+        own = history[history.userId==user]
+        rec = ranker.fold_in(own.assign(userId=9_999)[['userId','title']])
+        exclude = dict(exclude_seen=True, k=20)
+        a,b = ranker.recommend([user], **exclude),rec.recommend([9_999], **exclude)
+        assert list(b.columns)[-1]=='score' and not set(b.item)&set(own.title)
+        shared.append(len(set(a.item)&set(b.item))/20)
+    assert np.mean(shared)>.5   # 20 of 150: by chance .14
+
+def test_clicks_on_new_items_are_refused(ranker):
+    new = pd.DataFrame(dict(userId=[5,6], title='New (2020)', weight=1.))
+    with pytest.raises(TypeError, match='scores that only rank'): ranker.recommender().fold_in_items(new)
+    items = pd.DataFrame(dict(title=['New (2020)'], genres=['Drama']))
+    rec = ranker.recommender().fold_in_items(items=items)
+    assert np.isfinite(rec.predict(5, 'New (2020)'))
+
+def test_explanations_add_up(ranker, tmp_path):
+    top = ranker.recommend([5], 1)
+    table = ranker.explain(5, top.item[0])
+    np.testing.assert_allclose(table.stars.sum(), top.score[0], rtol=1e-4)
+    assert table.attrs['sentence'].startswith(f'a score of {top.score[0]:.2f} for {top.title[0]}')
+    rec = ranker.recommender()
+    rec.save(tmp_path/'rec')
+    again = Recommender.load(tmp_path/'rec')
+    assert again.explain(5, top.item[0]).stars.tolist()==rec.explain(5, top.item[0]).stars.tolist()
