@@ -167,7 +167,7 @@ class SLIM(HistoryModel):
         candidates = np.full((self.n_items,max(1, n.max())), -1, np.int32)
         candidates[rows,cols] = near.indices
         weights,sync = np.zeros(candidates.shape, np.float32),np.zeros(32, np.int64)
-        args = (m.T@m).toarray(),candidates,weights,np.float32(self.l1),np.float32(self.l2),50,np.float32(1e-4),sync
+        args = (m.T@m).toarray(),candidates,weights,np.float32(self.l1),np.float32(self.l2),200,np.float32(1e-4),sync
         threads = torch.get_num_threads()
         with compiling('slim'),ThreadPoolExecutor(threads) as pool:
             list(pool.map(lambda _: kernel.columns(*args), range(threads)))

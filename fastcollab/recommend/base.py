@@ -144,7 +144,8 @@ class FeatureTerms(NamedTuple):
 class ClickTerms(NamedTuple):
     "How vectors of clicks are solved: see `train.als`"
     alpha:float # Confidence that a weight of 1 adds to the 1 of every pair
-    reg:float # Decay for each unit of confidence of a row
+    reg:float # Decay of a row whose clicks add a confidence of 1
+    growth:float=0. # Power of the confidence that the decay grows with
 
 class FoldTerms(NamedTuple):
     "What adds to the vector of a new id, beside what is solved from its ratings"

@@ -58,8 +58,7 @@ def click_contributions(
     rated,weights = state.history.rated_by(u)
     items,clicks = state.factors[1].vec.double(),state.terms[0].clicks
     met,extra = items[rated],clicks.alpha*weights.double()
-    reg = clicks.reg*(len(items)+extra.sum().item())
-    A = click_matrix(items[1:].T@items[1:], met, extra, reg)
+    A = click_matrix(items[1:].T@items[1:], met, extra, clicks.reg*extra.sum().item()**clicks.growth)
     return (1+extra)*(met@torch.linalg.solve(A, vec))
 
 def rating_contributions(

@@ -181,7 +181,7 @@ def solve_clicks(
     for r,(a,z) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist())):
         if a==z: continue
         met,extra = vec[rated[a:z]],clicks.alpha*weights[a:z].double()
-        A = click_matrix(gram, met, extra, clicks.reg*(len(vec)+extra.sum().item()))
+        A = click_matrix(gram, met, extra, clicks.reg*extra.sum().item()**clicks.growth)
         res[r] = torch.linalg.solve(A, (1+extra)@met).float()
     return Factors(res, None if start.bias is None else torch.zeros_like(start.bias))
 

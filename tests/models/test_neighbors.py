@@ -1,7 +1,7 @@
 "Models in closed form against numpy, in a learner, for new users, and saved"
 import numpy as np, pytest, torch
-from fastcollab.all import (CollabDataLoaders, EASE, ItemKNN, Popular, Recommender, SLIM, collab_learner, load_learner,
-    synthetic_ratings)
+from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, Popular, Recommender, SLIM
+from fastcollab.all import collab_learner, load_learner, synthetic_ratings
 from fastcollab.data.matrix import interaction_matrix
 from fastcollab.models.neighbors import nearest_items, top_columns
 from scipy.sparse import csr_matrix
@@ -44,7 +44,7 @@ def test_slim_keeps_the_conditions_of_its_minimum():
     slope = X.T@(X-X@W)-3*W-.5
     off = ~np.eye(len(W), dtype=bool)
     assert (W>=0).all() and not W.diagonal().any()
-    assert (slope[off]<.02).all() and (abs(slope[off&(W>0)])<.02).all()
+    assert (slope[off]<.05).all() and (abs(slope[off&(W>0)])<.05).all()
 
 def test_largest_of_each_row():
     m = csr_matrix(np.array([[0,3,1,3],[0,0,0,0],[5,0,2,4]], np.float32))
