@@ -1108,6 +1108,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'fastcollab/kernels/vectors.py'),
                                             'fastcollab.kernels.vectors._lane': ( 'kernels/vectors.html#_lane',
                                                                                   'fastcollab/kernels/vectors.py'),
+                                            'fastcollab.kernels.vectors._lanes': ( 'kernels/vectors.html#_lanes',
+                                                                                   'fastcollab/kernels/vectors.py'),
                                             'fastcollab.kernels.vectors._pack': ( 'kernels/vectors.html#_pack',
                                                                                   'fastcollab/kernels/vectors.py'),
                                             'fastcollab.kernels.vectors._row': ( 'kernels/vectors.html#_row',
