@@ -45,17 +45,18 @@ class _Group:
     def __init__(self, precision, mean, rows=None):
         self.precision,self.mean,self.rows = precision,mean,rows
         precision[:],mean[:] = 10,0
+    def table(self, o): return o if self.rows is None else o[:,self.rows]
 
-    def draw(self, kernels, rng, table, active, a0, b0):
-        "Draw the precisions and means of the `active` columns given `table`"
-        if self.rows is not None: table = table[:,self.rows]
-        n = table.shape[1]
-        if not n: return
-        m,squares = (o[active] for o in kernels.moments(table))
-        precision = rng.gamma((a0+n)/2, size=len(m))*2/(b0+squares+n*m*m/(n+1))
-        self.precision[active] = precision
-        self.mean[active] = n*m/(n+1)+rng.standard_normal(len(m))/np.sqrt(precision*(n+1))
+def _draw_groups(kernels, rng, groups, tables, active, a0, b0):
+    "Draw the precisions and means of the `active` columns of groups given their tables"
+    some = [(g,o) for g,o in ((g,g.table(o)) for g,o in zip(groups, tables)) if o.shape[1]]
+    m,squares = np.stack([kernels.moments(o)[:,active] for _,o in some], 1)    # (groups,columns) each
+    n = np.array([[o.shape[1]] for _,o in some])
+    precision = rng.gamma((a0+n)/2, size=m.shape)*2/(b0+squares+n*m*m/(n+1))
+    mean = n*m/(n+1)+rng.standard_normal(m.shape)/np.sqrt(precision*(n+1))
+    for (g,_),p,o in zip(some, precision, mean): g.precision[active],g.mean[active] = p,o
 
+# %% ../../nbs/train/04_sampler.ipynb #b9eb129f
 class _Side:
     "The ratings and tables of one side; only ids with ratings have rows in them"
     def __init__(self, kernels, spec, ids, k, blocks):
@@ -160,7 +161,8 @@ class GibbsSampler:
         if self.kernels is None: raise RuntimeError(f'the Gibbs sampler needs compiled loops: {unusable()}')
         ids,ratings = np.asarray(ids),np.asarray(ratings, np.float32)
         self.rng,self.done,self.n,self.stale = np.random.default_rng(seed),0,len(ids),True
-        self.streams = [np.random.Generator(np.random.SFC64(o)) for o in np.random.SeedSequence(seed).spawn(4)]
+        normals = load_kernels('normals')
+        self.streams = [(normals.normals,normals.new_state(o)) for o in np.random.SeedSequence(seed).spawn(4)]
         self.k = n_factors or default_factors(self.n, users.n+items.n)
         self.blocks = self.k//8+1
         self.active = np.arange(8*self.blocks).reshape(-1, 8)<=self.k
@@ -261,9 +263,8 @@ class GibbsSampler:
             rng.standard_normal((blocks,8)), rng.random((blocks,8)))
         self._together(lambda thread: self.kernels.half(h, t.half, p, errors, res, blocks, np.float32(self.precision),
             sets, features, self.bounds[side], thread, self.sync, a0, b0))
-        tables = h.own,h.sets,*[h.features]*len(s.spec.sizes)
-        for group,table in zip(s.groups, tables):
-            if sets or table is not h.sets: group.draw(self.kernels, rng, table, active, a0, b0)
+        tables = h.own,h.sets if sets else h.sets[:,:0],*[h.features]*len(s.spec.sizes)
+        _draw_groups(self.kernels, rng, s.groups, tables, active, a0, b0)
         if opening: return
         squares = np.zeros(s.spec.n)
         squares[s.rated] = h.squares
@@ -277,8 +278,8 @@ class GibbsSampler:
             for c in range(thread, parts, self.threads):
                 for x in tables:
                     rows = x.reshape(-1, 8)
-                    part = rows[len(rows)*c//parts:len(rows)*(c+1)//parts]
-                    self.streams[c].standard_normal(dtype=np.float32, out=part)
+                    normals,state = self.streams[c]
+                    normals(state, rows[len(rows)*c//parts:len(rows)*(c+1)//parts].reshape(-1))
         self._together(fill)
         for x in tables:
             for b in np.flatnonzero(~active[:len(x)].all(1)): x[b][:,~active[b]] = 0

@@ -211,14 +211,17 @@ class GibbsChain:
         x,y = self.ds.rows(rows.to(self.ds.device))
         return x.to(self.model.count.device),y[:,0].to(self.model.count.device)
 
-    def finish(self):
+    def finish(self,
+        tables:bool=True, # Also the tables of the inner model, and intervals? Predictions don't need them
+    ):
         "Leave a model that everything works with, whenever the chain stops"
         if not self.sampler.done: return
         self.show()
         self.model.trim()
-        self.write(most=2**31)
-        with reading(self.model): self.model.calibrate(*self._some_rows(4000))
-        self.model.notes = chain_notes(self)
+        if tables:
+            self.write(most=2**31)
+            with reading(self.model): self.model.calibrate(*self._some_rows(4000))
+            self.model.notes = chain_notes(self)
         effects,times = self.model.session_effects,self.ds.store.timestamps()
         if effects is None or times is None: return
         effects.fit(self.ds.store.ids()[:,0].cpu(), times[:,-1].cpu(), self.errors())
