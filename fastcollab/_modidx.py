@@ -2263,6 +2263,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.CollabLearner.recommender': ( 'train/learner.html#collablearner.recommender',
                                                                                                   'fastcollab/train/learner.py'),
+                                          'fastcollab.train.learner.CollabLearner.save': ( 'train/learner.html#collablearner.save',
+                                                                                           'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.CollabLearner.scale_decays': ( 'train/learner.html#collablearner.scale_decays',
                                                                                                    'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.CollabLearner.similar_items': ( 'train/learner.html#collablearner.similar_items',
@@ -2659,4 +2661,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'fastcollab.train.solvers.sample_room': ( 'train/solvers.html#sample_room',
                                                                                     'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.scaled': ('train/solvers.html#scaled', 'fastcollab/train/solvers.py'),
-                                          'fastcollab.train.solvers.turned': ('train/solvers.html#turned', 'fastcollab/train/solvers.py')}}}
+                                          'fastcollab.train.solvers.turned': ('train/solvers.html#turned', 'fastcollab/train/solvers.py')},
+            'fastcollab.writing': {'fastcollab.writing.replacing': ('writing.html#replacing', 'fastcollab/writing.py')}}}

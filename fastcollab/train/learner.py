@@ -39,6 +39,7 @@ from .optimizer import *
 from .schedules import *
 from .sampler import default_factors
 from .solvers import *
+from ..writing import replacing
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
 @contextmanager
@@ -327,16 +328,27 @@ class CollabLearner(Learner):
         self.scale_decays()   # files of older versions know nothing about it
         return self
 
+    @delegates(Learner.save)
+    def save(self, file, **kwargs):
+        "Save model and optimizer; an older file stays until the new one is complete"
+        if rank_distrib() or not isinstance(file, (str,Path)): return super().save(file, **kwargs)
+        whole = join_path_file(file, self.path/self.model_dir, ext='.pth')
+        with replacing(whole) as part, open(part, 'wb') as f: super().save(f, **kwargs)
+        return whole
     @delegates(Learner.export)
-    def export(self, *args,
+    def export(self,
+        fname='export.pkl', # File in `self.path`; an older one stays until this one is complete
+        *args,
         history:bool=True, # Keep what users have rated? Lists leave it out, and explanations and fold-in need it
         **kwargs
     ):
         "Save the learner without loaders; `load_learner` reads it"
-        before,kept = self.kept,kept_ratings(self)
+        if rank_distrib(): return
+        kept,before = kept_ratings(self),(self.kept,self.dls,self.opt)
         self.kept = kept if history else kept.without_history()
-        try: super().export(*args, **kwargs)
-        finally: self.kept = before
+        try:
+            with replacing(self.path/fname) as part: super().export(part.absolute(), *args, **kwargs)
+        finally: self.kept,self.dls,self.opt = before   # after an error, fastai would leave them out
 
     # ---- Predictions
     @delegates(Learner.get_preds)
