@@ -672,10 +672,10 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(plan.sweeps, every=plan.sweeps, seed=seed))
+    if plan.alone: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
-    return choose(preds, y, plan.sweeps)
+    return choose(preds, y, plan.alone, plan.blend)
 
 # %% ../../nbs/train/07_learner.ipynb #95e425ce
 def fit_choice(
@@ -713,7 +713,7 @@ def fit_auto(
     learn.need_ratings()
     if not rating_loss(learn.loss_func).squared_error: return fit_adam(learn, learn.auto_config, cbs)
     plan = plan_of(learn, budget)
-    only = AutoChoice({'gibbs' if plan.sweeps else 'adam':1.}, sweeps=plan.sweeps)
+    only = AutoChoice({'gibbs' if plan.alone else 'adam':1.}, sweeps=plan.alone)
     learn.auto_choice = run_trial(learn, plan, seed) if plan.trial else only
     learn.logger(str(learn.auto_choice))
     fit_choice(learn, learn.auto_choice, seed, cbs)
