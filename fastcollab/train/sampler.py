@@ -21,8 +21,8 @@ class Sample(NamedTuple):
     users:np.ndarray           # Own part, sets and features, (n_users,k+1); without ratings: see `Newcomers`
     items:np.ndarray           # (n_items,k+1)
     features:tuple             # What the categories of users and of items add, (c,k+1) each
-    own:tuple                  # Own parts of users and items, (n,k+1) each
-    implicit:tuple             # Set tables of users (n_items,k+1) and items (n_users,k+1), or None
+    own:tuple|None             # Own parts of users and items, (n,k+1) each; None without the parts
+    implicit:tuple|None        # Set tables of users (n_items,k+1) and items (n_users,k+1), or None
     precision:float            # The noise of a score is 1/(precision*user_precision[u]*item_precision[i])
     user_precision:np.ndarray  # (n_users,)
     item_precision:np.ndarray  # (n_items,)
@@ -95,6 +95,7 @@ class _Side:
             aligned(n_blocks, n, 8), aligned(n_blocks, m, 8), aligned(n_blocks, sum(self.spec.sizes), 8), self.f_ends,
             self.f_rows, self.f_weights, self.f_group, aligned(n, 8), aligned(m, 8),
             aligned(n, self.kernels.STATE, 8), aligned(n, 8, 8), np.zeros(n, np.float32))
+        self.normals = [aligned(*o.shape) for o in (self.half.own,self.half.sets,self.half.features)]
 
     def from_features(self, rows):
         "What features add to `rows`, (b,n,8)"
@@ -115,30 +116,31 @@ class _Side:
         h.bias[:],h.vectors[:] = res[0,:,0],res
         h.vectors[0,:,0] = 1
 
-    def spread(self, table, rated, n, fill):
-        "Rows of all ids from those of the rated ones, (n,k+1)"
+    def spread(self, table, rated, n, rest):
+        "Rows of all ids from those of the rated ones; the others get the row `rest`, (n,k+1)"
         res = np.empty((n,self.k+1), np.float32)
-        res[:] = _columns(fill, self.k)
-        res[rated] = _columns(table, self.k)
+        self.kernels.to_rows(table, rated, self.row(rest), res)
+        return res
+    def row(self, o): return _columns(o[:,None], self.k)[0]
+
+    def vectors(self):
+        "Own parts, sets and features together; nothing of use for ids without ratings"
+        res = self.spread(self.half.vectors, self.rated, self.spec.n, self.mean[0])
+        res[self.rated,self.k] = self.half.bias
         return res
 
-    def tables(self, other):
-        "Vectors, what categories add, own parts, and sets or None"
-        h,own,k = self.half,self.mean[0][:,None],self.k
-        own_parts = self.spread(h.own, self.rated, self.spec.n, own)
-        res = self.spread(h.vectors, self.rated, self.spec.n, own)
-        res[self.rated,k] = h.bias
-        rest = np.flatnonzero(self.all_counts==0)
-        res[rest] += _columns(self.from_features(rest), k)
-        sets = self.spread(h.sets, other.rated, other.spec.n, self.mean[1][:,None]) if self.spec.implicit else None
-        return res,_columns(h.features, k),own_parts,sets
+    def parts(self, other):
+        "Own parts, and sets or None"
+        own = self.spread(self.half.own, self.rated, self.spec.n, self.mean[0])
+        if not self.spec.implicit: return own,None
+        return own,self.spread(self.half.sets, other.rated, other.spec.n, self.mean[1])
 
     def precisions(self, name):
         "By name of the group"
         res = {name:self.precision[0]}
         if self.spec.implicit: res[f'sets of {name}'] = self.precision[1]
         for f,o in enumerate(self.precision[2:]): res[f'feature {f+1} of {name}'] = o
-        return {a:_columns(o[:,None], self.k)[0] for a,o in res.items()}
+        return {a:self.row(o) for a,o in res.items()}
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
@@ -166,7 +168,7 @@ class GibbsSampler:
         us,it = self.sides
         us.meet(it, self.blocks)
         it.meet(us, self.blocks)
-        self.newcomers = Newcomers(ids[us.order], (users,items))
+        self.newcomers,self.rows = Newcomers(ids, (users,items)),np.ascontiguousarray(ids[us.order].T, np.int64)
         self._ratings(ratings)
         self.precision,self.base,self.item_errors = 1.,1.,np.empty(self.n, np.float32)
         self._team(threads or 1)
@@ -253,8 +255,7 @@ class GibbsSampler:
         if opening: active[0,0] = True
         sets,features = s.spec.implicit,len(s.spec.sizes)>0
         h = s.half
-        normals = [np.empty((blocks*used,o.shape[1],8), np.float32)
-            for o,used in ((h.own,True),(h.sets,sets),(h.features,features))]
+        normals = [o[:blocks*used] for o,used in zip(s.normals, (True,sets,features))]
         self._fill(normals, active)
         p = self.kernels.Priors(s.precision.reshape(-1, 8), s.mean.reshape(-1, 8), *normals,
             rng.standard_normal((blocks,8)), rng.random((blocks,8)))
@@ -287,13 +288,24 @@ class GibbsSampler:
         n = self.anchor*self.n if self.done>=self.opening else 0
         self.precision = self.rng.gamma((1+self.n+n)/2)*2/(1+squares+n*self.base)
 
-    def sample(self)->Sample:
+    def sample(self,
+        parts:bool=True, # With the parts that vectors are the sum of?
+    )->Sample:
         "The present draw"
         us,it = self.sides
-        (users,*of_users),(items,*of_items) = us.tables(it),it.tables(us)
-        features,own,implicit = zip(of_users, of_items)
-        res = Sample(users, items, features, own, implicit, float(self.precision), us.noise.copy(), it.noise.copy())
-        return self.newcomers(res, self.latent, self.precisions)
+        own,implicit = zip(us.parts(it), it.parts(us)) if parts else (None,None)
+        features = tuple(_columns(o.half.features, self.k) for o in self.sides)
+        res = Sample(us.vectors(), it.vectors(), features, own, implicit, float(self.precision), us.noise.copy(),
+            it.noise.copy())
+        means,precisions = zip(*((o.row(o.mean[0]),_columns(o.precision[2:].swapaxes(0, 1), self.k)) for o in self.sides))
+        return self.newcomers(res, means, self._latent_totals(), precisions)
+
+    def _latent_totals(self):
+        "Sums of the latent scores of the ratings of each user and each item"
+        us,it = self.sides
+        totals = tuple(np.zeros(o.spec.n) for o in self.sides)
+        for res,rows in zip(totals, self.rows): self.kernels.add_by_row(rows, self.latent, res)
+        return totals
 
     def train_ratings(self)->np.ndarray: # (n,)
         "Leave-one-out predictions of the training ratings by the present draw, in the order of `ids`"
