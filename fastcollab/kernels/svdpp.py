@@ -11,24 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from .jit import CALLED,INNER
+from .rows import sum_rows
 
 # %% ../../nbs/kernels/05_svdpp.ipynb #5f3a3096
 @njit(**CALLED)
 def add_sums(table, ends, cols, scale, want, res):
     "Add to each wanted row r of `res` scale[r] times the sum of the rows cols[ends[r]:ends[r+1]] of `table`"
     for r in range(len(res)):
-        if not want[r]: continue
-        o,end,w = ends[r],ends[r+1],scale[r]
-        while o+8<=end:
-            a,b,c,d,e,f,g,h = cols[o],cols[o+1],cols[o+2],cols[o+3],cols[o+4],cols[o+5],cols[o+6],cols[o+7]
-            for j in range(res.shape[1]):
-                half = (table[a,j]+table[b,j])+(table[c,j]+table[d,j])
-                res[r,j] += w*(half+((table[e,j]+table[f,j])+(table[g,j]+table[h,j])))
-            o += 8
-        while o<end:
-            a = cols[o]
-            for j in range(res.shape[1]): res[r,j] += w*table[a,j]
-            o += 1
+        if want[r]: sum_rows(table, cols, ends[r], ends[r+1], scale[r], res, r)
 
 # %% ../../nbs/kernels/05_svdpp.ipynb #696433cd
 @njit(**CALLED)
