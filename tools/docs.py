@@ -158,7 +158,7 @@ def source(path):
     lang = 'python' if path.suffix=='.py' else 'text'
     return top(name, search=dict(exclude=True)) + f'````{lang} linenums="1"\n{path.read_text()}````\n'
 
-def package_title(name): return {'':'Checks, losses and metrics', 'cli':'CLI'}.get(name, name.capitalize())
+def package_title(name): return {'':'Checks, losses, metrics, and files', 'cli':'CLI'}.get(name, name.capitalize())
 def package_doc(name): return import_module(f'fastcollab.{name}'.strip('.')).__doc__
 
 class Site:

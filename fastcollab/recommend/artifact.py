@@ -197,4 +197,4 @@ def write_onnx(
     x = torch.ones(2, 2, dtype=torch.long)
     program = torch.onnx.export(module.eval(), (x,), input_names=['x'], output_names=['rating'], dynamo=True,
         dynamic_shapes=[{0:torch.export.Dim('n')}], verbose=False)
-    program.save(str(path))
+    with replacing(path) as part: program.save(str(part))

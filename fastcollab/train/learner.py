@@ -40,6 +40,7 @@ from .schedules import *
 from .set_loop import *
 from .sampler import default_factors
 from .solvers import *
+from ..writing import replacing
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
 @contextmanager
@@ -328,16 +329,27 @@ class CollabLearner(Learner):
         self.scale_decays()   # files of older versions know nothing about it
         return self
 
+    @delegates(Learner.save)
+    def save(self, file, **kwargs):
+        "Save model and optimizer; an older file stays until the new one is complete"
+        if rank_distrib() or not isinstance(file, (str,Path)): return super().save(file, **kwargs)
+        whole = join_path_file(file, self.path/self.model_dir, ext='.pth')
+        with replacing(whole) as part, open(part, 'wb') as f: super().save(f, **kwargs)
+        return whole
     @delegates(Learner.export)
-    def export(self, *args,
+    def export(self,
+        fname='export.pkl', # File in `self.path`; an older one stays until this one is complete
+        *args,
         history:bool=True, # Keep what users have rated? Lists leave it out, and explanations and fold-in need it
         **kwargs
     ):
         "Save the learner without loaders; `load_learner` reads it"
-        before,kept = self.kept,kept_ratings(self)
+        if rank_distrib(): return
+        kept,before = kept_ratings(self),(self.kept,self.dls,self.opt)
         self.kept = kept if history else kept.without_history()
-        try: super().export(*args, **kwargs)
-        finally: self.kept = before
+        try:
+            with replacing(self.path/fname) as part: super().export(part.absolute(), *args, **kwargs)
+        finally: self.kept,self.dls,self.opt = before   # after an error, fastai would leave them out
 
     # ---- Predictions
     @delegates(Learner.get_preds)
@@ -356,7 +368,7 @@ class CollabLearner(Learner):
         dl = self.dls.test_dl(rows, bs=2**13, unknown=unknown)
         preds = loader_outputs(self.model, dl, rating_loss(self.loss_func).activation)
         if unknown=='nan': preds[(dl.dataset.store.ids().cpu().numpy()==0).any(1)] = np.nan
-        if interval is not None: return interval_table(self.model, dl, preds, interval)
+        if interval is not None: return give_table(interval_table(self.model, dl, preds, interval), table_kind(user))
         return float(preds[0]) if is_row else preds
     def predict_dist(self,
         user, # As in `predict`
@@ -364,7 +376,7 @@ class CollabLearner(Learner):
     )->pd.DataFrame: # A row per pair, a column per rating; each row sums to 1
         "How probable each rating is; after `fit_gibbs`, or for a learner whose loss is an `OrdinalLoss`"
         rows,_ = asked_rows(self.dls, user, item)
-        return rating_table(self, self.dls.test_dl(rows, bs=2**13))
+        return give_table(rating_table(self, self.dls.test_dl(rows, bs=2**13)), table_kind(user))
     def summary(self)->str: # A table of all parameters, and what trains them
         "Tables and layers with their parameters, the optimizer, the loss and the callbacks"
         return PrettyString(learner_summary(self))
@@ -391,9 +403,10 @@ class CollabLearner(Learner):
         item, # An item id
         k:int=10, # Number of items
         metric:str='cosine', # 'cosine' or 'dot'
+        as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
     )->pd.DataFrame: # `rank, item, title, similarity`
         "The items whose vectors are closest to the vector of `item`"
-        return self.kept_recommender().similar_items(item, k, metric)
+        return self.kept_recommender().similar_items(item, k, metric, as_)
     def fold_in(self,
         ratings:pd.DataFrame|None=None, # Ratings of new users, or more of known ones, in the columns of training
         users:pd.DataFrame|None=None, # A row per new user: id and features, where the model has some
@@ -642,7 +655,7 @@ def averages_model(
     name:str, # 'mean' or 'averages'
 )->BiasBaseline:
     "The mean, alone or with biases of users and items"
-    return BiasBaseline.from_dls(dls, **(dict(damping=1e30) if name=='mean' else {}))
+    return BiasBaseline.from_dls(dls, **(dict(damping=1e30) if name=='mean' else {})).to(dls.device)
 
 # %% ../../nbs/train/07_learner.ipynb #59ecaae4
 def plan_of(
@@ -672,10 +685,10 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.sweeps: models['gibbs'] = fitted(lambda o: o.fit_gibbs(plan.sweeps, every=plan.sweeps, seed=seed))
+    if plan.alone: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
-    return choose(preds, y, plan.sweeps)
+    return choose(preds, y, plan.alone, plan.blend)
 
 # %% ../../nbs/train/07_learner.ipynb #95e425ce
 def fit_choice(
@@ -713,7 +726,7 @@ def fit_auto(
     learn.need_ratings()
     if not rating_loss(learn.loss_func).squared_error: return fit_adam(learn, learn.auto_config, cbs)
     plan = plan_of(learn, budget)
-    only = AutoChoice({'gibbs' if plan.sweeps else 'adam':1.}, sweeps=plan.sweeps)
+    only = AutoChoice({'gibbs' if plan.alone else 'adam':1.}, sweeps=plan.alone)
     learn.auto_choice = run_trial(learn, plan, seed) if plan.trial else only
     learn.logger(str(learn.auto_choice))
     fit_choice(learn, learn.auto_choice, seed, cbs)

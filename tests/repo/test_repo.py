@@ -191,7 +191,7 @@ def test_dependencies_are_what_is_imported():
     roots = {o.split('.')[0] for m in MODULES.values()
         for o in imports(m)} - set(sys.stdlib_module_names) - {'fastcollab'}
     used = {packages.get(o, o) for o in roots}
-    assert used <= declared.union(*(proj['optional-dependencies'][o] for o in ('ann','onnx','viz')))
+    assert used <= declared.union(*(proj['optional-dependencies'][o] for o in ('ann','onnx','polars','viz')))
     assert declared <= used
 
 def test_constraints_cover_the_dependencies():

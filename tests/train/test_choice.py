@@ -42,11 +42,11 @@ def test_hidden_newcomers_are_unknown_and_keep_their_features():
 def test_a_larger_budget_tries_more(n, n_ids, k, budget):
     small,large = (auto_plan(n, n_ids, k, 12, o) for o in (budget,2*budget))
     assert (small.trial,small.adam)<=(large.trial,large.adam)
-    assert small.sweeps>=30 and (small.trial or not small.adam)
+    assert small.alone>=30 and (small.trial or not small.adam)
 
 def test_the_budget_grows_with_the_ratings():
     assert [auto_plan(n, 100, 16, 12).budget for n in (1000,100_000,10**6)]==[30,30,300]
-    assert auto_plan(1000, 100, 16, 12, sampler=False).sweeps==0
+    assert auto_plan(1000, 100, 16, 12, sampler=False).alone==0
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6))
