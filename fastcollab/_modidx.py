@@ -2697,8 +2697,12 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.probit_scale': ( 'train/solvers.html#probit_scale',
                                                                                      'fastcollab/train/solvers.py'),
+                                          'fastcollab.train.solvers.reads_tables': ( 'train/solvers.html#reads_tables',
+                                                                                     'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.sample_room': ( 'train/solvers.html#sample_room',
                                                                                     'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.scaled': ('train/solvers.html#scaled', 'fastcollab/train/solvers.py'),
+                                          'fastcollab.train.solvers.sweep_only': ( 'train/solvers.html#sweep_only',
+                                                                                   'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.turned': ('train/solvers.html#turned', 'fastcollab/train/solvers.py')},
             'fastcollab.writing': {'fastcollab.writing.replacing': ('writing.html#replacing', 'fastcollab/writing.py')}}}

@@ -684,7 +684,7 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.alone: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
+    if plan.alone: models['gibbs'] = fitted(lambda o: sweep_only(o, TRIAL, seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
     return choose(preds, y, plan.alone, plan.blend)
