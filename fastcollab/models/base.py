@@ -51,9 +51,9 @@ def _why_not_tables(model, tables):
     "Why a model with the embeddings `tables` has to run as it is; empty if there is no reason"
     if hook := find_hook(model, backward=False): return hook
     if bad := [type(o).__name__ for o in tables if not is_plain_table(o)]: return f'{bad[0]} is not a plain table'
-    if bad := {(str(p.device),str(p.dtype)) for p in model.parameters()}-{('cpu','torch.float32')}:
-        return f'parameters are {" ".join(first(bad))}, not cpu torch.float32'
-    return ''
+    devices,dtypes = ({str(getattr(p, o)) for p in model.parameters()} for o in ('device','dtype'))
+    if bad := dtypes-{'torch.float32'}: return f'parameters are {first(bad)}, not torch.float32'
+    return f'parameters are on {" and ".join(sorted(devices))}' if len(devices)>1 else ''
 
 # %% ../../nbs/models/01_base.ipynb #ce55719c
 def _side_plan(vec, bias=None):

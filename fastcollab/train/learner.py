@@ -654,7 +654,7 @@ def averages_model(
     name:str, # 'mean' or 'averages'
 )->BiasBaseline:
     "The mean, alone or with biases of users and items"
-    return BiasBaseline.from_dls(dls, **(dict(damping=1e30) if name=='mean' else {}))
+    return BiasBaseline.from_dls(dls, **(dict(damping=1e30) if name=='mean' else {})).to(dls.device)
 
 # %% ../../nbs/train/07_learner.ipynb #59ecaae4
 def plan_of(
