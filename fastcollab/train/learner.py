@@ -37,6 +37,7 @@ from .export import *
 from .loops import *
 from .optimizer import *
 from .schedules import *
+from .set_loop import *
 from .sampler import default_factors
 from .solvers import *
 from ..writing import replacing
@@ -239,7 +240,7 @@ class CollabLearner(Learner):
     @property
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
-        return why_not_fused(self)
+        return why_not_compiled(self)
     def create_opt(self):
         super().create_opt()
         self.scale_decays()
@@ -257,7 +258,7 @@ class CollabLearner(Learner):
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     def _do_fit(self):
         self.need_ratings()
-        self._recommender,self._loop = None,self._solver or loop_for(self)
+        self._recommender,self._loop = None,self._solver or any_loop(self)
         if not self._solver: collab_model(self.model).clear_samples()
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
@@ -270,7 +271,7 @@ class CollabLearner(Learner):
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
         if self._loop and not self._loop.fits():
             self._loop.end()
-            self._loop = loop_for(self)
+            self._loop = any_loop(self)
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
