@@ -35,7 +35,7 @@ def gibbs_seconds(
     sweeps:int, # Draws of everything
 )->float:
     "What Gibbs sampling takes, about"
-    return 1.2e-8*(n+12*n_ids)*(n_factors+1)*sweeps
+    return 1e-8*(n+8*n_ids)*(n_factors+1)*sweeps
 
 def adam_seconds(
     n:int, # Ratings
