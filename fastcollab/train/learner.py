@@ -38,6 +38,7 @@ from .export import *
 from .loops import *
 from .optimizer import *
 from .schedules import *
+from .set_loop import *
 from .sampler import default_factors
 from .solvers import *
 from ..writing import replacing
@@ -251,7 +252,7 @@ class CollabLearner(Learner):
     @property
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
-        return why_not_fused(self) or device_reason(self)
+        return why_not_compiled(self) or device_reason(self)
     def create_opt(self):
         super().create_opt()
         self.scale_decays()
@@ -696,7 +697,7 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.alone: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
+    if plan.alone: models['gibbs'] = fitted(lambda o: sweep_only(o, TRIAL, seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
     return choose(preds, y, plan.alone, plan.blend)

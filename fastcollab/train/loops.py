@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'decay_factor',
-           'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_fused', 'diverged', 'check_weights',
-           'tell_callbacks', 'record', 'TorchLoop', 'as_array', 'n_threads', 'kernel_link', 'check_rows', 'Part',
-           'plan_arrays', 'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
+           'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_steps', 'why_not_fused', 'diverged',
+           'check_weights', 'tell_callbacks', 'record', 'TorchLoop', 'as_array', 'n_threads', 'kernel_link',
+           'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors',
+           'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
 import itertools, sys
@@ -216,19 +217,23 @@ def why_hooked(
     return own or find_hook(learn.model) or find_hook(rating_loss(learn.loss_func))
 
 # %% ../../nbs/train/02_loops.ipynb #5a7e0009
-def why_not_fused(
-    learn:Learner,
+def why_not_steps(
+    learn:Learner, # With a `LazyAdam`
 )->str: # Empty if there is no reason
-    "Why `learn` doesn't train in the compiled loop"
-    if learn.fused is False: return 'fused=False'
-    if reason := why_not_loop(learn) or why_not_predict(learn): return reason
+    "Why no compiled loop makes the steps of `learn`, whatever its model"
     loss = rating_loss(learn.loss_func)
     if reason := why_hooked(learn): return reason
     if loss.fused_pair() is None: return f'the loss is {learn.loss_func}, which has no fused_pair(); RatingMSE has'
     if loss.reduction!='mean': return f'the loss is reduced by {loss.reduction!r}'
     scheduled = {k for cb in learn.cbs if sets_hypers(cb) for k in cb.scheds}-{'lr','mom','wd'}
-    if scheduled: return f'{", ".join(sorted(scheduled))} is scheduled'
-    return why_not_parameters(learn)
+    return f'{", ".join(sorted(scheduled))} is scheduled' if scheduled else ''
+
+def why_not_fused(
+    learn:Learner,
+)->str: # Empty if there is no reason
+    "Why `learn` doesn't train in the compiled loop"
+    if learn.fused is False: return 'fused=False'
+    return why_not_loop(learn) or why_not_predict(learn) or why_not_steps(learn) or why_not_parameters(learn)
 
 # %% ../../nbs/train/02_loops.ipynb #7e94b0d3
 def diverged(
