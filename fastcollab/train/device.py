@@ -15,6 +15,7 @@ from ..kernels.steps import *
 from ..models.base import collab_model
 from .loops import *
 from .schedules import finding_lr
+from .set_loop import *
 
 # %% ../../nbs/train/03_device.ipynb #0de71ce0
 class DeviceTable:
@@ -56,7 +57,7 @@ class DeviceTable:
         s:Tensor, # As in `present`
     ):
         "Adam on these rows, which are then at step `s+1`"
-        self.grad.index_add_(0, idx, grad)                                                 # of rows that repeat, the sum
+        self.grad.index_add_(0, idx, grad)                                                 # a sum if rows repeat
         g = self.grad.index_select(0, idx)
         self.grad.index_fill_(0, idx, 0)
         step = self.tab.index_select(0, s+1)[0].to(g.dtype)                                # (8,)
@@ -168,13 +169,14 @@ def recorded(
     return graph
 
 # %% ../../nbs/train/03_device.ipynb #000508f8
-LARGE = 2**13 # Ratings of a minibatch; the compiled loop trains fewer before a device has begun the operations of a step
+LARGE = 2**13 # Ratings of a minibatch; the compiled loop trains fewer before a device has begun a step
 
 def why_not_device(
     learn:Learner, # A `CollabLearner`
 )->str: # Empty if there is no reason
     "Why `learn` can't train in a `DeviceLoop`"
-    if reason := why_not_fused(learn): return reason
+    if reason := why_not_compiled(learn): return reason
+    if collab_model(learn.model).set_plan() is not None: return 'only the compiled loop trains sets'
     plan = collab_model(learn.model).fuse_plan(learn.dls.train_ds)
     return 'only the compiled loop trains features' if plan.users.tables or plan.items.tables else ''
 
@@ -226,4 +228,4 @@ def fit_loop(
     "The loop for this fit; ValueError if `learn.fused` asks for one that can't be"
     if learn.fused=='device' and (reason := why_not_device(learn)) and not finding_lr(learn):
         raise ValueError(f"fused='device', but {reason}")
-    return DeviceLoop(learn) if not why_not_fused(learn) and device_reason(learn) else loop_for(learn)
+    return DeviceLoop(learn) if not why_not_compiled(learn) and device_reason(learn) else any_loop(learn)

@@ -187,7 +187,7 @@ def training_way(
     device = learn.dls.train_ds.device
     if not learn.fused_reason:
         return 'fused, in a compiled loop'+('' if device.type=='cpu' else f', which tables on {device} are copied to')
-    way = 'in batches or a torch loop' if why_not_fused(learn) else f'in a loop on {device}'
+    way = 'in batches or a torch loop' if why_not_compiled(learn) else f'in a loop on {device}'
     return f'{way}, because {learn.fused_reason}'
 
 # %% ../../nbs/train/07_learner.ipynb #f06a000d
