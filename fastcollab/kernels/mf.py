@@ -9,7 +9,8 @@ __all__ = ['BIG', 'STEP', 'SLOT', 'A_DECAY', 'A_MOVE', 'A_MOM', 'A_SQR', 'A_EPS'
            'row_steps', 'missed_bias', 'prefetch_row', 'add_categories', 'note_missed', 'gather', 'sigmoid',
            'LinkNumbers', 'link_numbers', 'rating_of', 'Vectors', 'predict', 'squared_error', 'errors', 'AdamStep',
            'adam_row', 'step_at', 'update', 'collect', 'collect_all', 'update_shared', 'Chunk', 'Team', 'new_team',
-           'give_up', 'slots_of', 'places_of', 'sum_parts', 'train', 'train_with', 'Source', 'key_of', 'take']
+           'give_up', 'slots_of', 'places_of', 'sum_parts', 'train', 'with_names', 'train_with', 'Source', 'key_of',
+           'take']
 
 # %% ../../nbs/kernels/04_mf.ipynb #a48a5f0c
 import math, types
@@ -537,7 +538,7 @@ def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_thre
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f001d
 _trains = {}
 
-def _with_names(f, **names):
+def with_names(f, **names):
     "The source of a compiled function, with other meanings of some names"
     py = f.py_func
     return types.FunctionType(py.__code__, {**py.__globals__, **names}, py.__name__, py.__defaults__)
@@ -550,8 +551,8 @@ def train_with(
     py = getattr(pair, 'py_func', pair)
     key = py.__code__,py.__defaults__,tuple(o.cell_contents for o in py.__closure__ or ())
     if key not in _trains:
-        new_errors = njit(**INNER)(_with_names(errors, loss_pair=njit(**FORMULA)(py)))
-        _trains[key] = njit(**{**CALLED, 'cache':False})(_with_names(train, errors=new_errors))
+        new_errors = njit(**INNER)(with_names(errors, loss_pair=njit(**FORMULA)(py)))
+        _trains[key] = njit(**{**CALLED, 'cache':False})(with_names(train, errors=new_errors))
     return _trains[key]
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f001f

@@ -220,7 +220,7 @@ def add_columns(
     n_times:int=0, # Columns of times
 )->torch.Tensor: # (n,2+G): categories of items, those of users, and times that are not known
     "The columns of a batch behind known ids"
-    parts = [tables[k][x[:,k]].long() for k in (1,0) if tables[k] is not None]
+    parts = [tables[k].to(x.device)[x[:,k]].long() for k in (1,0) if tables[k] is not None]
     return torch.cat([x, *parts, x.new_zeros(len(x), n_times)], 1)
 
 # %% ../../nbs/recommend/01_scorers.ipynb #83002b00
