@@ -18,6 +18,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.learner import SkipToEpoch
 from fastai.tabular.all import *
 from ..checks import *
+from ..cores import *
 from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
@@ -52,7 +53,8 @@ def unchanged(
     recorder,training = getattr(learn, 'recorder', None),learn.training
     modes = [(m,m.training) for m in learn.model.modules()]
     history = {k:getattr(recorder, k) for k in ('lrs','iters','losses','values','metric_names') if hasattr(recorder, k)}
-    try: yield
+    try:
+        with limited(): yield
     finally:
         learn.training = training
         for m,mode in modes: m.training = mode
@@ -116,7 +118,7 @@ def loader_outputs(
 )->np.ndarray: # (n,...)
     "`activation` of the output of `model`, in the order of the rows, without callbacks"
     device = next(model.parameters()).device
-    with reading(model): parts = [activation(model(b[0].to(device)).float().reshape(-1)).cpu() for b in dl]
+    with reading(model), limited(): parts = [activation(model(b[0].to(device)).float().reshape(-1)).cpu() for b in dl]
     return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
 
 # %% ../../nbs/train/07_learner.ipynb #6ecc1dfd
@@ -274,7 +276,7 @@ class CollabLearner(Learner):
         if not self._solver: collab_model(self.model).clear_samples()
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
-            super()._do_fit()
+            with limited(step_threads(self)): super()._do_fit()
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None

@@ -11,6 +11,7 @@ __all__ = ['balanced', 'mean_factors', 'sample_room', 'RunningMean', 'turned', '
 from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from ..checks import *
+from ..cores import *
 from ..data.loaders import *
 from ..losses import rating_loss
 from ..models.base import *
@@ -141,7 +142,7 @@ class GibbsChain:
         if n_factors is None: n_factors = min(self.width, default_factors(len(ids), sum(o.n for o in plan)))
         if n_factors>self.width:
             raise ValueError(f'n_factors is {n_factors}, but the vectors of the model have {self.width}')
-        threads = max(1, min(torch.get_num_threads(), len(ids)//250_000))   # fewer ratings don't pay for a meeting
+        threads = n_threads(len(ids)//250_000)   # fewer ratings don't pay for a meeting
         self.sampler = s = GibbsSampler(ids, ratings[:,0], *plan, n_factors=n_factors, seed=seed, threads=threads)
         s.opening,s.burn = min(s.opening, sweeps//4),min(s.burn, sweeps//2)
         self.room,self.step,self.kept = ifnone(samples, sample_room(model, n_factors)),1,0
