@@ -14,6 +14,7 @@ from warnings import warn
 from fastai.collab import CollabDataLoaders as FastaiCollabDataLoaders
 from fastai.tabular.all import *
 from ..checks import *
+from ..cores import limited
 from ..losses import RatingMSE
 from .splits import *
 from .features import *
@@ -346,6 +347,7 @@ def split_kwargs(
 class CollabDataLoaders(FastaiCollabDataLoaders):
     "`DataLoaders` of ratings: fastai's `CollabDataLoaders` with every rating drawn once, splits, features and speed"
     @classmethod
+    @limited()
     def from_df(cls,
         ratings:pd.DataFrame, # One row per rating
         valid_pct:float=0.2, # Share of the rows to validate on, in [0,1); ignored with `splitter` or `splits`

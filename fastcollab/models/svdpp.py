@@ -59,7 +59,7 @@ class ImplicitSum(Module):
 
     def _sparse(self, name, *shape):
         ends,cols = (getattr(self, f'{name}_{o}') for o in ('ends','cols'))
-        scale = self.scale.repeat_interleave(ends.diff()) if name=='mat' else self.scale[cols]   # of each one
+        scale = self.scale.repeat_interleave(ends.diff(), output_size=len(cols)) if name=='mat' else self.scale[cols]
         with _quiet(): return torch.sparse_csr_tensor(ends, cols.long(), scale, shape)
     def forward(self)->Tensor: # (n,k)
         "The sums of all rows"

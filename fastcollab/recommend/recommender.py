@@ -12,6 +12,7 @@ import copy
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 from ..checks import *
+from ..cores import limited
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
 from .base import Factors, FeatureTerms, FoldTerms, Link
@@ -54,6 +55,7 @@ def title_text(
     return titles.convert_dtypes().astype('string').astype(object)
 
 # %% ../../nbs/recommend/08_recommender.ipynb #c81c0764
+@limited()
 def list_table(
     u:Tensor, # Rows of users, (n,) int64
     rows:Tensor, # Rows of items, (n,k) int64

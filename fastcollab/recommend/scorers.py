@@ -9,6 +9,7 @@ __all__ = ['ACTS', 'SCORERS', 'Scorer', 'DotScorer', 'NetScorer', 'net_scorer', 
 # %% ../../nbs/recommend/01_scorers.ipynb #541b2028
 import numpy as np, torch
 import torch.nn.functional as F
+from ..cores import *
 from .base import *
 
 # %% ../../nbs/recommend/01_scorers.ipynb #1aa91cf4
@@ -332,7 +333,7 @@ def exact_scores(
 )->torch.Tensor: # (n,m) float64
     "`scorer.pairs`, some at a time"
     size = max(1, 2**12//max(1, item.shape[1]))
-    return torch.cat([scorer.pairs(a[:,None], b) for a,b in zip(u.split(size), item.split(size))])
+    with limited(): return torch.cat([scorer.pairs(a[:,None], b) for a,b in zip(u.split(size), item.split(size))])
 
 def no_numbers(
     u:torch.Tensor, # Rows of users whose scores these are, (n,) int64
@@ -379,13 +380,16 @@ def top_items(
     cand,pos = (torch.arange(1, n_items) if i is None else i),torch.full((n_items,), -1)
     pos[cand] = torch.arange(len(cand))
     out = torch.empty(min(size, len(u)), len(cand))
+    threads = n_threads(out.numel()/2**21)
     for part in u.split(size):
-        s = scorer.block(part, i, out=out[:len(part)])
-        rows,cols = _chunk_seen(seen, part, pos) if seen is not None else (part[:0],part[:0])
-        s[rows,cols] = -torch.inf
-        value,col = topk(s, min(k+_SPARE, len(cand)))
-        if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(part[bad])
-        yield part,*_refined(scorer, part, i, cand, k, value, col, rows, cols)
+        with limited(threads):
+            s = scorer.block(part, i, out=out[:len(part)])
+            rows,cols = _chunk_seen(seen, part, pos) if seen is not None else (part[:0],part[:0])
+            s[rows,cols] = -torch.inf
+            value,col = topk(s, min(k+_SPARE, len(cand)))
+            if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(part[bad])
+            res = part,*_refined(scorer, part, i, cand, k, value, col, rows, cols)
+        yield res
 
 # %% ../../nbs/recommend/01_scorers.ipynb #85fa5934
 def _refined(scorer, u, i, cand, k, value, col, rows, cols):

@@ -15,6 +15,7 @@ from warnings import warn
 import pandas as pd, torch
 from torch import nn
 from ..checks import as_frame, check_frame, check_unique, need_column, plain_repr, some_of
+from ..cores import limited
 from ..data.ids import raw_ids
 from ..losses import rating_loss
 from ..models.base import collab_model, reading
@@ -131,6 +132,7 @@ def kept_ratings(
     return KeptRatings(UserHistory.from_ratings(u, i, y, train.n_users), rated or (-math.inf,math.inf))
 
 # %% ../../nbs/train/06_export.ipynb #478951f7
+@limited()
 def export_recommender(
     learn, # A fitted learner
     items:pd.DataFrame|None=None, # One row per item: its id, `title`, and columns for filters; from training if None

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
-           'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'learner_summary', 'learner_state',
-           'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range',
-           'center_model', 'is_dense', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner',
-           'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model',
-           'plan_of', 'run_trial', 'fit_choice', 'fit_auto', 'baseline_rmse']
+           'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'training_way', 'learner_summary',
+           'learner_state', 'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range',
+           'offered_range', 'center_model', 'is_dense', 'prepare_model', 'AutoArguments', 'auto_arguments',
+           'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam',
+           'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_auto', 'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.learner import SkipToEpoch
 from fastai.tabular.all import *
 from ..checks import *
+from ..cores import *
 from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
@@ -33,6 +34,7 @@ from ..recommend.recommender import Recommender
 from .auto import *
 from .callbacks import *
 from .choice import *
+from .device import *
 from .export import *
 from .loops import *
 from .optimizer import *
@@ -51,7 +53,8 @@ def unchanged(
     recorder,training = getattr(learn, 'recorder', None),learn.training
     modes = [(m,m.training) for m in learn.model.modules()]
     history = {k:getattr(recorder, k) for k in ('lrs','iters','losses','values','metric_names') if hasattr(recorder, k)}
-    try: yield
+    try:
+        with limited(): yield
     finally:
         learn.training = training
         for m,mode in modes: m.training = mode
@@ -115,7 +118,7 @@ def loader_outputs(
 )->np.ndarray: # (n,...)
     "`activation` of the output of `model`, in the order of the rows, without callbacks"
     device = next(model.parameters()).device
-    with reading(model): parts = [activation(model(b[0].to(device)).float().reshape(-1)).cpu() for b in dl]
+    with reading(model), limited(): parts = [activation(model(b[0].to(device)).float().reshape(-1)).cpu() for b in dl]
     return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
 
 # %% ../../nbs/train/07_learner.ipynb #6ecc1dfd
@@ -178,12 +181,23 @@ def parameter_rows(
         res.append(_line(label[:28], ' x '.join(map(str, p.shape)), f'{p.numel():,}', str(p.requires_grad)))
     return res
 
+# %% ../../nbs/train/07_learner.ipynb #0de71ce3
+def training_way(
+    learn:Learner, # A `CollabLearner`
+)->str:
+    "Where and how a fit trains, in words"
+    device = learn.dls.train_ds.device
+    if not learn.fused_reason:
+        return 'fused, in a compiled loop'+('' if device.type=='cpu' else f', which tables on {device} are copied to')
+    way = 'in batches or a torch loop' if why_not_compiled(learn) else f'in a loop on {device}'
+    return f'{way}, because {learn.fused_reason}'
+
 # %% ../../nbs/train/07_learner.ipynb #f06a000d
 def learner_summary(
     learn:Learner, # A `CollabLearner`
 )->str:
     "Parameters, optimizer, loss, way of training and callbacks"
-    params,opt,reason = list(learn.model.parameters()),learn.opt,learn.fused_reason
+    params,opt = list(learn.model.parameters()),learn.opt
     total,train = sum(p.numel() for p in params),sum(p.numel() for p in params if p.requires_grad)
     xb = learn.dls.train.one_batch()[0] if len(learn.dls.train) else tensor([[0,0]])
     head = f'{type(learn.model).__name__} (Input shape: {" x ".join(map(str, xb.shape))})'
@@ -192,8 +206,7 @@ def learner_summary(
     res += [f'Total params: {total:,}', f'Total trainable params: {train:,}']
     res += [f'Total non-trainable params: {total-train:,}', '']
     res += [f'Optimizer used: {learn.opt_func}', f'Loss function: {learn.loss_func}', '']
-    way = f'in batches or a torch loop, because {reason}' if reason else 'fused, in a compiled loop'
-    res += [f'Training: {way}', '']
+    res += [f'Training: {training_way(learn)}', '']
     if collab_model(learn.model).bias_params() and (opt is None or isinstance(opt, Optimizer)):
         res[-1:] = [f'Weight decay: as given; {learn.bias_wd:g} of it for biases', '']
     if opt is not None:
@@ -220,13 +233,14 @@ class CollabLearner(Learner):
     def __init__(self,
         dls, # `CollabDataLoaders`
         model:nn.Module, # Maps x (bs,2+) to (bs,) or (bs,1)
-        fused:str|bool='auto', # Train in the compiled loop? 'auto': if it can; True: an error if it cannot
+        fused:str|bool='auto', # Train in the compiled loop? True: an error if it can't; 'device': on a GPU instead
         bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
         **kwargs
     ):
-        self.fused = check_choice('fused', fused, ('auto',True,False))
+        self.fused = check_choice('fused', fused, ('auto',True,False,'device'))
         self.bias_wd = check_number('bias_wd', bias_wd, low=0)
         self.auto = self.auto_choice = self._loop = self._solver = self._chain = None
+        self.step_times = {}   # of a minibatch on a device and in the compiled loop, by device and batch size
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
     @property
@@ -234,13 +248,13 @@ class CollabLearner(Learner):
         "The settings of Adam that fit the data"
         return None if self.auto is None else self.auto.config
     def __getstate__(self): return {k:v for k,v in super().__getstate__().items() if k not in ('_recommender','_chain')}
-    def __setstate__(self, state): super().__setstate__({**state, '_chain':None})
+    def __setstate__(self, state): super().__setstate__({'step_times':{}, **state, '_chain':None})
 
     # ---- Training
     @property
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
-        return why_not_compiled(self)
+        return why_not_compiled(self) or device_reason(self)
     def create_opt(self):
         super().create_opt()
         self.scale_decays()
@@ -258,11 +272,11 @@ class CollabLearner(Learner):
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     def _do_fit(self):
         self.need_ratings()
-        self._recommender,self._loop = None,self._solver or any_loop(self)
+        self._recommender,self._loop = None,self._solver or fit_loop(self)
         if not self._solver: collab_model(self.model).clear_samples()
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
-            super()._do_fit()
+            with limited(step_threads(self)): super()._do_fit()
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None
@@ -271,7 +285,7 @@ class CollabLearner(Learner):
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
         if self._loop and not self._loop.fits():
             self._loop.end()
-            self._loop = any_loop(self)
+            self._loop = fit_loop(self)
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
@@ -685,7 +699,7 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.alone: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
+    if plan.alone: models['gibbs'] = fitted(lambda o: sweep_only(o, TRIAL, seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
     return choose(preds, y, plan.alone, plan.blend)

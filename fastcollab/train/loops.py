@@ -6,12 +6,12 @@
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'decay_factor',
            'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_steps', 'why_not_fused', 'diverged',
-           'check_weights', 'tell_callbacks', 'record', 'TorchLoop', 'as_array', 'n_threads', 'kernel_link',
-           'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop', 'ids_and_factors', 'kernel_vectors',
-           'predict_batches', 'loop_for']
+           'check_weights', 'tell_callbacks', 'record', 'TorchLoop', 'as_array', 'loop_threads', 'step_threads',
+           'kernel_link', 'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop', 'ids_and_factors',
+           'kernel_vectors', 'predict_batches', 'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
-import itertools, sys
+import itertools
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from fastai.callback.core import GatherPredsCallback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import CastToTensor
+from ..cores import *
 from ..data.loaders import why_batches
 from ..kernels.jit import aligned, compiling, load_kernels, pages
 from ..kernels.steps import EPS, StepTables
@@ -364,15 +365,24 @@ def as_array(
     "The numbers of a tensor, as a kernel takes them"
     return t.detach().cpu().numpy()
 
-# %% ../../nbs/train/02_loops.ipynb #f21c1d78
-def n_threads(
+# %% ../../nbs/train/02_loops.ipynb #ef2bdfeb
+def loop_threads(
     bs:int, # Ratings of a minibatch
     n:int, # Ratings of an epoch
 )->int: # A power of two
-    "Threads that pay off, of those that torch may use"
-    most = 1 if sys.platform=='win32' else max(1, min(torch.get_num_threads(), bs//512, n//250_000))
-    return 2**(most.bit_length()-1)
+    "Threads of the compiled loop"
+    return 2**(n_threads(min(bs//512, n//250_000)).bit_length()-1)
 
+def step_threads(
+    learn:Learner, # With an optimizer
+)->int:
+    "Threads of torch for the steps of a fit"
+    params = [*learn.model.parameters()]
+    numbers = (learn.dls.train.bs or 1)*max((o.shape[-1] for o in params if o.ndim>1), default=1)
+    if not isinstance(learn.opt, LazyAdam): numbers = max([numbers, *(o.numel() for o in params)])
+    return n_threads(numbers/2**21)   # 2 million numbers take some milliseconds, about as long as the scheduler's turns
+
+# %% ../../nbs/train/02_loops.ipynb #f21c1d78
 def kernel_link(kernel, link)->tuple:
     "The numbers of `link`, as the kernel takes them"
     return kernel.link_numbers(*link.constants())
@@ -438,7 +448,7 @@ class FusedLoop(TorchLoop):
     def __init__(self, learn):
         super().__init__(learn)
         self.bs = learn.dls.train.bs
-        self.threads = n_threads(self.bs, len(learn.dls.train_ds))
+        self.threads = loop_threads(self.bs, len(learn.dls.train_ds))
         self.kernel,self.plan = load_kernels('mf'),collab_model(learn.model).fuse_plan(learn.dls.train_ds)
         self.pair = rating_loss(learn.loss_func).fused_pair()
         self.train_chunk,self.link = self.kernel.train_with(self.pair),kernel_link(self.kernel, self.plan.link)

@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['balanced', 'mean_factors', 'sample_room', 'RunningMean', 'turned', 'probit_scale', 'scaled', 'gibbs_plan',
-           'GibbsChain', 'chain_notes', 'GibbsLoop', 'inner_splitter', 'check_gibbs', 'gibbs_chain']
+           'GibbsChain', 'chain_notes', 'reads_tables', 'GibbsLoop', 'inner_splitter', 'check_gibbs', 'gibbs_chain',
+           'sweep_only']
 
 # %% ../../nbs/train/04_solvers.ipynb #dfd5ab48
 from fastai.basics import *
+from fastai.callback.progress import ProgressCallback
 from ..checks import *
+from ..cores import *
 from ..data.loaders import *
 from ..losses import rating_loss
 from ..models.base import *
@@ -139,7 +142,7 @@ class GibbsChain:
         if n_factors is None: n_factors = min(self.width, default_factors(len(ids), sum(o.n for o in plan)))
         if n_factors>self.width:
             raise ValueError(f'n_factors is {n_factors}, but the vectors of the model have {self.width}')
-        threads = max(1, min(torch.get_num_threads(), len(ids)//250_000))   # fewer ratings don't pay for a meeting
+        threads = n_threads(len(ids)//250_000)   # fewer ratings don't pay for a meeting
         self.sampler = s = GibbsSampler(ids, ratings[:,0], *plan, n_factors=n_factors, seed=seed, threads=threads)
         s.opening,s.burn = min(s.opening, sweeps//4),min(s.burn, sweeps//2)
         self.room,self.step,self.kept = ifnone(samples, sample_room(model, n_factors)),1,0
@@ -199,7 +202,7 @@ class GibbsChain:
         "What to multiply scores with, and the link that follows"
         s,m = self.sampler,self.model
         if s.levels is None: return s.scale,Link(tuple(m.link_ends.tolist()), s.mean, True)
-        x,_ = self._some_rows(10_000)
+        x,_ = self._some_rows(4000)
         with reading(m): ratings = m.mean_ratings(x).cpu()
         u,i = users[x[:,0].cpu()],items[x[:,1].cpu()]
         scores = (u[:,:-1]*i[:,:-1]).sum(1)+u[:,-1]+i[:,-1]
@@ -246,6 +249,16 @@ def chain_notes(
         res.append(f'  {name:<26} {spread[0]:<10.3f} {spread[1]:.3f}')
     return res
 
+# %% ../../nbs/train/04_solvers.ipynb #a52efcd0
+_between = 'after_train','after_validate','after_epoch'
+_keep_out = {getattr(o, e, None) for o in (TrainEvalCallback,Recorder,ProgressCallback) for e in _between}
+
+def reads_tables(
+    learn:Learner, # Learner with its callbacks
+)->bool:
+    "May a callback look at the tables of the model between two epochs?"
+    return any(acts_on(cb, e, _keep_out) for cb in learn.cbs for e in _between)
+
 # %% ../../nbs/train/04_solvers.ipynb #a75f382a
 class GibbsLoop:
     "Sweeps of a chain as the epochs of a fit"
@@ -272,7 +285,7 @@ class GibbsLoop:
             if k+1<n: tell_callbacks(learn, Piece(torch.zeros(0), [], {}))
         self.chain.show()
         if learn.epoch+1==len(self.epochs): self.end()                      # the last line of the table has everything
-        else: self.chain.write()                                            # callbacks may save the model now
+        elif reads_tables(learn): self.chain.write()
         learn.train_iter,learn.loss = learn.train_iter+1,self.chain.errors().pow(2).mean()
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
     def end(self):
@@ -313,3 +326,15 @@ def gibbs_chain(
         learn.model,learn.splitter = PosteriorAverage(learn.model),partial(inner_splitter, learn.splitter)
         if learn.opt is not None: learn.create_opt()
     return GibbsChain(learn.model, learn.dls.train_ds, **kwargs)
+
+# %% ../../nbs/train/04_solvers.ipynb #aa6cf3c7
+def sweep_only(
+    learn:Learner, # Learner whose model shall predict, and nothing else
+    sweeps:int, # In all
+    seed:int=0, # Of all draws
+):
+    "Draw samples without the epochs of a fit, and without tables of the inner model"
+    chain = gibbs_chain(learn, sweeps=sweeps, seed=seed)
+    learn.model.to(learn.dls.device)
+    for _ in range(sweeps): chain.sweep()
+    chain.finish(tables=False)

@@ -135,7 +135,7 @@ def test_rows_without_features():
 def test_threads_do_not_change_a_bit(name, bs, monkeypatch):
     fits = []
     for n in (1,2,4):
-        monkeypatch.setattr(fused_module, 'n_threads', lambda bs, n_ratings, n=n: n)
+        monkeypatch.setattr(fused_module, 'loop_threads', lambda bs, n_ratings, n=n: n)
         fits.append(quiet(build(True, **arch_of(name), unk_p=.3, dl=dict(bs=bs)), 2, 2e-2))
         assert equal(fits[0], fits[-1]) and np.allclose(fits[0].recorder.values, fits[-1].recorder.values, rtol=1e-6)
 
@@ -432,7 +432,7 @@ def test_stopped_between_pieces(event, error):
 def test_interrupted_in_the_kernel(name, threads, monkeypatch):
     "Ctrl-C arrives when the compiled loop gives control back: the steps that it took count"
     from fastcollab.kernels import mf as kernel
-    monkeypatch.setattr(fused_module, 'n_threads', lambda bs, n: threads)
+    monkeypatch.setattr(fused_module, 'loop_threads', lambda bs, n: threads)
     want = quiet(build(True, **arch_of(name)), 3, 2e-2, cbs=Stop('after_train', CancelFitException))
     learn,calls,real = build(True, **arch_of(name)),[],kernel.train
     def train(*args):
