@@ -1133,6 +1133,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'fastcollab/kernels/svdpp_steps.py'),
                                                 'fastcollab.kernels.svdpp_steps.back': ( 'kernels/svdpp_steps.html#back',
                                                                                          'fastcollab/kernels/svdpp_steps.py'),
+                                                'fastcollab.kernels.svdpp_steps.clear': ( 'kernels/svdpp_steps.html#clear',
+                                                                                          'fastcollab/kernels/svdpp_steps.py'),
                                                 'fastcollab.kernels.svdpp_steps.errors': ( 'kernels/svdpp_steps.html#errors',
                                                                                            'fastcollab/kernels/svdpp_steps.py'),
                                                 'fastcollab.kernels.svdpp_steps.find': ( 'kernels/svdpp_steps.html#find',

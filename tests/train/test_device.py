@@ -1,5 +1,7 @@
 "The loop for large minibatches on a device: the compiled loop's numbers, without a wait, and only where it is faster"
+import subprocess, sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np, pytest, torch
 from fastai.tabular.all import set_seed
@@ -133,3 +135,12 @@ def test_why_not(kwargs, words):
     learn = build(**kwargs)
     if 'opt_func' not in kwargs: learn.create_opt()
     with pytest.raises(ValueError, match=f"fused='device', but .*{words}"): fit_loop(learn)
+
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    "What is to be run on a card runs here, without one"
+    file = Path(__file__).parents[2]/'benchmarks/gpu.py'
+    command = [sys.executable,str(file),'--device','cpu','--small','--out',str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    text = (tmp_path/'gpu.txt').read_text()
+    assert 'Error' not in text and 'M ratings/s' in text and 'top 10' in text and 's an epoch' in text, text
