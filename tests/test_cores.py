@@ -64,7 +64,8 @@ class Watch(Callback):
     "The threads of torch, and the most of any BLAS, in a batch and in validation"
     def __init__(self): self.seen = []
     def before_batch(self):
-        self.seen.append((torch.get_num_threads(), max(o['num_threads'] for o in threadpool_info() if o['user_api']=='blas')))
+        blas = [o['num_threads'] for o in threadpool_info() if o['user_api']=='blas']
+        self.seen.append((torch.get_num_threads(),max(blas)))
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(opt_func=Adam), dict(arch=CollabNN), dict(fused=False)], ids=range(4))
 def test_small_steps_run_in_one_thread(eight, kwargs):

@@ -72,7 +72,7 @@ def _place(path, name, files, info):
         new.rename(path/data)
         os.replace(draft, path/_MANIFEST)
     except BaseException:                                         # an interrupt may come after the last step
-        if not ((path/_MANIFEST).exists() and data in (path/_MANIFEST).read_text()):
+        if not ((path/_MANIFEST).exists() and data in (path/_MANIFEST).read_text(encoding='utf8')):
             for o in (new,path/data): shutil.rmtree(o, ignore_errors=True)
         draft.unlink(missing_ok=True)
         raise

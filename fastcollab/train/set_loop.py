@@ -7,11 +7,11 @@ __all__ = ['why_not_tables', 'why_not_sets', 'group_of', 'group_ahead', 'table_s
            'kernel_sides', 'set_threads', 'SetLoop', 'why_not_compiled', 'any_loop']
 
 # %% ../../nbs/train/02_set_loop.ipynb #536d3fd3
-import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from fastai.basics import *
+from ..cores import n_threads
 from ..kernels.jit import compiling,load_kernels
 from ..kernels.steps import StepTables
 from ..losses import rating_loss
@@ -119,7 +119,7 @@ def set_threads(
     n:int, # Ratings of an epoch
 )->int:
     "Threads that pay off, of those that torch may use"
-    return 1 if sys.platform=='win32' else max(1, min(torch.get_num_threads(), n//100_000))
+    return n_threads(n//100_000)
 
 # %% ../../nbs/train/02_set_loop.ipynb #5fb8cb2f
 class SetLoop(TorchLoop):
