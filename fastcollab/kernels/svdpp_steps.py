@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CACHE', 'loss_pair', 'Table', 'new_table', 'with_steps', 'normal', 'clear', 'now', 'move', 'all_now', 'Sets',
            'transposed', 'find_blocks', 'new_sets', 'sorted_sets', 'Side', 'new_side', 'find', 'find_ids', 'find_rows',
-           'find_side', 'find_times', 'add_up', 'errors', 'total', 'side_back', 'times_back', 'move_found', 'move_ids',
-           'push_ids', 'move_sets', 'Chunk', 'Team', 'give_up', 'new_team', 'part_of', 'meet', 'back', 'move_rows',
-           'train', 'train_with']
+           'find_side', 'find_times', 'add_up', 'plain_score', 'errors', 'total', 'plain_back', 'side_back',
+           'times_back', 'move_found', 'move_ids', 'push_ids', 'move_sets', 'Chunk', 'Team', 'give_up', 'new_team',
+           'part_of', 'meet', 'back', 'move_rows', 'train', 'train_with']
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #a39fb572
 from typing import NamedTuple
@@ -300,6 +300,13 @@ def add_up(side, lo, hi, s, b):
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #c9671488
 loss_pair = squared_error
 
+@njit(**INLINE)
+def plain_score(U, M, u, i, b):
+    "The score of two known ids without a time"
+    s = np.float32(0)
+    for j in range(U.shape[1]): s += U[u,j]*M[i,j]
+    return s+(U[u,b]+M[i,b])-U[u,b]*M[i,b]
+
 @njit(**INNER)
 def errors(users, items, times, batch, y, start, stop, n, link, b, loss, err):
     "Write loss and error of the ratings `start` to `stop` of a batch of `n`"
@@ -308,12 +315,14 @@ def errors(users, items, times, batch, y, start, stop, n, link, b, loss, err):
     W,first,share = U.shape[1],2+len(item_starts),np.float32(1)/np.float32(n)
     a,c,d = np.empty(W, np.float32),np.empty(W, np.float32),np.zeros(W, np.float32)
     for r in range(start, stop):
-        id_vector(U, user_features, x, r, 0, first, user_starts, user_weights, a)
-        id_vector(M, item_features, x, r, 1, 2, item_starts, item_weights, c)
-        if len(time_starts): time_vector(T, x, r, time_starts, d)
-        s = np.float32(0)
-        for j in range(W): s += a[j]*c[j]+(a[j]+c[j])*d[j]
-        score = s+(a[b]+c[b]+d[b])-(a[b]*c[b]+(a[b]+c[b])*d[b])
+        score = np.float32(0)
+        if len(time_starts)==0 and x[r,0]>0 and x[r,1]>0: score = plain_score(U, M, x[r,0], x[r,1], b)
+        else:
+            id_vector(U, user_features, x, r, 0, first, user_starts, user_weights, a)
+            id_vector(M, item_features, x, r, 1, 2, item_starts, item_weights, c)
+            if len(time_starts): time_vector(T, x, r, time_starts, d)
+            for j in range(W): score += a[j]*c[j]+(a[j]+c[j])*d[j]
+            score += (a[b]+c[b]+d[b])-(a[b]*c[b]+(a[b]+c[b])*d[b])
         rating,slope = rating_of(score, link)
         loss[r],change = loss_pair(rating, y[r])
         err[r] = share*np.float32(change)*slope
@@ -327,6 +336,13 @@ def total(loss, start, stop):
     return res
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #b860ea57
+@njit(**INLINE)
+def plain_back(grad, i, vecs, o, e, b):
+    "Add the gradient of a known id that meets the known id o of the other side, without a time"
+    bias = grad[i,b]+e
+    for j in range(grad.shape[1]): grad[i,j] += e*vecs[o,j]
+    grad[i,b] = bias
+
 @njit(**INNER)
 def side_back(side, other, times, batch, start, stop, err, col, b):
     "Gradients of the ids of a side, and of the features that come with ratings"
@@ -337,12 +353,16 @@ def side_back(side, other, times, batch, start, stop, err, col, b):
     W = grad.shape[1]
     c,d = np.empty(W, np.float32),np.zeros(W, np.float32)
     for r in range(start, stop):
+        if len(time_starts)==0 and x[r,0]>0 and x[r,1]>0:
+            plain_back(grad, x[r,col], vecs, x[r,1-col], err[r], b)
+            continue
         id_vector(vecs, other_features, x, r, 1-col, firsts[1-col], starts[1-col], weights[1-col], c)
         if len(time_starts): time_vector(T, x, r, time_starts, d)
         for j in range(W): c[j] = err[r]*(c[j]+d[j])
         c[b] = err[r]
         id_back(grad, features, x, r, col, firsts[col], starts[col], weights[col], c)
 
+# %% ../../nbs/kernels/07_svdpp_steps.ipynb #6539a823
 @njit(**INNER)
 def times_back(users, items, times, batch, start, stop, err, b):
     "Gradients of the times"
