@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent/'tests'))
 from pretend import DEVICE, pretending
 
-from common import quiet_fit, report, row, say
+from common import quiet_fit, report, row
 from fastcollab.all import *
 
 FITS,EPOCHS = 8,10

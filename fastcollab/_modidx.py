@@ -2821,6 +2821,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastcollab/train/set_loop.py'),
                                            'fastcollab.train.set_loop.SetLoop.close': ( 'train/set_loop.html#setloop.close',
                                                                                         'fastcollab/train/set_loop.py'),
+                                           'fastcollab.train.set_loop.SetLoop.device': ( 'train/set_loop.html#setloop.device',
+                                                                                         'fastcollab/train/set_loop.py'),
                                            'fastcollab.train.set_loop.SetLoop.end': ( 'train/set_loop.html#setloop.end',
                                                                                       'fastcollab/train/set_loop.py'),
                                            'fastcollab.train.set_loop.SetLoop.fits': ( 'train/set_loop.html#setloop.fits',

@@ -148,7 +148,7 @@ def _side_plan(model, side):
     rows,weights = stacked_rows(specs, (model.u_table,model.i_table)[side])
     starts = np.repeat(np.array(model.feature_starts(side), np.int64), [f.width for f in specs])
     arrays = s.mat_ends,s.mat_cols,s.trans_ends,s.trans_cols,s.scale,rows,weights
-    return _SidePlan(*(o.numpy() for o in arrays), starts)
+    return _SidePlan(*(o.cpu().numpy() for o in arrays), starts)
 
 # %% ../../nbs/models/06_svdpp.ipynb #fddf11c7
 _plans = weakref.WeakKeyDictionary()   # not in the model: it would travel with every copy and export
@@ -226,8 +226,9 @@ def svdpp_plan(
 )->SetPlan|str:
     "The plan of a model, or the reason why there is none"
     if _kernel() is None: return 'the compiled loops cannot be used'
-    if bad := {(str(p.device),str(p.dtype)) for p in _tables(model)}-{('cpu','torch.float32')}:
-        return f'parameters are {" ".join(first(bad))}, not cpu torch.float32'
+    devices,dtypes = ({str(getattr(p, o)) for p in _tables(model)} for o in ('device','dtype'))
+    if bad := dtypes-{'torch.float32'}: return f'parameters are {first(bad)}, not torch.float32'
+    if len(devices)>1: return f'parameters are on {" and ".join(sorted(devices))}'
     if model.link.why_not_compiled: return model.link.why_not_compiled
     plan = _plan(model)
     def batch(x): return _batch(model, model.split_times(x)[0], plan)

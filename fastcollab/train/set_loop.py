@@ -42,9 +42,8 @@ def why_not_sets(
     "Why `learn` doesn't train in the compiled loop of sets"
     if learn.fused is False: return 'fused=False'
     if reason := why_not_loop(learn): return reason
-    plan,ds = collab_model(learn.model).set_plan(),learn.dls.train.dataset
+    plan = collab_model(learn.model).set_plan()
     if isinstance(plan, str): return plan
-    if ds.device.type!='cpu': return f'ratings are on {ds.device}, not cpu'
     return why_not_steps(learn) or why_not_tables(learn, plan.params)
 
 # %% ../../nbs/train/02_set_loop.ipynb #7d717755
@@ -87,7 +86,7 @@ def read_table(
     "Copy a parameter and its moments into a table"
     state,k = opt.state[p],p.shape[1]
     for to,o in ((table.p,p.detach()),(table.m,state.get('grad_avg')),(table.v,state.get('sqr_avg'))):
-        to[:,:k] = 0 if o is None else o.numpy()
+        to[:,:k] = 0 if o is None else as_array(o)
 
 def write_table(
     table, # `Table` of the kernel
@@ -98,7 +97,7 @@ def write_table(
     "Copy a table into a parameter and its moments"
     k = p.shape[1]
     with torch.no_grad(): p.copy_(torch.from_numpy(table.p[:,:k]))
-    m,v = (torch.from_numpy(o[:,:k].copy()) for o in (table.m,table.v))
+    m,v = (torch.from_numpy(o[:,:k].copy()).to(p.device) for o in (table.m,table.v))
     opt.state[p].update(grad_avg=m, sqr_avg=v, step=step)
 
 # %% ../../nbs/train/02_set_loop.ipynb #eeceed6b
@@ -134,6 +133,7 @@ class SetLoop(TorchLoop):
         self.sides = kernel_sides(self.kernel, self.plan, self.threads)
         self.times = self.kernel.new_table(len(self.plan.params[6]), self.bias+1)
         self.pool = ThreadPoolExecutor(self.threads-1) if self.threads>1 else None
+    def device(self): return torch.device('cpu')
     def end(self):
         "Let the threads go"
         if self.pool: self.pool.shutdown()
@@ -172,7 +172,7 @@ class SetLoop(TorchLoop):
             write_table(table, self.learn.opt, p, self.start+self.at)
 
     def steps(self, s, idx, dropped, hypers):
-        x,y = self.ds.rows(idx)
+        x,y = (o.cpu() for o in self.ds.rows(idx.to(self.ds.device)))
         if dropped is not None: x[:,:2].masked_fill_(dropped, 0)
         check_rows(x[:,:2].numpy(), [len(p) for p in self.plan.params[:2]])
         batch,y,losses,done = self.plan.batch(x),y.numpy().ravel(),np.zeros(-(-len(idx)//self.bs)),0

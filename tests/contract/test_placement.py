@@ -74,6 +74,14 @@ def test_fused(name):
     assert {o[k].device.type for o in state for k in ('grad_avg','sqr_avg')}=={'pretend'}
     assert all(torch.equal(*o) for o in zip(a.get_preds(), b.get_preds()))
 
+@pytest.mark.parametrize('name', ['SVDPlusPlus','SVDPlusPlus_features','SVDPlusPlus_times'])
+def test_sets(name):
+    "So do the loop of sets, and its predictions"
+    a,b = (quiet(fitted(name, o, fused=True, unk_p=.1), 1, 1e-2, how='fit') for o in ('cpu',DEVICE))
+    assert not b.fused_reason and places(b)=={'pretend'} and close(a, b, 1e-6)
+    assert np.allclose(a.recorder.values, b.recorder.values, rtol=1e-5)
+    assert all(torch.allclose(*o, atol=1e-5) for o in zip(a.get_preds(), b.get_preds()))
+
 def test_fused_goes_on():
     "Moments are staged too: a second fit goes on where the first one ended, on either device"
     a,b = (quiet(fitted(device=o), 1, 1e-2, how='fit') for o in ('cpu',DEVICE))

@@ -336,8 +336,8 @@ def test_schedules_of_other_hypers(names):
         same_history(o, fits[2])
 
 @pytest.mark.parametrize('fused', ['nonsense', None, 2])
-def test_fused_is_one_of_three(fused):
-    with pytest.raises(ValueError, match="choose 'auto', True or False"): build(fused)
+def test_fused_is_one_of_four(fused):
+    with pytest.raises(ValueError, match="choose 'auto', True, False or 'device'"): build(fused)
 
 # What else fastai does
 
