@@ -209,8 +209,8 @@ class Site:
             'the notebook that a module is exported from.',
             {f'## {package_title(k)}\n\n{inline(package_doc(k))}\n\n':v for k,v in self.packages.items()})
         for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):
-            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(encoding='utf8'), ROOT/o,
-                PLACES[o]))
+            text = self.relink((ROOT/o).read_text(encoding='utf8'), ROOT/o, PLACES[o])
+            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n{text}')
         results = [f'## {o.stem}\n\n```text\n{o.read_text(encoding="utf8")}```'
             for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
         self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE)
