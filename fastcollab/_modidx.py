@@ -2750,6 +2750,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'fastcollab/train/optimizer.py'),
                                             'fastcollab.train.optimizer.decay_first': ( 'train/optimizer.html#decay_first',
                                                                                         'fastcollab/train/optimizer.py'),
+                                            'fastcollab.train.optimizer.follow_params': ( 'train/optimizer.html#follow_params',
+                                                                                          'fastcollab/train/optimizer.py'),
                                             'fastcollab.train.optimizer.planned_steps': ( 'train/optimizer.html#planned_steps',
                                                                                           'fastcollab/train/optimizer.py'),
                                             'fastcollab.train.optimizer.scale_decays': ( 'train/optimizer.html#scale_decays',

@@ -289,6 +289,7 @@ class CollabLearner(Learner):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
     def _do_epoch_train(self):
+        if isinstance(self.opt, Optimizer): follow_params(self.opt)
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights
     def _do_grad_opt(self):
