@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from .adam import missed
 from .jit import CALLED,FORMULA,INLINE,INNER,aligned
-from .mf import missed_bias,rating_of,row_steps,squared_error,step_at,with_names
+from .mf import missed_bias,rating_of,squared_error,step_at,with_names
 from .rows import LANES,spread_row,sum_rows
 from .steps import EPS
 from .svdpp import Batch,id_back,id_vector,time_back,time_vector
@@ -450,6 +450,7 @@ class Team(NamedTuple):
     loss:np.ndarray # (n,) float32 of each rating of a chunk
     err:np.ndarray # (n,) float32 derivative of the mean loss by each score
 
+# %% ../../nbs/kernels/07_svdpp_steps.ipynb #d1eb7e9b
 def give_up(
     team:Team, # Whose threads may wait for one that won't come
 ):
@@ -462,6 +463,7 @@ def new_team(
     "The arrays of a team"
     return Team(np.zeros(32, np.int64), aligned(n), aligned(n))
 
+# %% ../../nbs/kernels/07_svdpp_steps.ipynb #f1d59099
 def part_of(
     batch:Batch, # Many ratings
     y:np.ndarray, # (n,) float32

@@ -8,7 +8,6 @@ __all__ = ['why_not_tables', 'why_not_sets', 'group_of', 'group_ahead', 'table_s
 
 # %% ../../nbs/train/02_set_loop.ipynb #536d3fd3
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import NamedTuple
 
 from fastai.basics import *
 from ..cores import n_threads
@@ -161,7 +160,7 @@ class SetLoop(TorchLoop):
             both = table_steps(opt, p, group_ahead(rest, group, opt.hypers[group], self.n), self.start)
             self.n = min(self.n, *(o.n for o in both))
             read_table(table, opt, p)
-            new.append(self.kernel.with_steps(table, self.kernel.row_steps(*(o.steps for o in both))))
+            new.append(self.kernel.with_steps(table, load_kernels('mf').row_steps(*(o.steps for o in both))))
         sides = zip(self.sides, zip(*(new[o:o+2] for o in (0,2,4))))
         self.sides = [side._replace(ids=a, sets=b, features=c) for side,(a,b,c) in sides]
         self.times = new[6]

@@ -2,8 +2,8 @@
 from functools import partial
 
 import numpy as np, pytest, torch
-from fastcollab.all import (Adam, CollabDataLoaders, LazyAdam, OrdinalLoss, SVDPlusPlus, collab_learner,
-    set_seed, synthetic_ratings)
+from fastcollab.all import Adam, CollabDataLoaders, LazyAdam, OrdinalLoss, SVDPlusPlus, collab_learner
+from fastcollab.all import set_seed, synthetic_ratings
 from fastcollab.kernels import svdpp_steps
 from fastcollab.train import set_loop
 from fastcollab.train.loops import CollabCallback, TorchLoop
