@@ -133,6 +133,8 @@ def as_subclass(self, cls):
     "fastai's, but a tensor that has come back from the device isn't put on again because it once was"
     return self if cls is PretendTensor else _as_subclass(self, cls)
 
+def default_device(use=None): return DEVICE
+
 @contextmanager
 def pretending():
     "Modules that move keep their parameters, as on a GPU, and files know the device"
@@ -140,7 +142,8 @@ def pretending():
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with (patch('torch.load', load), patch('torch.Generator', PretendGenerator),
-            patch('fastai.learner.default_device', lambda use=None: DEVICE),
+            patch('fastai.learner.default_device', default_device),
+            patch('fastai.data.core.default_device', default_device),
             patch.object(Tensor, 'as_subclass', as_subclass)): yield DEVICE
     finally: torch.__future__.set_swap_module_params_on_conversion(before)
 

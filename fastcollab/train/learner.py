@@ -187,10 +187,9 @@ def training_way(
 )->str:
     "Where and how a fit trains, in words"
     device = learn.dls.train_ds.device
-    if not learn.fused_reason:
-        return 'fused, in a compiled loop'+('' if device.type=='cpu' else f', which tables on {device} are copied to')
-    way = 'in batches or a torch loop' if why_not_compiled(learn) else f'in a loop on {device}'
-    return f'{way}, because {learn.fused_reason}'
+    if reason := device_reason(learn): return f'in a loop on {device}, because {reason}'
+    if reason := why_not_compiled(learn): return f'in batches or a torch loop, because {reason}'
+    return 'fused, in a compiled loop'+('' if device.type=='cpu' else f', which tables on {device} are copied to')
 
 # %% ../../nbs/train/07_learner.ipynb #f06a000d
 def learner_summary(
@@ -254,7 +253,7 @@ class CollabLearner(Learner):
     @property
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
-        return why_not_compiled(self) or device_reason(self)
+        return device_reason(self) or why_not_compiled(self)
     def create_opt(self):
         super().create_opt()
         self.scale_decays()
@@ -290,6 +289,7 @@ class CollabLearner(Learner):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
     def _do_epoch_train(self):
+        if isinstance(self.opt, Optimizer): follow_params(self.opt)
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights
     def _do_grad_opt(self):

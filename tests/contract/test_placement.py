@@ -181,19 +181,18 @@ def test_from_the_cpu(name, tmp_path):
     assert np.allclose(loaded.predict(some), learn.predict(some), atol=1e-4) and places(loaded)=={'pretend'}
     assert len(loaded.recommend([1,2], 3))==6 and len(loaded.dls.test_dl(some).dataset.items)==8
 
+@pytest.mark.parametrize('fused', ['auto',False,'device'])
 @pytest.mark.parametrize('name', ['DotProductBias','CollabNN','SVDPlusPlus_times','HybridMF_add'])
-def test_moves(name):
-    "Loaders and learner move after a fit, and fits go on at the new place"
-    learn = fitted(name, 'cpu')
+def test_moves(name, fused):
+    "Loaders and learner move after a fit, and fits go on at the new place, with their moments"
+    learn = fitted(name, 'cpu', fused=fused)
     preds = learn.get_preds()[0]
-    learn.dls.to(DEVICE)
-    learn.model.to(DEVICE)
+    learn.dls.cuda()
+    learn.to(DEVICE)
     assert torch.allclose(learn.get_preds()[0], preds, atol=1e-4)
-    learn.opt = None
     quiet(learn, 1, 1e-3)
     assert places(learn)=={'pretend'} and learn.dls.device==DEVICE
-    learn.dls.to('cpu')
-    learn.opt = None
+    learn.dls.cpu()
     assert places(quiet(learn, 1, 1e-3))=={'cpu'}
 
 @pytest.mark.parametrize('name', ['DotProductBias','CollabNN','HybridMF_add'])

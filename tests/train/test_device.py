@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np, pytest, torch
-from fastai.tabular.all import set_seed
-from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, ParamEmbedding,
-    SVDPlusPlus, collab_learner, synthetic_ratings)
+from fastai.tabular.all import Callback, set_seed
+from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN,
+    ParamEmbedding, SVDPlusPlus, collab_learner, synthetic_ratings)
 from fastcollab.kernels import steps
 from fastcollab.train import device as device_module
 from fastcollab.train.device import DeviceLoop, fit_loop
@@ -48,6 +48,31 @@ def test_equals_the_compiled_loop(arch, bs):
     for o in (a,b): quiet(o, 1, 1e-2, how='fit')   # the moments go on
     same(a, b)
 
+def moved(a, b, start):
+    "The largest difference of a parameter, relative to the distance that it moved"
+    params = zip(*(o.model.parameters() for o in (a,b,start)))
+    return max(float(((p-q).norm()/(q-r).norm()).detach()) for p,q,r in params if q.requires_grad and p.numel())
+
+GENRES = dict(dl=dict(genre_name='genres'))
+ANY = dict(net=dict(arch=CollabNN), norm=dict(arch=CollabNN, config=dict(use_bn=True)), sets=dict(arch=SVDPlusPlus),
+    hybrid=dict(arch=HybridMF, **GENRES), features=dict(arch=HybridNN, **GENRES), all=dict(arch=SVDPlusPlus, **GENRES))
+@pytest.mark.parametrize('name', ANY)
+def test_any_model(name):
+    "Moments, groups and decays of biases are those of LazyAdam"
+    a,b,start = (build(o, **ANY[name]) for o in (False,'device',False))
+    for k in range(2):
+        for o in (a,b): quiet(o, 2-k, 1e-2, wd=.1)
+        assert moved(a, b, start)<2e-2
+        assert np.allclose(a.recorder.values, b.recorder.values, rtol=2e-3)
+    steps = [[o.opt.state[p]['step'] for p in o.model.parameters() if p.requires_grad and p.numel()] for o in (a,b)]
+    assert steps[0]==steps[1]
+
+def test_frozen_table():
+    learns = [build(o, CollabNN) for o in (False,'device',False)]
+    for o in learns: o.model.u_weight.weight.requires_grad_(False)
+    for o in learns[:2]: quiet(o, 2, 1e-2)
+    assert moved(*learns)<2e-2
+
 def test_drop_last_and_no_range():
     same(*(quiet(build(o, dl=dict(drop_last=True), y_range=False), 2, 1e-2) for o in (True,'device')))
 
@@ -79,7 +104,7 @@ def test_interrupted():
 
 @pytest.mark.placement
 @pytest.mark.parametrize('arch,fused', [(DotProductBias,'device'), (DotProductBias,False), (CollabNN,False),
-    (SVDPlusPlus,False)], ids=lambda o: getattr(o, '__name__', str(o)))
+    (SVDPlusPlus,False), (CollabNN,'device'), (SVDPlusPlus,'device')], ids=lambda o: getattr(o, '__name__', str(o)))
 def test_no_waits(arch, fused):
     "The host waits as often for 10 minibatches as for 40"
     with pretend.pretending():
@@ -126,15 +151,46 @@ def test_measured(monkeypatch):
         before,rng = [p.detach().cpu().clone() for p in learn.model.parameters()],torch.get_rng_state()
         learn.fused_reason
         (seconds,) = learn.step_times.values()
-        assert min(seconds)>0 and torch.equal(rng, torch.get_rng_state())
+        assert len(seconds)==2 and torch.equal(rng, torch.get_rng_state())
         assert all(torch.equal(a, b.cpu()) for a,b in zip(before, learn.model.parameters()))
 
-@pytest.mark.parametrize('kwargs,words', [(dict(arch=HybridMF, dl=dict(genre_name='genres')),'features'),
-    (dict(arch=CollabNN),'no plan'), (dict(opt_func=torch.optim.SGD),'LazyAdam')], ids=['features','net','optimizer'])
+class EachBatch(Callback):
+    def after_batch(self): pass
+
+@pytest.mark.parametrize('kwargs,words', [(dict(cbs=EachBatch()),'EachBatch'),
+    (dict(opt_func=torch.optim.SGD),'LazyAdam')], ids=['callback','optimizer'])
 def test_why_not(kwargs, words):
-    learn = build(**kwargs)
-    if 'opt_func' not in kwargs: learn.create_opt()
-    with pytest.raises(ValueError, match=f"fused='device', but .*{words}"): fit_loop(learn)
+    with pytest.raises(ValueError, match=f"fused='device', but .*{words}"): fit_loop(build(**kwargs))
+
+# On a GPU
+
+@pytest.mark.cuda
+@pytest.mark.parametrize('name', ['bias','net','sets','hybrid'])
+def test_cuda_recorded(name, monkeypatch):
+    "Steps played back from a CUDA graph learn what the same operations learn on the CPU, one by one"
+    graphs,record = [],device_module.recorded
+    monkeypatch.setattr(device_module, 'recorded', lambda *args: graphs.append(record(*args)) or graphs[-1])
+    kwargs = ANY.get(name, {})
+    a,b,start = (build(o, device=d, **kwargs) for o,d in ((False,'cpu'),('device','cuda'),(False,'cpu')))
+    for o in (a,b): quiet(o, 3, 1e-2, wd=.1)
+    assert all(graphs) and len(graphs)==3 and b.model.to('cpu') and moved(a, b, start)<2e-2
+
+@pytest.mark.cuda
+@pytest.mark.parametrize('name', ['bias','sets','hybrid'])
+def test_cuda_staged(name):
+    "The compiled loop with tables on a GPU: the CPU's numbers"
+    a,b = (build(True, device=d, unk_p=.1, **ANY.get(name, {})) for d in ('cpu','cuda'))
+    for o in (a,b): quiet(o, 2, 1e-2)
+    assert next(b.model.parameters()).is_cuda
+    assert all(torch.allclose(p, q.cpu(), atol=1e-6) for p,q in zip(a.model.parameters(), b.model.parameters()))
+
+@pytest.mark.cuda
+def test_cuda_measured():
+    "The way that was measured to be faster is taken"
+    learn = build('auto', bs=2**13, device='cuda', df=synthetic_ratings(2000, 500, 100_000))
+    reason = learn.fused_reason
+    (there,here), = learn.step_times.values()
+    assert bool(reason)==(there<here) and np.isfinite(quiet(learn, 2, 1e-2).recorder.values[-1]).all()
 
 @pytest.mark.slow
 def test_benchmark(tmp_path):
