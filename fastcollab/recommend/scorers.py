@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np, torch
 import torch.nn.functional as F
 from scipy.sparse import csr_matrix, issparse, vstack
+from ..cores import *
 from .base import *
 from ..kernels.jit import load_kernels
 from ..ranking import auc_scores
@@ -229,7 +230,7 @@ def add_columns(
     n_times:int=0, # Columns of times
 )->torch.Tensor: # (n,2+G): categories of items, those of users, and times that are not known
     "The columns of a batch behind known ids"
-    parts = [tables[k][x[:,k]].long() for k in (1,0) if tables[k] is not None]
+    parts = [tables[k].to(x.device)[x[:,k]].long() for k in (1,0) if tables[k] is not None]
     return torch.cat([x, *parts, x.new_zeros(len(x), n_times)], 1)
 
 # %% ../../nbs/recommend/01_scorers.ipynb #83002b00
@@ -407,7 +408,7 @@ def exact_scores(
 )->torch.Tensor: # (n,m) float64
     "`scorer.pairs`, some at a time"
     size = max(1, 2**12//max(1, item.shape[1]))
-    return torch.cat([scorer.pairs(a[:,None], b) for a,b in zip(u.split(size), item.split(size))])
+    with limited(): return torch.cat([scorer.pairs(a[:,None], b) for a,b in zip(u.split(size), item.split(size))])
 
 def no_numbers(
     u:torch.Tensor, # Rows of users whose scores these are, (n,) int64
@@ -454,13 +455,16 @@ def top_items(
     cand,pos = (torch.arange(1, n_items) if i is None else i),torch.full((n_items,), -1)
     pos[cand] = torch.arange(len(cand))
     out = torch.empty(min(size, len(u)), len(cand))
+    threads = n_threads(out.numel()/2**21)
     for part in u.split(size):
-        s = scorer.block(part, i, out=out[:len(part)])
-        rows,cols = _chunk_seen(seen, part, pos) if seen is not None else (part[:0],part[:0])
-        s[rows,cols] = -torch.inf
-        value,col = topk(s, min(k+_SPARE, len(cand)))
-        if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(part[bad])
-        yield part,*_refined(scorer, part, i, cand, k, value, col, rows, cols)
+        with limited(threads):
+            s = scorer.block(part, i, out=out[:len(part)])
+            rows,cols = _chunk_seen(seen, part, pos) if seen is not None else (part[:0],part[:0])
+            s[rows,cols] = -torch.inf
+            value,col = topk(s, min(k+_SPARE, len(cand)))
+            if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(part[bad])
+            res = part,*_refined(scorer, part, i, cand, k, value, col, rows, cols)
+        yield res
 
 # %% ../../nbs/recommend/01_scorers.ipynb #85fa5934
 def _refined(scorer, u, i, cand, k, value, col, rows, cols):
