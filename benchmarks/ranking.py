@@ -2,6 +2,8 @@
 
     python benchmarks/ranking.py [PART...]
 
+`metrics` prints what `evaluate` takes for 100,000 users and 50,000 items, lists and intervals included, and what full
+rankings add to an epoch of ml-latest-small, which FASTCOLLAB_DATA has to hold.
 `speed` needs no data: interactions of the shape of MovieLens 1M, 10M and 25M, drawn by seed from power laws. PEERS_PYTHON
 names a Python with `implicit` and `rusket`; without it their rows are left out. Seconds are of the CPU, over all
 threads, so that other work on the machine matters little; an epoch is the fastest of seven. A pair is an interaction
@@ -13,6 +15,8 @@ import numpy as np, torch
 
 from common import report, row, say
 from fastcollab.all import *
+from fastcollab.recommend.history import UserHistory
+from fastcollab.recommend.scorers import DotScorer
 from fastcollab.train.als import ALSSolver, als_config
 from fastcollab.train.rankers import RankerChoice, fit_rankers
 from fastcollab.train.sgd import SGDSolver
@@ -112,6 +116,52 @@ def speed():
         for who in ('implicit','rusket'):
             if (secs := peer_seconds(who, pairs)) is not None: row(f'{name}, {who}, BPR, 1 thread', f'{shape[2]/secs/1e6:.1f} M/s')
 
+def random_recommender(n_users, n_items, n_seen):
+    "Random vectors, and a random history"
+    gen = torch.Generator().manual_seed(0)
+    sides = [Factors(torch.randn(n+1, K, generator=gen)) for n in (n_users,n_items)]
+    u = torch.arange(1, n_users+1).repeat_interleave(n_seen)
+    i = torch.randint(1, n_items+1, (len(u),), generator=gen)
+    items = pd.DataFrame(dict(item=range(n_items), title=range(n_items)))
+    history = UserHistory.from_ratings(u, i, torch.ones(len(u)), n_users+1)
+    return Recommender(DotScorer(*sides), (pd.RangeIndex(n_users),pd.RangeIndex(n_items)), ('user','item','rating'), items,
+        history)
+
+def random_test(rec, n_held):
+    "Rows that are not in the history of their user"
+    rng = np.random.default_rng(1)
+    pairs = pd.DataFrame(dict(user=np.repeat(np.arange(rec.n_users-1), n_held),
+        item=rng.integers(0, rec.n_items-1, (rec.n_users-1)*n_held))).drop_duplicates()
+    seen = rec.history.users().numpy()*rec.n_items+rec.history.items.numpy()
+    return pairs[~np.isin((pairs.user+1)*rec.n_items+pairs.item+1, seen)]
+
+def both_times(f):
+    "Seconds of the CPU, over all threads, and by the clock"
+    start = time.process_time(),time.perf_counter()
+    f()
+    return time.process_time()-start[0],time.perf_counter()-start[1]
+
+def metrics():
+    "All metrics with intervals for 100,000 users, and what full rankings add to an epoch"
+    say('\nMetrics')
+    torch.set_num_threads(2)
+    rec = random_recommender(100_000, 50_000, 20)
+    test = random_test(rec, 10)
+    evaluate(rec, test[test.user<200])
+    for auc in (False,True):
+        cpu,wall = both_times(lambda: evaluate(rec, test, auc=auc))
+        row(f'100,000 x 50,000, k=5,10,20, intervals, 2 threads{", and AUC"*auc}',
+            f'{cpu:.1f} s CPU, {wall:.1f} s by the clock', 'asked: 9 s, two cores')
+    torch.set_num_threads(1)
+    dls = CollabDataLoaders.from_df(movielens('ml-latest-small'), seed=42, val_bs=4096)
+    names = [NDCG(10), Recall(20), Precision(10), MAP(10), MRR(10), HitRate(10), Coverage(10), Novelty(10)]
+    base = None
+    for what,ms in (('no metrics',None),('NDCG(10)',[NDCG(10)]),('8 metrics',names),('8 metrics and AUC',[*names,AUC()])):
+        learn = collab_learner(dls, metrics=ms)
+        with learn.no_bar(): cpu,_ = timed_epochs(learn.validate)
+        base = base or cpu
+        row(f'ml-latest-small, one validation, {what}, 1 thread', f'{cpu:.3f} s, {cpu-base:.3f} s more', 'asked: < .1 s')
+
 ALS_PEER = PEER.replace('''        from implicit.bpr import BayesianPersonalizedRanking
         model = BayesianPersonalizedRanking(factors=k-1, iterations=n, num_threads=threads, random_state=0)
         model.fit(mat, show_progress=False)   # its bias is one of the factors
@@ -165,4 +215,5 @@ def ml_100k():
     def alone(o): o.model = fit_rankers(best, dls)
     measured(f'{choice.rankers[0]}, alone', alone, 'asked: 0.490', arch=DotProductBias)
 
-if __name__=='__main__': report(__file__, [speed, als, ml_100k], 'one thread unless a row says otherwise; fastest of seven epochs')
+if __name__=='__main__':
+    report(__file__, [speed,als,ml_100k,metrics], 'one thread unless a row says otherwise; fastest of seven epochs')
