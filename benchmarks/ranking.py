@@ -2,6 +2,8 @@
 
     python benchmarks/ranking.py [PART...]
 
+`metrics` prints what `evaluate` takes for 100,000 users and 50,000 items, lists and intervals included, and what full
+rankings add to an epoch of ml-latest-small, which FASTCOLLAB_DATA has to hold.
 `speed` needs no data: interactions of the shape of MovieLens 1M, 10M and 25M, drawn by seed from power laws. PEERS_PYTHON
 names a Python with `implicit` and `rusket`; without it their rows are left out. Seconds are of the CPU, over all
 threads, so that other work on the machine matters little; an epoch is the fastest of seven. A pair is an interaction
@@ -13,6 +15,10 @@ import numpy as np, torch
 
 from common import report, row, say
 from fastcollab.all import *
+from fastcollab.recommend.history import UserHistory
+from fastcollab.recommend.scorers import DotScorer
+from fastcollab.train.als import ALSSolver, als_config
+from fastcollab.train.rankers import RankerChoice, fit_rankers
 from fastcollab.train.sgd import SGDSolver
 
 SHAPES = {'1 M':(6040,3706,1_000_000), '10 M':(70_000,10_000,10_000_000), '25 M':(160_000,60_000,25_000_000)}
@@ -50,13 +56,13 @@ for n in (1,8,1,8):
 print(min(secs[1]-secs[0], secs[3]-secs[2])/7)
 """
 
-def peer_seconds(who, pairs, threads=1):
+def peer_seconds(who, pairs, threads=1, code=PEER, cg=0):
     "CPU seconds of an epoch of a peer, None if it isn't there"
     if not (python := os.environ.get('PEERS_PYTHON')): return None
     env = {**os.environ, **{o:str(threads) for o in ('OMP_NUM_THREADS','RAYON_NUM_THREADS','OPENBLAS_NUM_THREADS')}}
     with tempfile.TemporaryDirectory() as d:
         np.save(file := Path(d)/'pairs.npy', pairs)
-        res = subprocess.run([python, '-c', PEER, who, file, str(K), str(threads)], capture_output=True, text=True, env=env)
+        res = subprocess.run([python, '-c', code, who, file, str(K), str(threads), str(cg)], capture_output=True, text=True, env=env)
     return float(res.stdout.split()[-1]) if res.returncode==0 else None
 
 def click_loaders(pairs, **kwargs):
@@ -110,4 +116,104 @@ def speed():
         for who in ('implicit','rusket'):
             if (secs := peer_seconds(who, pairs)) is not None: row(f'{name}, {who}, BPR, 1 thread', f'{shape[2]/secs/1e6:.1f} M/s')
 
-if __name__=='__main__': report(__file__, [speed], 'one thread unless a row says otherwise; fastest of seven epochs')
+def random_recommender(n_users, n_items, n_seen):
+    "Random vectors, and a random history"
+    gen = torch.Generator().manual_seed(0)
+    sides = [Factors(torch.randn(n+1, K, generator=gen)) for n in (n_users,n_items)]
+    u = torch.arange(1, n_users+1).repeat_interleave(n_seen)
+    i = torch.randint(1, n_items+1, (len(u),), generator=gen)
+    items = pd.DataFrame(dict(item=range(n_items), title=range(n_items)))
+    history = UserHistory.from_ratings(u, i, torch.ones(len(u)), n_users+1)
+    return Recommender(DotScorer(*sides), (pd.RangeIndex(n_users),pd.RangeIndex(n_items)), ('user','item','rating'), items,
+        history)
+
+def random_test(rec, n_held):
+    "Rows that are not in the history of their user"
+    rng = np.random.default_rng(1)
+    pairs = pd.DataFrame(dict(user=np.repeat(np.arange(rec.n_users-1), n_held),
+        item=rng.integers(0, rec.n_items-1, (rec.n_users-1)*n_held))).drop_duplicates()
+    seen = rec.history.users().numpy()*rec.n_items+rec.history.items.numpy()
+    return pairs[~np.isin((pairs.user+1)*rec.n_items+pairs.item+1, seen)]
+
+def both_times(f):
+    "Seconds of the CPU, over all threads, and by the clock"
+    start = time.process_time(),time.perf_counter()
+    f()
+    return time.process_time()-start[0],time.perf_counter()-start[1]
+
+def metrics():
+    "All metrics with intervals for 100,000 users, and what full rankings add to an epoch"
+    say('\nMetrics')
+    torch.set_num_threads(2)
+    rec = random_recommender(100_000, 50_000, 20)
+    test = random_test(rec, 10)
+    evaluate(rec, test[test.user<200])
+    for auc in (False,True):
+        cpu,wall = both_times(lambda: evaluate(rec, test, auc=auc))
+        row(f'100,000 x 50,000, k=5,10,20, intervals, 2 threads{", and AUC"*auc}',
+            f'{cpu:.1f} s CPU, {wall:.1f} s by the clock', 'asked: 9 s, two cores')
+    torch.set_num_threads(1)
+    dls = CollabDataLoaders.from_df(movielens('ml-latest-small'), seed=42, val_bs=4096)
+    names = [NDCG(10), Recall(20), Precision(10), MAP(10), MRR(10), HitRate(10), Coverage(10), Novelty(10)]
+    base = None
+    for what,ms in (('no metrics',None),('NDCG(10)',[NDCG(10)]),('8 metrics',names),('8 metrics and AUC',[*names,AUC()])):
+        learn = collab_learner(dls, metrics=ms)
+        with learn.no_bar(): cpu,_ = timed_epochs(learn.validate)
+        base = base or cpu
+        row(f'ml-latest-small, one validation, {what}, 1 thread', f'{cpu:.3f} s, {cpu-base:.3f} s more', 'asked: < .1 s')
+
+ALS_PEER = PEER.replace('''        from implicit.bpr import BayesianPersonalizedRanking
+        model = BayesianPersonalizedRanking(factors=k-1, iterations=n, num_threads=threads, random_state=0)
+        model.fit(mat, show_progress=False)   # its bias is one of the factors
+''', '''        from implicit.als import AlternatingLeastSquares
+        kw = dict(factors=k, iterations=n, num_threads=threads, random_state=0, use_cg=bool(int(sys.argv[5])))
+        AlternatingLeastSquares(**kw).fit(mat, show_progress=False)
+''').replace("rusket.BPR(factors=k, iterations=n, seed=0)", "rusket.ALS(factors=k, iterations=n, seed=0)")
+
+def als_row(name, dls, cg, threads, asked=''):
+    "Seconds of an epoch of alternating least squares"
+    torch.manual_seed(0)
+    ds = dls.train_ds
+    solver = ALSSolver(DotProductBias.from_dls(dls, n_factors=K), ds, als_config(ds, cg=cg), threads)
+    solver.epoch()   # compiles
+    cpu,wall = timed_epochs(solver.epoch)
+    how = f'{cg} steps of conjugate gradients' if cg else 'exact'
+    row(f'{name}, {how}, {threads} thread{"s"[:threads>1]}', f'{cpu:.3f} s ({wall:.3f} by the clock)', asked)
+
+def als():
+    "Seconds of an epoch of alternating least squares for clicks, and of peers"
+    say(f'\nAn epoch of alternating least squares for clicks, k={K}; CPU seconds')
+    for name,shape in SHAPES.items():
+        if name!='1 M' and '--all' not in sys.argv: continue
+        pairs = power_law(*shape)
+        dls = click_loaders(pairs, bs=4096)
+        for threads in (1,2):
+            for cg,limit in ((None,.15),(3,.08)):
+                als_row(name, dls, cg, threads, f'asked: {limit} s' if (name,threads)==('1 M',1) else '')
+        for who in ('implicit','rusket'):
+            secs = peer_seconds(who, pairs, code=ALS_PEER)
+            if secs is not None: row(f'{name}, {who}, exact, 1 thread', f'{secs:.3f} s')
+
+def ml_100k():
+    "nDCG@10 on ml-100k, split per item as Recommenders does"
+    df = movielens('ml-100k')[['userId','movieId','rating']]
+    splits = ItemStratifiedSplitter(.25, 'movieId', 42)(df)
+    say(f'\nml-100k, {len(splits[0]):,} and {len(splits[1]):,} rows, per item, seed 42; k=10, seen items left out')
+    dls = CollabDataLoaders.from_interactions(df, weight_name='rating', splits=splits, seed=0, bs=4096)
+    def measured(name, fit, asked='', **kwargs):
+        learn = collab_learner(dls, metrics=[NDCG(10), Recall(10)], **kwargs)
+        with learn.no_bar(), learn.no_logging(): fit(learn)
+        _,n,r = learn.validate()
+        row(name, f'nDCG@10 {n:.4f}, recall {r:.4f}', asked)
+        return learn
+    for arch in (Popular,ItemKNN,SLIM,EASE): measured(arch.__name__, lambda o: o.fit(1), arch=arch)
+    measured('fit_als, defaults', lambda o: o.fit_als(12), arch=DotProductBias, n_factors=64)
+    learn = measured("arch='auto'", lambda o: o.fit_auto(), 'asked: 0.500', arch='auto')
+    say(learn.auto_choice)
+    choice = learn.auto_choice
+    best = RankerChoice(choice.rankers[:1], [1.], {})
+    def alone(o): o.model = fit_rankers(best, dls)
+    measured(f'{choice.rankers[0]}, alone', alone, 'asked: 0.490', arch=DotProductBias)
+
+if __name__=='__main__':
+    report(__file__, [speed,als,ml_100k,metrics], 'one thread unless a row says otherwise; fastest of seven epochs')

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RankedTest', 'test_pairs', 'known_users', 'drop_leaks', 'category_vectors', 'training_matrix', 'rank_recommender',
-           'list_rows', 'rank_table', 'user_metrics', 'list_metrics', 'bootstrap_means', 'check_lengths', 'is_table',
-           'rank_any', 'evaluate', 'interval_ends']
+           'list_rows', 'rank_table', 'user_metrics', 'list_metrics', 'draw_counts', 'bootstrap_means', 'check_lengths',
+           'is_table', 'rank_any', 'evaluate', 'interval_ends']
 
-# %% ../../nbs/evaluate/00_protocol.ipynb #32ba91bb
+# %% ../../nbs/evaluate/00_protocol.ipynb #8845d189
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from warnings import warn
 
@@ -17,6 +18,7 @@ from ..checks import check_choice,check_frame,check_int,check_number,check_seed,
 from ..checks import need_column,pick_column,some_of
 from ..data.ids import find_rows,raw_ids
 from ..data.splits import rank_in_group
+from ..kernels.jit import load_kernels
 from ..ranking import *
 from ..recommend.recommender import Recommender
 from ..recommend.scorers import ranked_lists
@@ -213,9 +215,31 @@ def list_metrics(
     parts = {k:(ranked.lists[:,:k],ranked.n_items) for k in ks}
     return {f'{name}@{k}':f(*o) for name,f in (('coverage',coverage),('gini',exposure_gini)) for k,o in parts.items()}
 
-# %% ../../nbs/evaluate/00_protocol.ipynb #57b780ee
-_DRAWS = 25 # at a time: their weights stay small
+# %% ../../nbs/evaluate/00_protocol.ipynb #0fe06165
+def draw_counts(
+    n:int, # Users
+    seed:int, # Of all draws
+    first:int, # Number of the first draw
+    size:int, # Draws
+)->np.ndarray: # (size,n) float64
+    "How often each user comes in each draw of `n` users with replacement"
+    seed,res = np.uint64(seed%2**64),np.zeros((size,n))
+    if kernel := load_kernels('resample'): kernel.count_draws(seed.astype(np.int64), np.int64(first), res)
+    else:
+        for r in range(size):
+            start = _mixed(np.array([first+r+1], np.uint64)*_GOLDEN+seed)
+            z = _mixed(start+np.arange(1, n+1, dtype=np.uint64)*_GOLDEN)
+            res[r] = np.bincount(((z>>np.uint64(32))*np.uint64(n)>>np.uint64(32)).astype(np.int64), minlength=n)
+    return res
 
+_GOLDEN,_M1,_M2 = (np.uint64(o) for o in (0x9E3779B97F4A7C15,0xBF58476D1CE4E5B9,0x94D049BB133111EB))   # SplitMix64
+def _mixed(z):
+    with np.errstate(over='ignore'):
+        z = (z^(z>>np.uint64(30)))*_M1
+        z = (z^(z>>np.uint64(27)))*_M2
+    return z^(z>>np.uint64(31))
+
+# %% ../../nbs/evaluate/00_protocol.ipynb #85029063
 def bootstrap_means(
     values:np.ndarray, # A column per metric, (n,m); nan for users that don't count
     n_boot:int=1000, # Draws
@@ -225,15 +249,13 @@ def bootstrap_means(
     values = np.asarray(values, dtype=np.float64)
     n,full = len(values),~np.isnan(values)
     some,whole = np.where(full, values, 0.),full.all(0)
-    part = full[:,~whole].astype(np.float64)                                   # counts are n where nobody is missing
-    res = np.empty((n_boot,values.shape[1]))
-    for o in range(0, n_boot, _DRAWS):
-        size,rng = min(_DRAWS, n_boot-o),np.random.default_rng((seed,o))
-        w = np.stack([np.bincount(rng.integers(0, n, n, dtype=np.int32), minlength=n) for _ in range(size)])
-        w = w.astype(np.float64)
-        count = np.full((size,values.shape[1]), float(n))
+    part,res = full[:,~whole].astype(np.float64),np.empty((n_boot,values.shape[1]))
+    def work(o):
+        w = draw_counts(n, seed, o, min(25, n_boot-o))                         # (25,n)
+        count = np.full((len(w),values.shape[1]), float(n))                    # n where nobody is missing
         count[:,~whole] = w@part
-        with np.errstate(invalid='ignore'): res[o:o+size] = w@some/count
+        with np.errstate(invalid='ignore'): res[o:o+len(w)] = w@some/count
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(work, range(0, n_boot, 25)))
     return res
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #6a941027

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['shares_tried', 'level_probs', 'level_quantile', 'left_out_averages', 'PosteriorAverage', 'WeightedEnsemble',
-           'LeadEnsemble']
+           'LeadEnsemble', 'RankEnsemble']
 
 # %% ../../nbs/models/07_ensemble.ipynb #e422dcbd
 import statistics
@@ -12,6 +12,7 @@ import statistics
 from fastai.torch_basics import *
 from ..kernels.jit import compiling,load_kernels
 from .base import *
+from ..recommend.scorers import EnsembleScorer
 
 # %% ../../nbs/models/07_ensemble.ipynb #5b933375
 def _row_vectors(rows, known, features, categories, weights):
@@ -285,3 +286,24 @@ class LeadEnsemble(WeightedEnsemble):
     def rating_probs(self, x): return self.lead.rating_probs(x)
     def intervals(self, x, share): return self.lead.intervals(x, share)
     def fit_notes(self): return self.lead.fit_notes()
+
+# %% ../../nbs/models/07_ensemble.ipynb #9fa07107
+class RankEnsemble(CollabModel):
+    "The weighted sum of the z-scored scores of several models"
+    splitter = staticmethod(params)
+    def __init__(self,
+        models:list, # `CollabModel`s of the same users and items
+        weights:list|None=None, # One number each; the same if None
+    ):
+        self.models = nn.ModuleList(models)
+        self.register_buffer('weights', torch.tensor([float(o) for o in ifnone(weights, [1]*len(models))]))
+        for o in ('classes','user','item','n_users','n_items'): setattr(self, o, getattr(models[0], o))
+    def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,)
+        return self.scorer().pairs(*x[:,:2].T.cpu()).float().to(x.device)
+    def scorer(self):
+        with torch.no_grad(): parts = [o.scorer() for o in self.models]
+        return EnsembleScorer(parts, self.weights.tolist(), self.n_items)
+    def predictions(self, u, i=None, bs=2**18):
+        i = torch.arange(self.n_items) if i is None else i.cpu()
+        return self.scorer().block(u.cpu(), i).to(self.weights.device)
+    def vectors(self, side): return first(v for o in self.models if (v := o.vectors(side)) is not None)

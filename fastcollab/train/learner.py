@@ -8,7 +8,8 @@ __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'ask
            'learner_state', 'forget_solution', 'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model',
            'check_y_range', 'offered_range', 'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments',
            'auto_arguments', 'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner',
-           'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_auto', 'baseline_rmse']
+           'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto',
+           'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 from typing import NamedTuple
@@ -40,6 +41,7 @@ from .device import *
 from .export import *
 from .loops import *
 from .optimizer import *
+from .rankers import *
 from .ranking import FullRanking
 from .schedules import *
 from .set_loop import *
@@ -684,7 +686,9 @@ def collab_learner(
     if not isinstance(dls, CollabDataLoaders):
         raise TypeError(f'dls is {type(dls)}; build it with fastcollab.data.loaders.CollabDataLoaders')
     auto,loss_func = None,check_loss(dls, ifnone(loss_func, dls.train_ds.loss_func), y_range)
-    if arch in ('auto','best'):
+    if arch in ('auto','best') and dls.implicit:
+        auto,arch,given = auto_config(dls),DotProductBias,{}
+    elif arch in ('auto','best'):
         given = dict(n_factors=n_factors, y_range=y_range, unk_p=unk_p, config=config, cbs=cbs)
         auto,dls,given = auto_arguments(dls, loss_func, **given)
         arch,(n_factors,y_range,unk_p,config,cbs) = SVDPlusPlus,given.values()
@@ -804,6 +808,19 @@ def fit_choice(
     learn.splitter,learn.opt = trainable_params,None
 
 # %% ../../nbs/train/07_learner.ipynb #46e7d50a
+def fit_best_ranker(
+    learn:CollabLearner, # Learner of clicks that `arch='auto'` made
+    budget:float|None=None, # Seconds for trying
+    seed:int=0, # Of the hidden part and of the first vectors
+    cbs:list|Callback|None=None, # None: nothing is trained
+):
+    "Try rankers on a hidden part of the training data, and fit the best of them, or a mix"
+    if L(cbs): raise ValueError('rankers are solved and not trained, so callbacks have nothing to see; leave out cbs')
+    learn.auto_choice = choose_rankers(learn.dls, seed, budget)
+    learn.logger(str(learn.auto_choice))
+    learn.model = fit_rankers(learn.auto_choice, learn.dls, seed)
+    learn.splitter,learn.opt,learn._recommender = collab_model(learn.model).splitter,None,None
+
 def fit_auto(
     learn:CollabLearner, # Learner that `arch='auto'` made
     budget:float|None=None, # Seconds it may take
@@ -812,6 +829,7 @@ def fit_auto(
 ):
     "What `CollabLearner.fit_auto` does"
     learn.need_ratings()
+    if learn.dls.train_ds.implicit: return fit_best_ranker(learn, budget, seed, cbs)
     if not rating_loss(learn.loss_func).squared_error: return fit_adam(learn, learn.auto_config, cbs)
     plan = plan_of(learn, budget)
     only = AutoChoice({'gibbs' if plan.alone else 'adam':1.}, sweeps=plan.alone)

@@ -188,3 +188,10 @@ def test_bad_tables(rec, parts):
         evaluate(pd.concat([lists, lists[:3]]), test, k=5)
     with pytest.raises(TypeError, match='models is not a dict'): compare([rec], test)
     with pytest.raises(ValueError, match="metric is 'fame'"): compare({'a':rec}, test, metric='fame')
+
+def test_draws_without_a_compiler_are_those_of_the_compiled_loop(monkeypatch):
+    import fastcollab.evaluate.protocol as module
+    compiled = [module.draw_counts(101, seed, 3, 4) for seed in (0,5,2**64-1)]
+    monkeypatch.setattr(module, 'load_kernels', lambda name: None)
+    for seed,c in zip((0,5,2**64-1), compiled): assert (c==module.draw_counts(101, seed, 3, 4)).all()
+    assert (compiled[0].sum(1)==101).all() and not (compiled[0]==compiled[1]).all()
