@@ -17,6 +17,8 @@ from common import report, row, say
 from fastcollab.all import *
 from fastcollab.recommend.history import UserHistory
 from fastcollab.recommend.scorers import DotScorer
+from fastcollab.train.als import ALSSolver, als_config
+from fastcollab.train.rankers import RankerChoice, fit_rankers
 from fastcollab.train.sgd import SGDSolver
 
 SHAPES = {'1 M':(6040,3706,1_000_000), '10 M':(70_000,10_000,10_000_000), '25 M':(160_000,60_000,25_000_000)}
@@ -54,13 +56,13 @@ for n in (1,8,1,8):
 print(min(secs[1]-secs[0], secs[3]-secs[2])/7)
 """
 
-def peer_seconds(who, pairs, threads=1):
+def peer_seconds(who, pairs, threads=1, code=PEER, cg=0):
     "CPU seconds of an epoch of a peer, None if it isn't there"
     if not (python := os.environ.get('PEERS_PYTHON')): return None
     env = {**os.environ, **{o:str(threads) for o in ('OMP_NUM_THREADS','RAYON_NUM_THREADS','OPENBLAS_NUM_THREADS')}}
     with tempfile.TemporaryDirectory() as d:
         np.save(file := Path(d)/'pairs.npy', pairs)
-        args = [python, '-c', PEER, who, file, str(K), str(threads)]
+        args = [python, '-c', code, who, file, str(K), str(threads), str(cg)]
         res = subprocess.run(args, capture_output=True, text=True, env=env)
     return float(res.stdout.split()[-1]) if res.returncode==0 else None
 
@@ -164,4 +166,58 @@ def metrics():
         base = base or cpu
         row(f'ml-latest-small, one validation, {what}, 1 thread', f'{cpu:.3f} s, {cpu-base:.3f} s more', 'asked: < .1 s')
 
-if __name__=='__main__': report(__file__, [speed,metrics], 'one thread unless a row says otherwise; fastest of seven epochs')
+ALS_PEER = PEER.replace('''        from implicit.bpr import BayesianPersonalizedRanking
+        model = BayesianPersonalizedRanking(factors=k-1, iterations=n, num_threads=threads, random_state=0)
+        model.fit(mat, show_progress=False)   # its bias is one of the factors
+''', '''        from implicit.als import AlternatingLeastSquares
+        kw = dict(factors=k, iterations=n, num_threads=threads, random_state=0, use_cg=bool(int(sys.argv[5])))
+        AlternatingLeastSquares(**kw).fit(mat, show_progress=False)
+''').replace("rusket.BPR(factors=k, iterations=n, seed=0)", "rusket.ALS(factors=k, iterations=n, seed=0)")
+
+def als_row(name, dls, cg, threads, asked=''):
+    "Seconds of an epoch of alternating least squares"
+    torch.manual_seed(0)
+    ds = dls.train_ds
+    solver = ALSSolver(DotProductBias.from_dls(dls, n_factors=K), ds, als_config(ds, cg=cg), threads)
+    solver.epoch()   # compiles
+    cpu,wall = timed_epochs(solver.epoch)
+    how = f'{cg} steps of conjugate gradients' if cg else 'exact'
+    row(f'{name}, {how}, {threads} thread{"s"[:threads>1]}', f'{cpu:.3f} s ({wall:.3f} by the clock)', asked)
+
+def als():
+    "Seconds of an epoch of alternating least squares for clicks, and of peers"
+    say(f'\nAn epoch of alternating least squares for clicks, k={K}; CPU seconds')
+    for name,shape in SHAPES.items():
+        if name!='1 M' and '--all' not in sys.argv: continue
+        pairs = power_law(*shape)
+        dls = click_loaders(pairs, bs=4096)
+        for threads in (1,2):
+            for cg,limit in ((None,.15),(3,.08)):
+                als_row(name, dls, cg, threads, f'asked: {limit} s' if (name,threads)==('1 M',1) else '')
+        for who in ('implicit','rusket'):
+            secs = peer_seconds(who, pairs, code=ALS_PEER)
+            if secs is not None: row(f'{name}, {who}, exact, 1 thread', f'{secs:.3f} s')
+
+def ml_100k():
+    "nDCG@10 on ml-100k, split per item as Recommenders does"
+    df = movielens('ml-100k')[['userId','movieId','rating']]
+    splits = ItemStratifiedSplitter(.25, 'movieId', 42)(df)
+    say(f'\nml-100k, {len(splits[0]):,} and {len(splits[1]):,} rows, per item, seed 42; k=10, seen items left out')
+    dls = CollabDataLoaders.from_interactions(df, weight_name='rating', splits=splits, seed=0, bs=4096)
+    def measured(name, fit, asked='', **kwargs):
+        learn = collab_learner(dls, metrics=[NDCG(10), Recall(10)], **kwargs)
+        with learn.no_bar(), learn.no_logging(): fit(learn)
+        _,n,r = learn.validate()
+        row(name, f'nDCG@10 {n:.4f}, recall {r:.4f}', asked)
+        return learn
+    for arch in (Popular,ItemKNN,SLIM,EASE): measured(arch.__name__, lambda o: o.fit(1), arch=arch)
+    measured('fit_als, defaults', lambda o: o.fit_als(12), arch=DotProductBias, n_factors=64)
+    learn = measured("arch='auto'", lambda o: o.fit_auto(), 'asked: 0.500', arch='auto')
+    say(learn.auto_choice)
+    choice = learn.auto_choice
+    best = RankerChoice(choice.rankers[:1], [1.], {})
+    def alone(o): o.model = fit_rankers(best, dls)
+    measured(f'{choice.rankers[0]}, alone', alone, 'asked: 0.490', arch=DotProductBias)
+
+if __name__=='__main__':
+    report(__file__, [speed,als,ml_100k,metrics], 'one thread unless a row says otherwise; fastest of seven epochs')

@@ -24,7 +24,7 @@ from fastcollab.models.nn import CollabNN, LinearCollab
 from fastcollab.models.hybrid import HybridMF, HybridNN, GenreDotProductBias, GenreCollabNN
 from fastcollab.models.session import SessionEffects
 from fastcollab.models.svdpp import SVDPlusPlus
-from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, WeightedEnsemble
+from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, RankEnsemble, WeightedEnsemble
 
 # Models in closed form for clicks
 from fastcollab.models.neighbors import EASE, ItemKNN, Popular, SLIM

@@ -15,6 +15,7 @@ from warnings import warn
 from fastai.collab import CollabDataLoaders as FastaiCollabDataLoaders
 from fastai.tabular.all import *
 from ..checks import *
+from ..cores import limited
 from ..losses import RatingMSE
 from ..ranking_losses import BPRLoss
 from .splits import *
@@ -466,6 +467,7 @@ def part_samplers(
 class CollabDataLoaders(FastaiCollabDataLoaders):
     "`DataLoaders` of ratings or clicks: fastai's `CollabDataLoaders` with every row drawn once, splits and features"
     @classmethod
+    @limited()
     def from_df(cls,
         ratings:pd.DataFrame, # One row per rating
         valid_pct:float=0.2, # Share of the rows to validate on, in [0,1); ignored with `splitter` or `splits`

@@ -9,7 +9,7 @@ __all__ = ['LANES', 'block_type', 'read_block', 'write_block', 'repeat_number', 
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from .jit import CALLED,INLINE
+from .jit import INLINE
 
 # %% ../../nbs/kernels/03_rows.ipynb #ee3fe8b9
 LANES = 16 # float32 numbers of a block
@@ -45,6 +45,7 @@ def _listed(builder, cols, rows):
     def row(at): return rows(builder.sext(builder.load(builder.gep(cols.data, [at])), _int))
     return row
 
+# %% ../../nbs/kernels/03_rows.ipynb #3b9db2ca
 def _each(builder, start, stop): return cgutils.for_range_slice(builder, start, stop, _int(1), _int)
 
 # %% ../../nbs/kernels/03_rows.ipynb #2023bd85

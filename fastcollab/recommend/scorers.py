@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACTS', 'SCORERS', 'Scorer', 'DotScorer', 'NetScorer', 'net_scorer', 'add_columns', 'ModelScorer', 'HistoryScorer',
-           'met_items', 'load_scorer', 'scorers_agree', 'topk', 'exact_scores', 'no_numbers', 'top_items',
-           'one_thread_each', 'best_columns', 'scored_block', 'ranked_lists']
+           'met_items', 'z_scores', 'EnsembleScorer', 'load_scorer', 'scorers_agree', 'topk', 'exact_scores',
+           'no_numbers', 'top_items', 'one_thread_each', 'best_columns', 'scored_block', 'ranked_lists']
 
 # %% ../../nbs/recommend/01_scorers.ipynb #541b2028
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np, torch
 import torch.nn.functional as F
 from scipy.sparse import csr_matrix, issparse, vstack
+from ..cores import *
 from .base import *
 from ..kernels.jit import load_kernels
 from ..ranking import auc_scores
@@ -229,7 +230,7 @@ def add_columns(
     n_times:int=0, # Columns of times
 )->torch.Tensor: # (n,2+G): categories of items, those of users, and times that are not known
     "The columns of a batch behind known ids"
-    parts = [tables[k][x[:,k]].long() for k in (1,0) if tables[k] is not None]
+    parts = [tables[k].to(x.device)[x[:,k]].long() for k in (1,0) if tables[k] is not None]
     return torch.cat([x, *parts, x.new_zeros(len(x), n_times)], 1)
 
 # %% ../../nbs/recommend/01_scorers.ipynb #83002b00
@@ -356,8 +357,50 @@ def met_items(
 
 def _csr_parts(m): return dict(values=m.data, items=m.indices, ends=m.indptr)
 
+# %% ../../nbs/recommend/01_scorers.ipynb #36759819
+def z_scores(
+    s:torch.Tensor, # Scores of users for all items, (n,m); column 0 is the unknown item
+)->torch.Tensor: # (n,m)
+    "Scores less their mean, over their standard deviation, user by user"
+    known = s[:,1:]
+    spread = known.std(1, correction=0, keepdim=True)                        # (n,1)
+    return (s-known.mean(1, keepdim=True))/spread.clamp(min=1e-9)
+
+class EnsembleScorer(Scorer):
+    "The weighted sum of the z-scores of several scorers"
+    kind = 'ensemble'
+    def __init__(self,
+        scorers:list, # Scorers of the same users and items
+        weights:list, # One number each
+        n_items:int, # Rows of items, the unknown one included
+    ):
+        super().__init__()
+        self.scorers,self.weights,self.n_items = list(scorers),[float(o) for o in weights],n_items
+
+    def block(self, u, i=None, out=None):
+        every = torch.arange(self.n_items)
+        s = sum(w*z_scores(o.block(u, every)) for w,o in zip(self.weights, self.scorers))
+        res = _rows(s.T, i).T
+        return res if out is None else out.copy_(res)
+    def pairs(self, u, i):
+        u,i = torch.broadcast_tensors(u, i)
+        rows,at = u.unique(return_inverse=True)
+        return self.block(rows, torch.arange(self.n_items))[at,i].double()
+
+    def state(self):
+        info,tensors = super().state()
+        parts = [o.state() for o in self.scorers]
+        info.update(parts=[o for o,_ in parts], weights=self.weights, n_items=self.n_items)
+        tensors.update({f'part{k}.{name}':v for k,(_,part) in enumerate(parts) for name,v in part.items()})
+        return info,tensors
+    @classmethod
+    def from_state(cls, info, tensors, model=None):
+        def mine(k): return {n.removeprefix(f'part{k}.'):v for n,v in tensors.items() if n.startswith(f'part{k}.')}
+        return cls([load_scorer(o, mine(k)) for k,o in enumerate(info['parts'])], info['weights'], info['n_items'])
+    def module(self): raise TypeError('to_onnx takes no ensemble of rankers; export its parts')
+
 # %% ../../nbs/recommend/01_scorers.ipynb #d39067e5
-SCORERS = {o.kind:o for o in (DotScorer,NetScorer,ModelScorer,HistoryScorer)}
+SCORERS = {o.kind:o for o in (DotScorer,NetScorer,ModelScorer,HistoryScorer,EnsembleScorer)}
 
 def load_scorer(
     info:dict, # What JSON held
@@ -407,7 +450,7 @@ def exact_scores(
 )->torch.Tensor: # (n,m) float64
     "`scorer.pairs`, some at a time"
     size = max(1, 2**12//max(1, item.shape[1]))
-    return torch.cat([scorer.pairs(a[:,None], b) for a,b in zip(u.split(size), item.split(size))])
+    with limited(): return torch.cat([scorer.pairs(a[:,None], b) for a,b in zip(u.split(size), item.split(size))])
 
 def no_numbers(
     u:torch.Tensor, # Rows of users whose scores these are, (n,) int64
@@ -454,13 +497,16 @@ def top_items(
     cand,pos = (torch.arange(1, n_items) if i is None else i),torch.full((n_items,), -1)
     pos[cand] = torch.arange(len(cand))
     out = torch.empty(min(size, len(u)), len(cand))
+    threads = n_threads(out.numel()/2**21)
     for part in u.split(size):
-        s = scorer.block(part, i, out=out[:len(part)])
-        rows,cols = _chunk_seen(seen, part, pos) if seen is not None else (part[:0],part[:0])
-        s[rows,cols] = -torch.inf
-        value,col = topk(s, min(k+_SPARE, len(cand)))
-        if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(part[bad])
-        yield part,*_refined(scorer, part, i, cand, k, value, col, rows, cols)
+        with limited(threads):
+            s = scorer.block(part, i, out=out[:len(part)])
+            rows,cols = _chunk_seen(seen, part, pos) if seen is not None else (part[:0],part[:0])
+            s[rows,cols] = -torch.inf
+            value,col = topk(s, min(k+_SPARE, len(cand)))
+            if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(part[bad])
+            res = part,*_refined(scorer, part, i, cand, k, value, col, rows, cols)
+        yield res
 
 # %% ../../nbs/recommend/01_scorers.ipynb #85fa5934
 def _refined(scorer, u, i, cand, k, value, col, rows, cols):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROWTH', 'ALSConfig', 'als_config', 'Equations', 'click_terms', 'click_equations', 'rating_equations', 'ALSSolver',
-           'ALSLoop', 'check_als', 'als_loop']
+           'ALSLoop', 'check_als', 'als_threads', 'als_loop']
 
 # %% ../../nbs/train/04_als.ipynb #03e0a71d
 from concurrent.futures import ThreadPoolExecutor
@@ -205,6 +205,12 @@ def check_als(
         raise TypeError(f'fit_als has no batches, and {", ".join(cbs)} acts on each; leave it out')
 
 # %% ../../nbs/train/04_als.ipynb #d541a3d1
+def als_threads(
+    ds, # `RatingsDataset` to train on
+)->int:
+    "How many threads pay off"
+    return max(1, min(torch.get_num_threads(), len(ds)//100_000))
+
 def als_loop(
     learn:Learner, # Learner to fit
     **kwargs # Arguments of `als_config`
@@ -214,5 +220,4 @@ def als_loop(
     ds,model = learn.dls.train_ds,collab_model(learn.model)
     config = als_config(ds, **kwargs)
     model.clear_samples()
-    threads = max(1, min(torch.get_num_threads(), len(ds)//100_000))
-    return ALSLoop(learn, ALSSolver(model, ds, config, threads))
+    return ALSLoop(learn, ALSSolver(model, ds, config, als_threads(ds)))
