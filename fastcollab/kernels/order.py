@@ -22,9 +22,10 @@ def below(row, v):
 
 # %% ../../nbs/kernels/09_order.ipynb #82d20ae3
 @njit(**CALLED)
-def user_auc(scores, ends, items, out):
-    "AUC of each row of `scores` (n,m), item 1 first: held-out items of row r are `items[ends[r]:ends[r+1]]`"
+def user_auc(scores, ends, items, out, few):
+    "AUC of rows of `scores` (n,m), item 1 first, with up to `few` held-out items: `items[ends[r]:ends[r+1]]`"
     for r in range(len(out)):
+        if ends[r+1]-ends[r]>few: continue
         row,mine = scores[r],items[ends[r]:ends[r+1]]
         n,total = np.int64(0),0.
         gone = below(row, -np.inf)[1]
