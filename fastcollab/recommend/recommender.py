@@ -248,7 +248,8 @@ class Recommender:
         i = candidate_rows(self.ids[1], self.items, k, items, exclude, filters, self.separators)
         titles = title_text(self.items['title']).array
         for part,rows,scores in top_items(self.scorer, u, self.n_items, k, i, seen, size):
-            yield list_table(part, rows, torch.where(scores.isinf(), scores, self.link(scores)), self.ids, titles, self.value)
+            numbers = torch.where(scores.isinf(), scores, self.link(scores))
+            yield list_table(part, rows, numbers, self.ids, titles, self.value)
 
     def recommend(self,
         users=None, # A user id or several; everybody if None
@@ -354,11 +355,12 @@ class Recommender:
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
         ranked = state.terms[0].ranked is not None
         if side and ranked and ratings is not None:
-            raise TypeError('clicks on new items say little about scores that only rank; fold them in by their features, '
-                'fold_in_items(items=...), or train with fit_als')
+            raise TypeError('clicks on new items say little about scores that only rank; fold them in by their '
+                'features, fold_in_items(items=...), or train with fit_als')
         bounds,clicks = self.link.y_range or self.rated,ranked or state.terms[side].clicks is not None
         if clicks: bounds = 0,np.inf
-        if clicks and ratings is not None and self.names[2] not in ratings: ratings = ratings.assign(**{self.names[2]:1.})
+        weightless = ratings is not None and self.names[2] not in ratings
+        if clicks and weightless: ratings = ratings.assign(**{self.names[2]:1.})
         new = read_new_ratings(ratings, self.names, self.ids, side, bounds)
         table_ids,codes = read_new_table(table, self.names[side], known, side, state.terms[side].features)
         ids = new.ids.append(table_ids) if len(table_ids) else new.ids

@@ -56,7 +56,7 @@ class NegativeItems(CollabCallback):
         self.items = None
         if len(self.yb)<2: return   # rows to predict have no negatives
         neg,weights = self.yb
-        rows,self.items = self.dl.dataset.lists(self.x, neg, unknown=self.training)
+        rows,self.items = self.dls.train_ds.lists(self.x, neg, unknown=self.training)
         self.learn.xb,self.learn.yb = (rows,),(weights,)
     def after_pred(self):
         if self.items is None: return

@@ -360,7 +360,7 @@ class CollabLearner(Learner):
             finally: self._solver = None
     def fit_sgd(self,
         epochs:int=20, # Epochs, each one step for each interaction
-        lr:float=.05, # Size of the steps in the first epoch, falling to a tenth; WARP, whose steps weigh more, takes .002
+        lr:float=.05, # Size of the first steps; they fall to a tenth. WARP, whose steps weigh more, takes .002
         reg:float=.01, # Decay of the rows of a step
         seed:int=0, # Of the order and of the negatives
         cbs:list|Callback|None=None, # Callbacks that need no single batches

@@ -313,7 +313,7 @@ def batch_loss(
         pred = learn.model(b[0])
         return learn.loss_func(pred.reshape(-1, 1) if pred.numel()==len(b[1]) else pred, b[1])
     x,neg,weights = b
-    rows,items = learn.dl.dataset.lists(x, neg, unknown=True)
+    rows,items = learn.dls.train_ds.lists(x, neg, unknown=True)
     return learn.loss_func(learn.model(rows).view(items.shape), weights, items)
 
 # %% ../../nbs/train/02_loops.ipynb #bc98723c
