@@ -76,8 +76,9 @@ def seconds():
     "CPU seconds of the fits that `fit_auto` plans for, and what it plans with"
     say(f'\n{"CPU seconds":<22}{"100 sweeps":>12}{"planned":>10}{"Adam":>12}{"planned":>10}')
     for name,part,_ in held_out():
-        with contextlib.redirect_stdout(io.StringIO()): learn = collab_learner(new_loaders(part, part.splits[0]), arch='auto')
-        n,n_ids,config = len(learn.dls.train_ds),learn.dls.n_users+learn.dls.n_items,learn.auto_config
+        dls = new_loaders(part, part.splits[0])
+        with contextlib.redirect_stdout(io.StringIO()): learn = collab_learner(dls, arch='auto')
+        n,n_ids,config = len(dls.train_ds),dls.n_users+dls.n_items,learn.auto_config
         fits = [lambda o: o.fit_gibbs(100, every=100),lambda o: fit_adam(o, config)]
         secs = [any_peers.seconds(lambda: quietly(o, lambda: fit(o)))[1] for fit in fits for o in [auto_learner(learn)]]
         planned = gibbs_seconds(n, n_ids, default_factors(n, n_ids), 100),adam_seconds(n, n_ids, config.epochs)

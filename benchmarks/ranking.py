@@ -4,11 +4,11 @@
 
 `metrics` prints what `evaluate` takes for 100,000 users and 50,000 items, lists and intervals included, and what full
 rankings add to an epoch of ml-latest-small, which FASTCOLLAB_DATA has to hold.
-`speed` needs no data: interactions of the shape of MovieLens 1M, 10M and 25M, drawn by seed from power laws. PEERS_PYTHON
-names a Python with `implicit` and `rusket`; without it their rows are left out. Seconds are of the CPU, over all
-threads, so that other work on the machine matters little; an epoch is the fastest of seven. A pair is an interaction
-and a negative that the user has not met."""
-import json, os, subprocess, sys, tempfile, time
+`speed` needs no data: interactions of the shape of MovieLens 1M, or of 10M and 25M too with `--all`, drawn by seed
+from power laws. PEERS_PYTHON names a Python with `implicit` and `rusket`; without it their rows are left out. Seconds
+are of the CPU, over all threads, so that other work on the machine matters little; an epoch is the fastest of seven. A
+pair is an interaction and a negative that the user has not met."""
+import os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np, torch
@@ -25,7 +25,7 @@ SHAPES = {'1 M':(6040,3706,1_000_000), '10 M':(70_000,10_000,10_000_000), '25 M'
 K,EPOCHS = 64,7
 
 def power_law(n_users, n_items, n, seed=0):
-    "Distinct pairs of user and item, (n,2) int32 from 0; the k-th user or item is met in proportion to k**-.6 or k**-.8"
+    "Distinct pairs of user and item, (n,2) int32 from 0; the k-th of them is met in proportion to k**-.6 or k**-.8"
     rng,found = np.random.default_rng(seed),np.zeros(0, np.int64)
     def draw(size, power, m):
         ends = np.cumsum(np.arange(1, size+1)**-power)
@@ -62,7 +62,8 @@ def peer_seconds(who, pairs, threads=1, code=PEER, cg=0):
     env = {**os.environ, **{o:str(threads) for o in ('OMP_NUM_THREADS','RAYON_NUM_THREADS','OPENBLAS_NUM_THREADS')}}
     with tempfile.TemporaryDirectory() as d:
         np.save(file := Path(d)/'pairs.npy', pairs)
-        res = subprocess.run([python, '-c', code, who, file, str(K), str(threads), str(cg)], capture_output=True, text=True, env=env)
+        args = [python, '-c', code, who, file, str(K), str(threads), str(cg)]
+        res = subprocess.run(args, capture_output=True, text=True, env=env)
     return float(res.stdout.split()[-1]) if res.returncode==0 else None
 
 def click_loaders(pairs, **kwargs):
@@ -112,9 +113,12 @@ def speed():
             sgd_row(name, dls, BPRLoss(), .05, threads, asked)
         if name=='1 M': sgd_row(name, dls, WARPLoss(), .002, 1)
         adam_row(name, dls, BPRLoss())
-        if name=='1 M': adam_row(name, click_loaders(pairs, bs=4096, n_neg=10, sampler='popularity'), SampledSoftmaxLoss())
+        if name=='1 M':
+            more = click_loaders(pairs, bs=4096, n_neg=10, sampler='popularity')
+            adam_row(name, more, SampledSoftmaxLoss())
         for who in ('implicit','rusket'):
-            if (secs := peer_seconds(who, pairs)) is not None: row(f'{name}, {who}, BPR, 1 thread', f'{shape[2]/secs/1e6:.1f} M/s')
+            if (secs := peer_seconds(who, pairs)) is None: continue
+            row(f'{name}, {who}, BPR, 1 thread', f'{shape[2]/secs/1e6:.1f} M/s')
 
 def random_recommender(n_users, n_items, n_seen):
     "Random vectors, and a random history"

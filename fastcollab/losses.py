@@ -62,7 +62,8 @@ class RatingLoss(Module):
         own = vars(cls)
         if 'activation' in own and 'takes_ratings' not in own: cls.takes_ratings = False
         if not {'forward','rows'}&set(own): return
-        for name in ('fused_pair','squared_error','fused_lists'):   # a new formula doesn't inherit what belongs to the old one
+        # a new formula doesn't inherit what belongs to the old one
+        for name in ('fused_pair','squared_error','fused_lists'):
             if name not in own: setattr(cls, name, getattr(RatingLoss, name))
 
 # %% ../nbs/01_losses.ipynb #232957d7

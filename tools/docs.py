@@ -81,7 +81,7 @@ class Page:
         self.nb,self.src,self.symbols = read_nb(path),path.relative_to(ROOT/'_proc'),{}
         fm = yaml.safe_load(self.nb.cells[0].source.strip().strip('-'))
         self.title,self.description = fm['title'],fm.get('description', '')
-        name = re.search(r'#\| default_exp ([\w.]+)', (ROOT/'nbs'/self.src).read_text())
+        name = re.search(r'#\| default_exp ([\w.]+)', (ROOT/'nbs'/self.src).read_text(encoding='utf8'))
         self.module = import_module(f'fastcollab.{name[1]}') if name else None
         path = Path(*name[1].split('.')) if name else self.src.parent/Path(fm['output-file']).stem
         self.uri,self.package = f'{path.as_posix()}.md',path.parent.as_posix().strip('.')
@@ -156,9 +156,9 @@ def source(path):
     "A file of the repository as a page with numbered lines"
     name = path.relative_to(ROOT).as_posix()
     lang = 'python' if path.suffix=='.py' else 'text'
-    return top(name, search=dict(exclude=True)) + f'````{lang} linenums="1"\n{path.read_text()}````\n'
+    return top(name, search=dict(exclude=True)) + f'````{lang} linenums="1"\n{path.read_text(encoding="utf8")}````\n'
 
-def package_title(name): return {'':'Checks, losses and metrics', 'cli':'CLI'}.get(name, name.capitalize())
+def package_title(name): return {'':'Checks, losses, metrics, and files', 'cli':'CLI'}.get(name, name.capitalize())
 def package_doc(name): return import_module(f'fastcollab.{name}'.strip('.')).__doc__
 
 class Site:
@@ -209,9 +209,9 @@ class Site:
             'the notebook that a module is exported from.',
             {f'## {package_title(k)}\n\n{inline(package_doc(k))}\n\n':v for k,v in self.packages.items()})
         for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):
-            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n' + self.relink((ROOT/o).read_text(), ROOT/o,
-                PLACES[o]))
-        results = [f'## {o.stem}\n\n```text\n{o.read_text()}```'
+            text = self.relink((ROOT/o).read_text(encoding='utf8'), ROOT/o, PLACES[o])
+            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n{text}')
+        results = [f'## {o.stem}\n\n```text\n{o.read_text(encoding="utf8")}```'
             for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
         self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE)
             + '\n\n'.join(results))
@@ -267,7 +267,7 @@ def on_files(files, config):
     # notebooks as they are: their pages come instead
     for o in [o for o in files if o.src_dir==config.docs_dir]: files.remove(o)
     for o in site.build(): files.append(o)
-    files.append(File.generated(config, 'site.css', content=(ROOT/'tools/site.css').read_text()))
+    files.append(File.generated(config, 'site.css', content=(ROOT/'tools/site.css').read_text(encoding='utf8')))
     return files
 
 def on_page_content(html, page, **kwargs):

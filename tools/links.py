@@ -22,7 +22,7 @@ def check(
 )->tuple: # Broken links as `page -> link`, and links to elsewhere, both sorted
     "Does every link inside the site lead to a page, and to an anchor that it has?"
     folder = Path(folder).resolve()
-    pages = {o:Links(o.read_text()) for o in folder.rglob('*.html')}
+    pages = {o:Links(o.read_text(encoding='utf8')) for o in folder.rglob('*.html')}
     broken,external = set(),set()
     for page,found in pages.items():
         for link in found.links:

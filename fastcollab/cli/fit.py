@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd
 from ..interpret.core import CollabInterpretation
 from ..train.learner import baseline_rmse
+from ..writing import replacing
 
 # %% ../../nbs/cli/01_fit.ipynb #db78363d
 def fit_table(
@@ -47,9 +48,9 @@ def write_results(
     "Write history, figures, learner and recommender to a folder, and print what was written"
     out,figures = Path(out),_figures(learn)
     out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out/'history.csv')
+    with replacing(out/'history.csv') as part: table.to_csv(part)
     for name,figure in figures.items():
-        figure.savefig(out/f'{name}.png', dpi=120)
+        with replacing(out/f'{name}.png') as part: figure.savefig(part, dpi=120)
         plt.close(figure)
     learn.recommender().save(out/'recommender')
     old,learn.path = learn.path,out

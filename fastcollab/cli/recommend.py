@@ -6,10 +6,11 @@
 __all__ = ['write_lists', 'check_options', 'list_batches', 'recommend']
 
 # %% ../../nbs/cli/04_recommend.ipynb #bbbcc2d7
-import os, sys
+import sys
 from pathlib import Path
 
 from .common import find_id, open_recommender, print_table
+from ..writing import replacing
 from fastprogress import progress_bar
 
 # %% ../../nbs/cli/04_recommend.ipynb #7ef456ed
@@ -43,12 +44,7 @@ def write_lists(
     out:Path, # File to write, .csv or .parquet
 )->int: # Rows written
     "Write lists as they come; the file gets its name when it is complete"
-    part = out.with_name(f'.{out.name}.part')
-    try:
-        rows = (_write_csv if out.suffix=='.csv' else _write_parquet)(batches, part)
-        os.replace(part, out)
-        return rows
-    finally: part.unlink(missing_ok=True)
+    with replacing(out) as part: return (_write_csv if out.suffix=='.csv' else _write_parquet)(batches, part)
 
 # %% ../../nbs/cli/04_recommend.ipynb #ff85ae47
 def check_options(
@@ -94,6 +90,7 @@ def recommend(
     rec = open_recommender(folder)
     if not all:
         df = rec.recommend(find_id(rec, 0, user), k, not seen, filters=filters, mb=mb)
-        return df.to_csv(csv, index=False) if csv else print_table(df)
+        if csv is None: return print_table(df)
+        with replacing(csv) as part: return df.to_csv(part, index=False)
     rows = write_lists(list_batches(rec, k, not seen, filters, mb), out)
     print(f'{rows:,} rows for {rec.n_users-1:,} users written to {out}')

@@ -8,7 +8,7 @@ __all__ = ['is_single', 'raw_ids', 'pair_ids', 'id_kind', 'find_rows', 'check_un
 # %% ../../nbs/data/05_ids.ipynb #c1c6f782
 from warnings import warn
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, pyarrow as pa
 from torch import Tensor
 from ..checks import *
 
@@ -32,6 +32,8 @@ def _values(ids, what):
     if columns is not None:
         raise TypeError(f'{what} are a {type(ids).__name__} with the columns {list(columns)}; name one of its columns')
     if is_single(ids): return [ids]
+    if isinstance(ids, (pa.Array,pa.ChunkedArray)): ids = arrow_frame(pa.table(dict(ids=ids)))['ids']
+    if table_kind(ids)!='pandas': ids = ids.to_pandas()
     if isinstance(ids, (pd.Index,pd.Series)): return ids
     if isinstance(ids, Tensor): ids = ids.numpy(force=True)
     if not hasattr(ids, '__array__'): return list(ids)
@@ -45,7 +47,9 @@ def raw_ids(
 )->pd.Index: # (n,), by position; TypeError or ValueError if they aren't one column
     "The ids that a container holds"
     res = pd.Index(_values(ids, what), tupleize_cols=False)
-    if isinstance(res.dtype, (pd.CategoricalDtype,pd.ArrowDtype)): res = pd.Index(np.asarray(res))
+    if isinstance(res.dtype, pd.ArrowDtype): res = as_frame(res.to_frame(index=False, name=0))[0]   # UUIDs stay UUIDs
+    if isinstance(res.dtype, (pd.CategoricalDtype,pd.ArrowDtype)): res = np.asarray(res)
+    res = pd.Index(res)
     if res.dtype!=object: return res
     res = pd.Index([_plain(o) for o in res], tupleize_cols=False)
     bad = [o for o in res if not pd.api.types.is_hashable(o)]

@@ -69,7 +69,8 @@ def interaction_columns(
     given = user_name,item_name
     columns = data_columns(df) if None in given else []
     if len(columns)<2 and None in given:
-        raise KeyError(f'a table of interactions has at least two columns (user, item); this one has {list(df.columns)}')
+        need = 'a table of interactions has at least two columns (user, item)'
+        raise KeyError(f'{need}; this one has {list(df.columns)}')
     names = tuple(columns[k] if o is None else o for k,o in enumerate(given))
     for o,what in zip(names, ('user','item')): need_column(df, o, what)
     return names

@@ -15,6 +15,7 @@ from warnings import warn
 from fastai.collab import CollabDataLoaders as FastaiCollabDataLoaders
 from fastai.tabular.all import *
 from ..checks import *
+from ..cores import limited
 from ..losses import RatingMSE
 from ..ranking_losses import BPRLoss
 from .splits import *
@@ -326,8 +327,10 @@ class RatingsDL(TfmdDL):
         df = self.decode(self.one_batch() if b is None else b)[:max_n]
         return display_df(df) if show else df
     def show_results(self, b, out, max_n=10, **kwargs):
-        "Show the first ratings of a batch beside their predictions"
-        display_df(self.decode(b).assign(prediction=to_np(out).reshape(-1))[:max_n])
+        "Show the first ratings of a batch beside their predictions, or interactions and negatives with their scores"
+        out = to_np(out).reshape(len(b[0]), -1)
+        more = dict(prediction=out[:,0]) if out.shape[1]==1 else dict(score=out[:,0], scores=out[:,1:].tolist())
+        display_df(self.decode(b).assign(**more)[:max_n])
 
 # %% ../../nbs/data/08_loaders.ipynb #bcb85cce
 def why_batches(
@@ -456,14 +459,15 @@ def part_samplers(
     if len(full)==n: raise ValueError(f'every user has met all {enc.n_items-1} items, so there is nothing to rank')
     if len(full):
         users = enc.decode_ids(enc.user_name, full)
-        warn(f'{some_of(len(full), n, f"users have met all {enc.n_items-1:,} items", users[0])}; they have no negatives, '
-            'and their interactions teach nothing')
+        found = some_of(len(full), n, f'users have met all {enc.n_items-1:,} items', users[0])
+        warn(f'{found}; they have no negatives, and their interactions teach nothing')
     return train,train.of(torch.cat([o.ids for o in parts]), weights=train.weights)
 
 # %% ../../nbs/data/08_loaders.ipynb #c5124efd
 class CollabDataLoaders(FastaiCollabDataLoaders):
     "`DataLoaders` of ratings or clicks: fastai's `CollabDataLoaders` with every row drawn once, splits and features"
     @classmethod
+    @limited()
     def from_df(cls,
         ratings:pd.DataFrame, # One row per rating
         valid_pct:float=0.2, # Share of the rows to validate on, in [0,1); ignored with `splitter` or `splits`
@@ -526,7 +530,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         time_name:str|None=None, # Column with the time of each interaction
         splitter:Callable|None=None, # `df -> (train, valid)` row numbers; random if None
         splits:tuple|None=None, # Row numbers `(train, valid)` themselves
-        seed:int|None=None, # Seed of the split, of the epochs and of their negatives; None takes the global random state
+        seed:int|None=None, # Seed of split, epochs and negatives; None takes the global random state
         path:str|Path='.', # Where fits save and export
         bs:int=64, # Interactions per batch
         val_bs:int|None=None, # Interactions per validation batch; at least 8192 if None

@@ -113,8 +113,9 @@ def ask_clicks(
 ):
     "Warn if all ratings are the same"
     if len(y)<50 or y.min()<y.max(): return   # a few ratings may well be the same
-    warn(f'all {len(y):,} ratings in column {name!r} are {y[0]:g}, so there is nothing to predict. If these are clicks, '
-        'CollabDataLoaders.from_interactions and a ranking loss make lists of them')
+    found = f'all {len(y):,} ratings in column {name!r} are {y[0]:g}'
+    warn(f'{found}, so there is nothing to predict. If these are clicks, CollabDataLoaders.from_interactions and a '
+        'ranking loss make lists of them')
 
 # %% ../../nbs/data/05_ratings.ipynb #3181ccc4
 def check_ids(

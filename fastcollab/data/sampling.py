@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checks import *
 from ..kernels.jit import compiling,load_kernels
 
-# %% ../../nbs/data/07_sampling.ipynb #a1ed5515
+# %% ../../nbs/data/07_sampling.ipynb #b23cf633
 GOLDEN,MIX1,MIX2 = -7046029254386353131,-4658895280553007687,-7723592293110705685   # as in `kernels.negatives`
 
 def _shifted(z, k): return (z>>k)&((1<<(64-k))-1)
@@ -24,6 +24,7 @@ def _mixed(z):
     z = (z^_shifted(z, 27))*MIX2
     return z^_shifted(z, 31)
 
+# %% ../../nbs/data/07_sampling.ipynb #d66dafce
 def tensor_bits(
     seed:int, # Seed of the epoch
     rows:Tensor, # Row of each interaction, (m,)

@@ -19,16 +19,24 @@ class RatingStore:
         ids:Tensor, # Rows of users and items, (n,2) int32
         ratings:Tensor|None=None, # (n,1) float32; None if there are only pairs
         timestamps:Tensor|None=None, # `TIMESTAMP_COLUMNS` of each rating, (n,4) int32; None without times
-    ): self._ids,self._ratings,self._timestamps = ids,ratings,timestamps
+    ): self._ids,self._ratings,self._timestamps,self._host = ids,ratings,timestamps,None
 
     def __len__(self): return len(self._ids)
     def __repr__(self): return f'{type(self).__name__} of {len(self):,} ratings on {self.device}'
     @property
     def device(self)->torch.device: return self._ids.device
     def to(self, device):
-        "Move the ratings to `device`"
-        self._ids,self._ratings,self._timestamps = (None if o is None else o.to(device) for o in self._columns())
+        "Move the ratings to `device`; what is in host memory stays there for the compiled loops"
+        columns = self.in_host()._columns()
+        self._ids,self._ratings,self._timestamps = (None if o is None else o.to(device) for o in columns)
+        self._host = None if self.device.type=='cpu' else type(self)(*columns)
         return self
+    def in_host(self)->'RatingStore':
+        "These ratings in host memory: this store, or the one copy there"
+        if self.device.type=='cpu': return self
+        if self._host is None: self._host = type(self)(*(None if o is None else o.cpu() for o in self._columns()))
+        return self._host
+    def __getstate__(self): return {**vars(self), '_host':None}
 
     def _columns(self): return self._ids,self._ratings,self._timestamps
     def _take(self, col, rows): return col if rows is None or col is None else col.index_select(0, rows)
@@ -48,8 +56,9 @@ class RatingStore:
         "The `TIMESTAMP_COLUMNS` of the ratings `rows`; None without times"
         return self._take(self._timestamps, rows)
     def arrays(self)->tuple: # ids (n,2) int32 and ratings (n,1) float32, or None
-        "All ids and ratings as compiled loops read them: views of the store, or copies if it is on a device"
-        return tuple(None if o is None else o.cpu().numpy() for o in (self.ids(),self.ratings()))
+        "All ids and ratings as compiled loops read them: views of the store `in_host`"
+        host = self.in_host()
+        return tuple(None if o is None else o.numpy() for o in (host.ids(),host.ratings()))
 
     def counts(self,
         side:int, # 0 for users, 1 for items
@@ -77,6 +86,7 @@ class RatingStore:
     ):
         "Add ratings at the end; where the store has times, theirs are unknown"
         self._ids,self._ratings = (torch.cat([a, b.to(a)]) for a,b in ((self._ids,ids),(self._ratings,ratings)))
+        self._host = None
         if self._timestamps is None: return
         unknown = self._timestamps.new_zeros(len(ids), self._timestamps.shape[1])
         self._timestamps = torch.cat([self._timestamps, unknown])

@@ -167,12 +167,14 @@ class LearnerData(InterpretationData):
         except KeyError: return None
     def vectors(self, key):
         "Vectors of users (0), items (1) or the categories of a feature (its column); None if there are none"
-        if isinstance(key, str): return (f := self._feature(key)) and f.detach().vec
-        return collab_model(self.learn.model).vectors(key)
+        if not isinstance(key, str): res = collab_model(self.learn.model).vectors(key)
+        else: res = (f := self._feature(key)) and f.detach().vec
+        return None if res is None else res.cpu()
     def biases(self, key):
         "Biases of users (0), items (1) or the categories of a feature (its column); None if there are none"
-        if isinstance(key, str): return (f := self._feature(key)) and f.detach().bias
-        return collab_model(self.learn.model).biases(key)
+        if not isinstance(key, str): res = collab_model(self.learn.model).biases(key)
+        else: res = (f := self._feature(key)) and f.detach().bias
+        return None if res is None else res.cpu()
     def history(self):
         "Rows of users, rows of items, and ratings, of training"
         store = self.learn.dls.train_ds.store

@@ -6,7 +6,7 @@
 __all__ = ['BASE_CSS', 'page_file', 'write_page', 'ItemMap', 'item_map', 'main_feature', 'model_map']
 
 # %% ../../nbs/interpret/06_item_map.ipynb #297c9e36
-import html, json, os, uuid
+import html, json
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -14,6 +14,7 @@ from ..checks import *
 from .data import *
 from .plots import check_map, map_items, project
 from .tables import *
+from ..writing import replacing
 
 # %% ../../nbs/interpret/06_item_map.ipynb #00564d1e
 def _json_column(s):
@@ -322,11 +323,7 @@ def write_page(
     "Write a page; at any moment `path` holds all of the old one or all of the new one"
     path = page_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.part')
-    try:
-        part.write_text(page, encoding='utf-8')
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    with replacing(path) as part: part.write_text(page, encoding='utf-8')
     return path
 
 # %% ../../nbs/interpret/06_item_map.ipynb #a90ba9a1

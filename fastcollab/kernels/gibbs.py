@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'REACH', 'STATE', 'G', 'C', 'X', 'FACTS', 'SEEN', 'HALF', 'normal_share', 'normal_quantile', 'share_table',
            'look_up', 'draw_latent', 'expected_ratings', 'rating_probs', 'Half', 'Priors', 'prepare', 'draw_features',
-           'draw_sets', 'gains', 'finish', 'flush', 'half', 'moments']
+           'draw_sets', 'gains', 'finish', 'flush', 'half', 'moments', 'to_rows', 'add_by_row', 'add_regression']
 
 # %% ../../nbs/kernels/06_gibbs.ipynb #61b50004
 import math
@@ -78,10 +78,10 @@ def draw_latent(ends, others, errors, latent, level, cuts, noise, other_noise, u
 @njit(**CALLED)
 def expected_ratings(scores, precision, levels, cuts):
     "Mean rating of each score, where its latent score is normal and the rating is the level between two cuts; (n,)"
-    res = np.full(len(scores), levels[0])
+    res,table = np.full(len(scores), levels[0]),share_table()
     for r in range(len(scores)):
         h = math.sqrt(precision[r])
-        for l in range(1, len(levels)): res[r] += (levels[l]-levels[l-1])*normal_share((scores[r]-cuts[l])*h)
+        for l in range(1, len(levels)): res[r] += (levels[l]-levels[l-1])*look_up(table, (scores[r]-cuts[l])*h)
     return res
 
 @njit(**CALLED)
@@ -306,3 +306,39 @@ def moments(table):
         for u in range(n):
             for f in range(8): res[1,b,f] += (table[b,u,f]-res[0,b,f])**2
     return res
+
+# %% ../../nbs/kernels/06_gibbs.ipynb #df69d25b
+@njit(**CALLED)
+def to_rows(table, rated, rest, res):
+    "Write rows (n,k+1) from a table (b,n,8) of the rated ones; the others get the row `rest`"
+    k = res.shape[1]-1
+    for u in range(len(res)): res[u] = rest
+    for b in range(len(table)):
+        first,last = max(8*b, 1),min(8*b+8, k+1)
+        for r in range(len(rated)):
+            u = rated[r]
+            for f in range(first, last): res[u,f-1] = table[b,r,f-8*b]
+            if b==0: res[u,k] = table[0,r,0]
+
+@njit(**CALLED)
+def add_by_row(rows, values, res):
+    "Add each of the values to the number of its row"
+    for r in range(len(rows)): res[rows[r]] += values[r]
+
+# %% ../../nbs/kernels/06_gibbs.ipynb #f284eafb
+@njit(**CALLED)
+def add_regression(rows, counts, totals, known, gram, right):
+    "Add the products of rows (m,c), with 1 in place of the bias, times counts, and those with what is to be explained"
+    m,c = rows.shape
+    x = np.empty(c)
+    for u in range(m):
+        if counts[u]==0: continue
+        for f in range(c): x[f] = rows[u,f]
+        left = totals[u]-counts[u]*x[c-1]
+        x[c-1] = 1
+        if len(known):
+            for f in range(c): left -= x[f]*known[u,f]
+        for f in range(c):
+            right[f] += x[f]*left
+            w = counts[u]*x[f]
+            for h in range(c): gram[f,h] += w*x[h]

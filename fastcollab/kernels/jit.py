@@ -84,4 +84,6 @@ def pages(
 )->np.ndarray: # float32
     "Zeros whose memory goes back to the system when they are freed, and not to the heap"
     n = math.prod(shape)
-    return np.frombuffer(mmap.mmap(-1, max(1, n)*4), np.float32, n).reshape(shape)
+    try: memory = mmap.mmap(-1, max(1, n)*4)
+    except (OSError,ValueError): return np.zeros(shape, np.float32)   # a system without such memory
+    return np.frombuffer(memory, np.float32, n).reshape(shape)

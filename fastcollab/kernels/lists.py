@@ -6,14 +6,14 @@
 __all__ = ['MISSING', 'list_rule', 'softplus', 'exp_down', 'bpr_list', 'cross_entropy_list', 'hinge_list', 'warp_list',
            'softmax_list', 'ListNumbers', 'list_errors', 'train_lists', 'take_lists']
 
-# %% ../../nbs/kernels/05_lists.ipynb #a0c8a09e
+# %% ../../nbs/kernels/05_lists.ipynb #3f827bf3
 import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from .jit import CALLED,FORMULA,INLINE,INNER
-from .mf import BLOCK,RATINGS_AHEAD,key_of,sigmoid,with_names
+from .mf import RATINGS_AHEAD,key_of,sigmoid,with_names
 from .mf import train as train_ratings
 from .threads import prefetch
 

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['count_draws']
 
-# %% ../../nbs/kernels/09_resample.ipynb #06056fda
-import numpy as np
+# %% ../../nbs/kernels/09_resample.ipynb #f340b57b
 from numba import njit
 from .jit import CALLED
 from .negatives import GOLDEN,mixed,shifted

@@ -9,7 +9,7 @@ __all__ = ['LANES', 'block_type', 'read_block', 'write_block', 'repeat_number', 
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from .jit import CALLED,INLINE
+from .jit import INLINE
 
 # %% ../../nbs/kernels/03_rows.ipynb #ee3fe8b9
 LANES = 16 # float32 numbers of a block
@@ -45,6 +45,7 @@ def _listed(builder, cols, rows):
     def row(at): return rows(builder.sext(builder.load(builder.gep(cols.data, [at])), _int))
     return row
 
+# %% ../../nbs/kernels/03_rows.ipynb #3b9db2ca
 def _each(builder, start, stop): return cgutils.for_range_slice(builder, start, stop, _int(1), _int)
 
 # %% ../../nbs/kernels/03_rows.ipynb #2023bd85
@@ -54,12 +55,14 @@ def _summing(n):
     def f(typingctx, table, cols, start, stop, col, weight, res, to):
         def codegen(context, builder, sig, args):
             start,stop,col,weight = args[2:6]
-            row = _listed(builder, _array(context, builder, sig, args, 1), row_blocks(context, builder, sig, args, 0, col))
+            rows = row_blocks(context, builder, sig, args, 0, col)
+            row = _listed(builder, _array(context, builder, sig, args, 1), rows)
             sums = [cgutils.alloca_once_value(builder, _zeros) for _ in range(n)]
             for o in sums: builder.store(_zeros, o)   # the line above runs once in a call of the function around it
             with _each(builder, start, stop) as (at,_):
                 here = row(at)
-                for k,o in enumerate(sums): builder.store(builder.fadd(builder.load(o), read_block(builder, here, k)), o)
+                for k,o in enumerate(sums):
+                    builder.store(builder.fadd(builder.load(o), read_block(builder, here, k)), o)
             there,w = row_blocks(context, builder, sig, args, 6, col)(args[7]),repeat_number(builder, weight)
             for k,o in enumerate(sums):
                 total = builder.fmul(w, builder.load(o))
@@ -76,12 +79,14 @@ def _spreading(n):
     def f(typingctx, table, cols, start, stop, col, weight, source, i):
         def codegen(context, builder, sig, args):
             start,stop,col,weight = args[2:6]
-            row = _listed(builder, _array(context, builder, sig, args, 1), row_blocks(context, builder, sig, args, 0, col))
+            rows = row_blocks(context, builder, sig, args, 0, col)
+            row = _listed(builder, _array(context, builder, sig, args, 1), rows)
             here,w = row_blocks(context, builder, sig, args, 6, col)(args[7]),repeat_number(builder, weight)
             more = [builder.fmul(w, read_block(builder, here, k)) for k in range(n)]
             with _each(builder, start, stop) as (at,_):
                 there = row(at)
-                for k,o in enumerate(more): write_block(builder, builder.fadd(read_block(builder, there, k), o), there, k)
+                for k,o in enumerate(more):
+                    write_block(builder, builder.fadd(read_block(builder, there, k), o), there, k)
             return context.get_dummy_value()
         size = types.int64
         return types.void(table, cols, size, size, size, types.float32, source, size),codegen

@@ -41,6 +41,15 @@ def _spread(b, x):
 # %% ../../nbs/kernels/05_vectors.ipynb #22f03138
 def _lane(b, v, f): return _spread(b, b.extract_element(v, _int(f)))
 
+_touch = _ir.InlineAsm(_ir.FunctionType(_ir.VoidType(), [_numbers.as_pointer()]), '', 'r,~{memory}', side_effect=True)
+def _lanes(b, v):
+    "Each number of a vector, eight times; through memory, because processors have one unit that shuffles"
+    place = cgutils.alloca_once(b, _numbers)
+    b.store(v, place)
+    b.call(_touch, [place])   # or LLVM shuffles
+    first = b.bitcast(place, _ir.FloatType().as_pointer())
+    return [_spread(b, b.load(b.gep(first, [_int(f)]))) for f in range(8)]
+
 def _as_vector(context, b, kind, x):
     "`x`, a vector or a number, as a vector"
     return x if kind==vector else _spread(b, context.cast(b, x, kind, types.float32))
@@ -144,7 +153,7 @@ def add_outer(typingctx, m, x, y):
     "m+x y'"
     def codegen(context, b, sig, args):
         m,x,y = args
-        return _pack(context, b, [_add_product(b, row, _lane(b, x, f), y) for f,row in enumerate(_rows(b, m))])
+        return _pack(context, b, [_add_product(b, row, o, y) for o,row in zip(_lanes(b, x), _rows(b, m))])
     return matrix(matrix, vector, vector),codegen
 
 @intrinsic
@@ -169,9 +178,9 @@ def add_scaled(typingctx, m, x, other, y):
 def weighted_rows(typingctx, x, m):
     "Sum of the rows of m, each times its number in x; m x for a symmetric matrix"
     def codegen(context, b, sig, args):
-        x,rows = args[0],_rows(b, args[1])
-        parts = [b.fmul(_lane(b, x, f), rows[f], flags=_any_order) for f in range(2)]
-        for f in range(2, 8): parts[f%2] = _add_product(b, parts[f%2], _lane(b, x, f), rows[f])
+        x,rows = _lanes(b, args[0]),_rows(b, args[1])
+        parts = [b.fmul(x[f], rows[f], flags=_any_order) for f in range(2)]
+        for f in range(2, 8): parts[f%2] = _add_product(b, parts[f%2], x[f], rows[f])
         return b.fadd(*parts, flags=_any_order)
     return vector(vector, matrix),codegen
 

@@ -51,9 +51,9 @@ def _why_not_tables(model, tables):
     "Why a model with the embeddings `tables` has to run as it is; empty if there is no reason"
     if hook := find_hook(model, backward=False): return hook
     if bad := [type(o).__name__ for o in tables if not is_plain_table(o)]: return f'{bad[0]} is not a plain table'
-    if bad := {(str(p.device),str(p.dtype)) for p in model.parameters()}-{('cpu','torch.float32')}:
-        return f'parameters are {" ".join(first(bad))}, not cpu torch.float32'
-    return ''
+    devices,dtypes = ({str(getattr(p, o)) for p in model.parameters()} for o in ('device','dtype'))
+    if bad := dtypes-{'torch.float32'}: return f'parameters are {first(bad)}, not torch.float32'
+    return f'parameters are on {" and ".join(sorted(devices))}' if len(devices)>1 else ''
 
 # %% ../../nbs/models/01_base.ipynb #ce55719c
 def _side_plan(vec, bias=None):
@@ -95,12 +95,12 @@ class SideTables(NamedTuple):
 
 # %% ../../nbs/models/01_base.ipynb #a0dca23c
 def _drop_shortcuts(cls, base):
-    "Give a class with a `forward` or `factors` of its own the default `fuse_plan`, `scorer` and `gibbs_plan`"
+    "Give a class with a `forward` or `factors` of its own the default plans and the default `scorer`"
     own = vars(cls)
     if not {'forward','factors'}&set(own): return
     if 'has_products' not in own: cls.has_products = 'factors' in own
     if 'forward' in own and 'ends_in_link' not in own: cls.ends_in_link = False
-    for name in ('fuse_plan','scorer','gibbs_plan'):
+    for name in ('fuse_plan','set_plan','scorer','gibbs_plan'):
         if name not in own: setattr(cls, name, vars(base)[name])
 
 # %% ../../nbs/models/01_base.ipynb #480e99b8
@@ -253,6 +253,10 @@ class CollabModel(Module):
     )->FusePlan|str:
         "The tables to train and predict in the compiled loop, or the reason why not, as a phrase"
         return f'{self.name} has no plan for the compiled loop'
+
+    def set_plan(self)->tuple|str|None: # As `fastcollab.models.svdpp.SetPlan`
+        "How to train sums over sets in their compiled loop, or the reason why not, as a phrase; None without sets"
+        return None
 
     def scorer(self)->Scorer:
         "What recommenders score with: products of `factors` if there are some, else the model in evaluation mode"

@@ -11,7 +11,8 @@ import copy
 
 import numpy as np, pandas as pd, torch
 from torch import Tensor
-from ..checks import as_frame, check_choice, check_int, check_number, need_column, plain_value, some_of
+from ..checks import *
+from ..cores import limited
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
 from .base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
@@ -54,6 +55,7 @@ def title_text(
     return titles.convert_dtypes().astype('string').astype(object)
 
 # %% ../../nbs/recommend/08_recommender.ipynb #c81c0764
+@limited()
 def list_table(
     u:Tensor, # Rows of users, (n,) int64
     rows:Tensor, # Rows of items, (n,k) int64
@@ -235,14 +237,19 @@ class Recommender:
         exclude=None, # Not these items
         filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
-    ): # Generator of DataFrames as `recommend` makes them
+        as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
+    ): # Generator of tables as `recommend` makes them
         "The best items for some users at a time, for results that don't fit into memory"
+        kind = asked_kind(as_, users)
+        for o in self._batches(users, k, exclude_seen, items, exclude, filters, mb): yield give_table(o, kind)
+    def _batches(self, users, k, exclude_seen, items, exclude, filters, mb):
         u,k = torch.arange(1, self.n_users) if users is None else id_rows(users, self.ids[0], 0),plain_value(k)
         size,seen = self.batch_size(mb, k),self.history[:2] if exclude_seen else None
         i = candidate_rows(self.ids[1], self.items, k, items, exclude, filters, self.separators)
         titles = title_text(self.items['title']).array
         for part,rows,scores in top_items(self.scorer, u, self.n_items, k, i, seen, size):
-            yield list_table(part, rows, torch.where(scores.isinf(), scores, self.link(scores)), self.ids, titles, self.value)
+            numbers = torch.where(scores.isinf(), scores, self.link(scores))
+            yield list_table(part, rows, numbers, self.ids, titles, self.value)
 
     def recommend(self,
         users=None, # A user id or several; everybody if None
@@ -252,10 +259,12 @@ class Recommender:
         exclude=None, # Not these items
         filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
+        as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
     )->pd.DataFrame: # `user, rank, item, title`, `prediction` or `score`; fewer rows where almost everything is seen
         "The best items for each user: exact, ties in the order of the items"
-        parts = list(self.batches(users, k, exclude_seen, items, exclude, filters, mb))
-        return parts[0] if len(parts)==1 else pd.concat(parts, ignore_index=True)
+        kind = asked_kind(as_, users)
+        parts = list(self._batches(users, k, exclude_seen, items, exclude, filters, mb))
+        return give_table(parts[0] if len(parts)==1 else pd.concat(parts, ignore_index=True), kind)
 
     def predict(self,
         users, # A user id or several, or a table with the columns of users and items
@@ -282,16 +291,18 @@ class Recommender:
         item, # An item id
         k:int=10, # How many
         metric:str='cosine', # 'cosine', or 'dot' for the dot product, which favors popular and polarizing items
+        as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
     )->pd.DataFrame: # `rank, item, title, similarity`
         "The items whose vectors are closest to that of `item`"
-        return self._similar(1, item, k, metric)
+        return give_table(self._similar(1, item, k, metric), asked_kind(as_))
     def similar_users(self,
         user, # A user id
         k:int=10, # How many
         metric:str='cosine', # 'cosine' or 'dot'
+        as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
     )->pd.DataFrame: # `rank, user, similarity`
         "The users whose vectors are closest to that of `user`"
-        return self._similar(0, user, k, metric)
+        return give_table(self._similar(0, user, k, metric), asked_kind(as_))
     def _similar(self, side, id_, k, metric):
         check_choice('metric', metric, ('cosine','dot'))
         k = check_int('k', k, high=len(self.ids[side])-1, what=f'other {SIDES[side]}')
@@ -344,11 +355,12 @@ class Recommender:
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
         ranked = state.terms[0].ranked is not None
         if side and ranked and ratings is not None:
-            raise TypeError('clicks on new items say little about scores that only rank; fold them in by their features, '
-                'fold_in_items(items=...), or train with fit_als')
+            raise TypeError('clicks on new items say little about scores that only rank; fold them in by their '
+                'features, fold_in_items(items=...), or train with fit_als')
         bounds,clicks = self.link.y_range or self.rated,ranked or state.terms[side].clicks is not None
         if clicks: bounds = 0,np.inf
-        if clicks and ratings is not None and self.names[2] not in ratings: ratings = ratings.assign(**{self.names[2]:1.})
+        weightless = ratings is not None and self.names[2] not in ratings
+        if clicks and weightless: ratings = ratings.assign(**{self.names[2]:1.})
         new = read_new_ratings(ratings, self.names, self.ids, side, bounds)
         table_ids,codes = read_new_table(table, self.names[side], known, side, state.terms[side].features)
         ids = new.ids.append(table_ids) if len(table_ids) else new.ids

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from ..cores import limited
 from .base import ClickTerms, Factors, Link
 
 # %% ../../nbs/recommend/03_solve.ipynb #1ec9af9f
@@ -101,6 +102,7 @@ def _groups(order, ends, numbers):
         yield group,*_padded(ends, group, width)
 
 # %% ../../nbs/recommend/03_solve.ipynb #4cb06954
+@limited()   # a million numbers at a time: threads would wait more than they work
 def solve_rows(
     vec:Tensor, # Vector of the other side for each rating, (n,d) float32
     offset:Tensor, # What else is in the score of each rating, (n,)

@@ -34,6 +34,7 @@ class IdDropout(CollabCallback):
     def __init__(self,
         p:float=0.1, # Share of the user ids and, independently, of the item ids, in [0,1)
     ): self.p = check_share('p', p, 'ids')
+    def __getstate__(self): return {k:v for k,v in vars(self).items() if k!='rng'}   # files can't hold that of a device
     def start_epoch(self, seed, device):
         "Seed the draws of an epoch by its order, so that a resumed fit repeats them"
         seed = torch.randint(2**62, ()).item() if seed is None else seed
@@ -55,7 +56,7 @@ class NegativeItems(CollabCallback):
         self.items = None
         if len(self.yb)<2: return   # rows to predict have no negatives
         neg,weights = self.yb
-        rows,self.items = self.dl.dataset.lists(self.x, neg, unknown=self.training)
+        rows,self.items = self.dls.train_ds.lists(self.x, neg, unknown=self.training)
         self.learn.xb,self.learn.yb = (rows,),(weights,)
     def after_pred(self):
         if self.items is None: return

@@ -35,7 +35,7 @@ def gibbs_seconds(
     sweeps:int, # Draws of everything
 )->float:
     "What Gibbs sampling takes, about"
-    return 1.2e-8*(n+12*n_ids)*(n_factors+1)*sweeps
+    return 1e-8*(n+8*n_ids)*(n_factors+1)*sweeps
 
 def adam_seconds(
     n:int, # Ratings
@@ -43,10 +43,10 @@ def adam_seconds(
     epochs:int, # Epochs
 )->float:
     "What `SVDPlusPlus` takes with the settings of `auto_config`, about"
-    return 4.5e-6*(n+10*n_ids)*epochs
+    return 1.5e-6*(n+6*n_ids)*epochs
 
 # %% ../../nbs/train/05_choice.ipynb #0bf0de4d
-TRIAL,BLEND,ALONE = 100,250,400 # Sweeps of the sampler: in the trial, in a blend with Adam, and alone
+TRIAL,BLEND,ALONE = 150,250,400 # Sweeps of the sampler: in the trial, in a blend with Adam, and alone
 
 @dataclass
 class AutoPlan:
@@ -142,12 +142,12 @@ def choose(
     "The model, or the two, to fit"
     preds = {k:np.asarray(p, np.float64) for k,p in preds.items()}
     squares = {k:(p-y)**2 for k,p in preds.items()}
-    best = min(squares, key=lambda k: squares[k].mean())
-    weights = {best:1.}
     if 'gibbs' in preds and 'adam' in preds:
-        shares = dict(zip(('gibbs','adam'), ensemble_weights([preds['gibbs'],preds['adam']], y)))
+        shares = dict(zip(('gibbs','adam'), ensemble_weights([preds['gibbs'],preds['adam']], y).tolist()))
         squares['blend'] = (sum(w*preds[k] for k,w in shares.items())-y)**2
-        if _clearly_better(squares['blend'], squares[best]):
-            weights = dict(sorted(shares.items(), key=lambda o: -o[1]))
+    default = [k for k in ('gibbs','adam') if k in preds][:1]
+    rivals = [k for k in ('adam','blend') if k in squares and _clearly_better(squares[k], squares[default[0]])]
+    best = min(['averages','mean',*default,*rivals], key=lambda k: squares[k].mean())
+    weights = dict(sorted(shares.items(), key=lambda o: -o[1])) if best=='blend' else {best:1.}
     errors = {k:float(o.mean()**.5) for k,o in squares.items()}
-    return AutoChoice(weights, errors, len(y), blend if len(weights)>1 else alone)
+    return AutoChoice(weights, errors, len(y), blend if best=='blend' else alone)

@@ -15,6 +15,7 @@ from warnings import warn
 import pandas as pd, torch
 from torch import nn
 from ..checks import as_frame, check_frame, check_unique, need_column, plain_repr, some_of
+from ..cores import limited
 from ..data.ids import raw_ids
 from ..losses import rating_loss
 from ..models.base import collab_model, reading
@@ -112,6 +113,9 @@ class KeptRatings(NamedTuple):
     def has_history(self)->bool:
         "Is it known what users have rated?"
         return len(self.history.items)>0
+    def cpu(self)->'KeptRatings':
+        "In host memory: `load_learner(cpu=False)` puts all tensors of a file on the device"
+        return self._replace(history=UserHistory(*(o.cpu() for o in self.history)))
     def without_history(self)->'KeptRatings':
         "Only the range of the ratings"
         none = torch.zeros(0, dtype=torch.int32)
@@ -123,7 +127,7 @@ def kept_ratings(
     "What a learner knows of the ratings that it was trained on"
     train = learn.dls.train_ds
     (u,i),y = train.store.ids().cpu().T,train.store.ratings().cpu()[:,0]
-    if not len(y) and learn.kept is not None: return learn.kept
+    if not len(y) and learn.kept is not None: return learn.kept.cpu()
     rated = (y.min().item(),y.max().item()) if len(y) else collab_model(learn.model).link.y_range
     return KeptRatings(UserHistory.from_ratings(u, i, y, train.n_users), rated or (-math.inf,math.inf))
 
@@ -142,6 +146,7 @@ def ranked_terms(
     return terms[0]._replace(ranked=1/max(spread, 1e-6)),terms[1]
 
 # %% ../../nbs/train/06_export.ipynb #478951f7
+@limited()
 def export_recommender(
     learn, # A fitted learner
     items:pd.DataFrame|None=None, # One row per item: its id, `title`, and columns for filters; from training if None

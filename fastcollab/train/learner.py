@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
-           'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'learner_summary', 'learner_state',
-           'forget_solution', 'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range',
-           'offered_range', 'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments',
+           'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'training_way', 'learner_summary',
+           'learner_state', 'forget_solution', 'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model',
+           'check_y_range', 'offered_range', 'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments',
            'auto_arguments', 'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner',
            'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto',
            'baseline_rmse']
@@ -19,6 +19,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.learner import SkipToEpoch
 from fastai.tabular.all import *
 from ..checks import *
+from ..cores import *
 from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
@@ -36,15 +37,18 @@ from .auto import *
 from .callbacks import *
 from .choice import *
 from .closed import *
+from .device import *
 from .export import *
 from .loops import *
 from .optimizer import *
 from .rankers import *
 from .ranking import FullRanking
 from .schedules import *
+from .set_loop import *
 from .sampler import default_factors
 from .sgd import *
 from .solvers import *
+from ..writing import replacing
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
 @contextmanager
@@ -55,7 +59,8 @@ def unchanged(
     recorder,training = getattr(learn, 'recorder', None),learn.training
     modes = [(m,m.training) for m in learn.model.modules()]
     history = {k:getattr(recorder, k) for k in ('lrs','iters','losses','values','metric_names') if hasattr(recorder, k)}
-    try: yield
+    try:
+        with limited(): yield
     finally:
         learn.training = training
         for m,mode in modes: m.training = mode
@@ -120,7 +125,7 @@ def loader_outputs(
 )->np.ndarray: # (n,...)
     "`activation` of the output of `model`, in the order of the rows, without callbacks"
     device = next(model.parameters()).device
-    with reading(model): parts = [activation(model(b[0].to(device)).float().reshape(-1)).cpu() for b in dl]
+    with reading(model), limited(): parts = [activation(model(b[0].to(device)).float().reshape(-1)).cpu() for b in dl]
     return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
 
 # %% ../../nbs/train/07_learner.ipynb #6ecc1dfd
@@ -183,12 +188,22 @@ def parameter_rows(
         res.append(_line(label[:28], ' x '.join(map(str, p.shape)), f'{p.numel():,}', str(p.requires_grad)))
     return res
 
+# %% ../../nbs/train/07_learner.ipynb #0de71ce3
+def training_way(
+    learn:Learner, # A `CollabLearner`
+)->str:
+    "Where and how a fit trains, in words"
+    device = learn.dls.train_ds.device
+    if reason := device_reason(learn): return f'in a loop on {device}, because {reason}'
+    if reason := why_not_compiled(learn): return f'in batches or a torch loop, because {reason}'
+    return 'fused, in a compiled loop'+('' if device.type=='cpu' else f', which tables on {device} are copied to')
+
 # %% ../../nbs/train/07_learner.ipynb #f06a000d
 def learner_summary(
     learn:Learner, # A `CollabLearner`
 )->str:
     "Parameters, optimizer, loss, way of training and callbacks"
-    params,opt,reason = list(learn.model.parameters()),learn.opt,learn.fused_reason
+    params,opt = list(learn.model.parameters()),learn.opt
     total,train = sum(p.numel() for p in params),sum(p.numel() for p in params if p.requires_grad)
     xb = learn.dls.train.one_batch()[0] if len(learn.dls.train) else tensor([[0,0]])
     head = f'{type(learn.model).__name__} (Input shape: {" x ".join(map(str, xb.shape))})'
@@ -197,8 +212,7 @@ def learner_summary(
     res += [f'Total params: {total:,}', f'Total trainable params: {train:,}']
     res += [f'Total non-trainable params: {total-train:,}', '']
     res += [f'Optimizer used: {learn.opt_func}', f'Loss function: {learn.loss_func}', '']
-    way = f'in batches or a torch loop, because {reason}' if reason else 'fused, in a compiled loop'
-    res += [f'Training: {way}', '']
+    res += [f'Training: {training_way(learn)}', '']
     if collab_model(learn.model).bias_params() and (opt is None or isinstance(opt, Optimizer)):
         res[-1:] = [f'Weight decay: as given; {learn.bias_wd:g} of it for biases', '']
     if opt is not None:
@@ -233,13 +247,14 @@ class CollabLearner(Learner):
     def __init__(self,
         dls, # `CollabDataLoaders`
         model:nn.Module, # Maps x (bs,2+) to (bs,) or (bs,1)
-        fused:str|bool='auto', # Train in the compiled loop? 'auto': if it can; True: an error if it cannot
+        fused:str|bool='auto', # Train in the compiled loop? True: an error if it can't; 'device': on a GPU instead
         bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
         **kwargs
     ):
-        self.fused = check_choice('fused', fused, ('auto',True,False))
+        self.fused = check_choice('fused', fused, ('auto',True,False,'device'))
         self.bias_wd = check_number('bias_wd', bias_wd, low=0)
         self.auto = self.auto_choice = self._loop = self._solver = self._chain = self._ranking = None
+        self.step_times = {}   # of a minibatch on a device and in the compiled loop, by device and batch size
         super().__init__(dls, model, **kwargs)
         self.add_cb(PredColumn())
     @property
@@ -249,7 +264,8 @@ class CollabLearner(Learner):
     def __getstate__(self):
         dropped = '_recommender','_chain','_ranking'
         return {k:v for k,v in super().__getstate__().items() if k not in dropped}
-    def __setstate__(self, state): super().__setstate__({**state, '_chain':None, '_ranking':None})
+    def __setstate__(self, state):
+        super().__setstate__({'step_times':{}, **state, '_chain':None, '_ranking':None})
     @property
     def ranking(self)->FullRanking:
         "All items, ranked for the users of the loader that is validated; what metrics of lists ask"
@@ -260,7 +276,7 @@ class CollabLearner(Learner):
     @property
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
-        return why_not_fused(self)
+        return device_reason(self) or why_not_compiled(self)
     def create_opt(self):
         super().create_opt()
         self.scale_decays()
@@ -282,12 +298,12 @@ class CollabLearner(Learner):
         if not self._solver: forget_solution(collab_model(self.model))
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
-            super()._do_fit()
+            with limited(step_threads(self)): super()._do_fit()
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None
     def _best_loop(self):
-        return ClosedFormLoop(self) if collab_model(self.model).in_closed_form else loop_for(self)
+        return ClosedFormLoop(self) if collab_model(self.model).in_closed_form else fit_loop(self)
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
@@ -302,6 +318,7 @@ class CollabLearner(Learner):
         super()._do_epoch_validate(ds_idx, dl)
         self.ranking.begin()   # what was ranked is not kept
     def _do_epoch_train(self):
+        if isinstance(self.opt, Optimizer): follow_params(self.opt)
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights
     def _do_grad_opt(self):
@@ -343,7 +360,7 @@ class CollabLearner(Learner):
             finally: self._solver = None
     def fit_sgd(self,
         epochs:int=20, # Epochs, each one step for each interaction
-        lr:float=.05, # Size of the steps in the first epoch, falling to a tenth; WARP, whose steps weigh more, takes .002
+        lr:float=.05, # Size of the first steps; they fall to a tenth. WARP, whose steps weigh more, takes .002
         reg:float=.01, # Decay of the rows of a step
         seed:int=0, # Of the order and of the negatives
         cbs:list|Callback|None=None, # Callbacks that need no single batches
@@ -381,16 +398,27 @@ class CollabLearner(Learner):
         self.scale_decays()   # files of older versions know nothing about it
         return self
 
+    @delegates(Learner.save)
+    def save(self, file, **kwargs):
+        "Save model and optimizer; an older file stays until the new one is complete"
+        if rank_distrib() or not isinstance(file, (str,Path)): return super().save(file, **kwargs)
+        whole = join_path_file(file, self.path/self.model_dir, ext='.pth')
+        with replacing(whole) as part, open(part, 'wb') as f: super().save(f, **kwargs)
+        return whole
     @delegates(Learner.export)
-    def export(self, *args,
+    def export(self,
+        fname='export.pkl', # File in `self.path`; an older one stays until this one is complete
+        *args,
         history:bool=True, # Keep what users have rated? Lists leave it out, and explanations and fold-in need it
         **kwargs
     ):
         "Save the learner without loaders; `load_learner` reads it"
-        before,kept = self.kept,kept_ratings(self)
+        if rank_distrib(): return
+        kept,before = kept_ratings(self),(self.kept,self.dls,self.opt)
         self.kept = kept if history else kept.without_history()
-        try: super().export(*args, **kwargs)
-        finally: self.kept = before
+        try:
+            with replacing(self.path/fname) as part: super().export(part.absolute(), *args, **kwargs)
+        finally: self.kept,self.dls,self.opt = before   # after an error, fastai would leave them out
 
     # ---- Predictions
     @delegates(Learner.get_preds)
@@ -409,7 +437,7 @@ class CollabLearner(Learner):
         dl = self.dls.test_dl(rows, bs=2**13, unknown=unknown)
         preds = loader_outputs(self.model, dl, rating_loss(self.loss_func).activation)
         if unknown=='nan': preds[(dl.dataset.store.ids().cpu().numpy()==0).any(1)] = np.nan
-        if interval is not None: return interval_table(self.model, dl, preds, interval)
+        if interval is not None: return give_table(interval_table(self.model, dl, preds, interval), table_kind(user))
         return float(preds[0]) if is_row else preds
     def predict_dist(self,
         user, # As in `predict`
@@ -417,7 +445,7 @@ class CollabLearner(Learner):
     )->pd.DataFrame: # A row per pair, a column per rating; each row sums to 1
         "How probable each rating is; after `fit_gibbs`, or for a learner whose loss is an `OrdinalLoss`"
         rows,_ = asked_rows(self.dls, user, item)
-        return rating_table(self, self.dls.test_dl(rows, bs=2**13))
+        return give_table(rating_table(self, self.dls.test_dl(rows, bs=2**13)), table_kind(user))
     def summary(self)->str: # A table of all parameters, and what trains them
         "Tables and layers with their parameters, the optimizer, the loss and the callbacks"
         return PrettyString(learner_summary(self))
@@ -444,9 +472,10 @@ class CollabLearner(Learner):
         item, # An item id
         k:int=10, # Number of items
         metric:str='cosine', # 'cosine' or 'dot'
+        as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
     )->pd.DataFrame: # `rank, item, title, similarity`
         "The items whose vectors are closest to the vector of `item`"
-        return self.kept_recommender().similar_items(item, k, metric)
+        return self.kept_recommender().similar_items(item, k, metric, as_)
     def fold_in(self,
         ratings:pd.DataFrame|None=None, # Ratings of new users, or more of known ones, in the columns of training
         users:pd.DataFrame|None=None, # A row per new user: id and features, where the model has some
@@ -718,7 +747,7 @@ def averages_model(
     name:str, # 'mean' or 'averages'
 )->BiasBaseline:
     "The mean, alone or with biases of users and items"
-    return BiasBaseline.from_dls(dls, **(dict(damping=1e30) if name=='mean' else {}))
+    return BiasBaseline.from_dls(dls, **(dict(damping=1e30) if name=='mean' else {})).to(dls.device)
 
 # %% ../../nbs/train/07_learner.ipynb #59ecaae4
 def plan_of(
@@ -748,7 +777,7 @@ def run_trial(
     if count_like(learn.dls.train_ds.store.ratings().cpu().numpy()):
         learn.logger('the ratings look like counts, whose largest rule the squared error; take np.log1p of them')
         plan = AutoPlan(plan.budget, True, False, 0)
-    if plan.alone: models['gibbs'] = fitted(lambda o: o.fit_gibbs(TRIAL, every=TRIAL, seed=seed))
+    if plan.alone: models['gibbs'] = fitted(lambda o: sweep_only(o, TRIAL, seed))
     if plan.adam: models['adam'] = fitted(lambda o: fit_adam(o, learn.auto_config))
     preds = {k:loader_outputs(m, dls.valid) for k,m in models.items()}
     return choose(preds, y, plan.alone, plan.blend)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['instead', 'batch_events', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on', 'needs_batches',
            'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'decay_factor',
-           'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_lists', 'why_not_fused', 'diverged',
-           'check_weights', 'tell_callbacks', 'record', 'batch_loss', 'TorchLoop', 'n_threads', 'kernel_link',
-           'check_rows', 'Part', 'plan_arrays', 'side_parts', 'FusedLoop', 'batch_shares', 'FusedLists',
-           'ids_and_factors', 'kernel_vectors', 'predict_batches', 'loop_for']
+           'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_lists', 'why_not_steps', 'why_not_fused',
+           'diverged', 'check_weights', 'tell_callbacks', 'record', 'batch_loss', 'TorchLoop', 'as_array',
+           'loop_threads', 'step_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays', 'side_parts',
+           'FusedLoop', 'batch_shares', 'FusedLists', 'ids_and_factors', 'kernel_vectors', 'predict_batches',
+           'loop_for']
 
 # %% ../../nbs/train/02_loops.ipynb #df8802de
-import itertools, sys
+import itertools
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from fastai.callback.core import GatherPredsCallback, TrainEvalCallback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import CastToTensor
+from ..cores import *
 from ..data.loaders import why_batches
 from ..kernels.jit import aligned, compiling, load_kernels, pages
 from ..kernels.steps import EPS, StepTables
@@ -35,12 +37,12 @@ class CollabCallback(Callback):
     in_loop = False # Do the loops do the work of its batch events?
     def start_epoch(self,
         seed:int|None, # Seed of the order of the epoch; None if the loader has none
-        device:torch.device, # Where the ratings are
+        device:torch.device, # Where the loop reads the ratings
     ):
         "A loop begins an epoch"
     def dropped_ids(self,
         n:int, # Ratings
-    )->Tensor|None: # (n,2) bool, on the device of the ratings; None to replace none
+    )->Tensor|None: # (n,2) bool, on that device; None to replace none
         "Which user ids and item ids of the next `n` ratings to replace by the unknown id"
 
 def collab_callbacks(
@@ -165,7 +167,6 @@ def why_not_predict(
     ds = learn.dls.train.dataset if ds is None else ds
     plan = collab_model(learn.model).fuse_plan(ds)
     if isinstance(plan, str): return plan
-    if ds.device.type!='cpu': return f'ratings are on {ds.device}, not cpu'   # as the model will be in training
     return '' if load_kernels('mf') else 'the compiled loops cannot be used'
 
 # %% ../../nbs/train/02_loops.ipynb #e3d8cdcd
@@ -231,12 +232,10 @@ def why_not_lists(
     return '' if link.constants()==(0.,0.,0.) else 'the model turns scores into ratings'
 
 # %% ../../nbs/train/02_loops.ipynb #5a7e0009
-def why_not_fused(
-    learn:Learner,
+def why_not_steps(
+    learn:Learner, # With a `LazyAdam`
 )->str: # Empty if there is no reason
-    "Why `learn` doesn't train in the compiled loop"
-    if learn.fused is False: return 'fused=False'
-    if reason := why_not_loop(learn) or why_not_predict(learn): return reason
+    "Why no compiled loop makes the steps of `learn`, whatever its model"
     loss = rating_loss(learn.loss_func)
     if reason := why_hooked(learn): return reason
     if loss.ranks:
@@ -244,8 +243,14 @@ def why_not_fused(
     elif loss.fused_pair() is None: return f'the loss is {learn.loss_func}, which has no fused_pair(); RatingMSE has'
     if loss.reduction!='mean': return f'the loss is reduced by {loss.reduction!r}'
     scheduled = {k for cb in learn.cbs if sets_hypers(cb) for k in cb.scheds}-{'lr','mom','wd'}
-    if scheduled: return f'{", ".join(sorted(scheduled))} is scheduled'
-    return why_not_parameters(learn)
+    return f'{", ".join(sorted(scheduled))} is scheduled' if scheduled else ''
+
+def why_not_fused(
+    learn:Learner,
+)->str: # Empty if there is no reason
+    "Why `learn` doesn't train in the compiled loop"
+    if learn.fused is False: return 'fused=False'
+    return why_not_loop(learn) or why_not_predict(learn) or why_not_steps(learn) or why_not_parameters(learn)
 
 # %% ../../nbs/train/02_loops.ipynb #7e94b0d3
 def diverged(
@@ -308,7 +313,7 @@ def batch_loss(
         pred = learn.model(b[0])
         return learn.loss_func(pred.reshape(-1, 1) if pred.numel()==len(b[1]) else pred, b[1])
     x,neg,weights = b
-    rows,items = learn.dl.dataset.lists(x, neg, unknown=True)
+    rows,items = learn.dls.train_ds.lists(x, neg, unknown=True)
     return learn.loss_func(learn.model(rows).view(items.shape), weights, items)
 
 # %% ../../nbs/train/02_loops.ipynb #bc98723c
@@ -318,7 +323,10 @@ class TorchLoop:
     lazy = True # may the rows of tables wait until a batch needs them?
     def __init__(self,
         learn:Learner, # With an optimizer
-    ): self.learn,self.on_cpu = learn,next(learn.model.parameters()).device.type=='cpu'
+    ): self.learn = learn
+    def device(self)->torch.device:
+        "Where it reads the ratings"
+        return self.learn.dls.train.dataset.device
     def open(self,
         hypers:dict, # Hyperparameters of each batch of the epoch
         n:int, # Batches of the epoch
@@ -349,7 +357,7 @@ class TorchLoop:
         hypers:dict, # As in `open`
     ):
         "The steps of an epoch, piece by piece"
-        order,device,per = torch.as_tensor(dl.get_idxs()),self.ds.device,max(1, self.piece//dl.bs)
+        order,device,per = torch.as_tensor(dl.get_idxs()),self.device(),max(1, self.piece//dl.bs)
         if dl.drop_last: order = order[:len(dl)*dl.bs]
         for cb in collab_callbacks(self.learn): cb.start_epoch(dl.epoch_seed, device)
         for s in range(0, len(dl), per):
@@ -371,22 +379,38 @@ class TorchLoop:
             for name,v in ahead.items():
                 for h,o in zip(groups, v[k]): h[name] = o   # `set_hyper` would take as long as Adam
             loss = batch_loss(learn, b)
-            if self.on_cpu and not math.isfinite(loss.item()): raise diverged(learn, s+k, loss)
+            if loss.device.type=='cpu' and not math.isfinite(loss.item()): raise diverged(learn, s+k, loss)
             loss.backward()
             learn.opt.step()
             learn.opt.zero_grad()
             losses.append(loss.detach())
         record(learn, s, torch.stack(losses), hypers)
 
-# %% ../../nbs/train/02_loops.ipynb #f21c1d78
-def n_threads(
+# %% ../../nbs/train/02_loops.ipynb #97b1c0a1
+def as_array(
+    t:Tensor, # On any device
+)->np.ndarray: # A view of what is in host memory, a copy of what isn't
+    "The numbers of a tensor, as a kernel takes them"
+    return t.detach().cpu().numpy()
+
+# %% ../../nbs/train/02_loops.ipynb #ef2bdfeb
+def loop_threads(
     bs:int, # Ratings of a minibatch
     n:int, # Ratings of an epoch
 )->int: # A power of two
-    "Threads that pay off, of those that torch may use"
-    most = 1 if sys.platform=='win32' else max(1, min(torch.get_num_threads(), bs//512, n//250_000))
-    return 2**(most.bit_length()-1)
+    "Threads of the compiled loop"
+    return 2**(n_threads(min(bs//512, n//250_000)).bit_length()-1)
 
+def step_threads(
+    learn:Learner, # With an optimizer
+)->int:
+    "Threads of torch for the steps of a fit"
+    params = [*learn.model.parameters()]
+    numbers = (learn.dls.train.bs or 1)*max((o.shape[-1] for o in params if o.ndim>1), default=1)
+    if not isinstance(learn.opt, LazyAdam): numbers = max([numbers, *(o.numel() for o in params)])
+    return n_threads(numbers/2**21)   # 2 million numbers take some milliseconds, about as long as the scheduler's turns
+
+# %% ../../nbs/train/02_loops.ipynb #f21c1d78
 def kernel_link(kernel, link)->tuple:
     "The numbers of `link`, as the kernel takes them"
     return kernel.link_numbers(*link.constants())
@@ -426,7 +450,7 @@ def plan_arrays(
         one,bias = (-1 if plans[o].bias is None else k+o for o in (1-number,number))
         side = kernel.new_side(n, width, bs, threads, one, bias, features=size>0)
         sides.append(side._replace(rows=side.rows[:0].copy()))
-        categories.append(kernel.new_categories(n, width, bs, threads, own.rows.numpy(), own.weights.numpy(), size))
+        categories.append(kernel.new_categories(n, width, bs, threads, *map(as_array, own[2:4]), size))
     return sides,categories
 
 def side_parts(
@@ -452,7 +476,7 @@ class FusedLoop(TorchLoop):
     def __init__(self, learn):
         super().__init__(learn)
         self.bs = learn.dls.train.bs*(1+learn.dls.train_ds.n_neg)   # a list counts as so many ratings
-        self.threads = n_threads(self.bs, len(learn.dls.train_ds))
+        self.threads = loop_threads(self.bs, len(learn.dls.train_ds))
         self.kernel,self.plan = load_kernels('mf'),collab_model(learn.model).fuse_plan(learn.dls.train_ds)
         self.init_loss(rating_loss(learn.loss_func))
         self.sides,self.categories = plan_arrays(self.kernel, self.plan, self.bs, self.threads)
@@ -460,6 +484,7 @@ class FusedLoop(TorchLoop):
         self.team = self.kernel.new_team(self.width, self.bs, self.threads)
         size = 12*self.width*sum(len(o.last) for o in self.sides)
         self.big = size>2**26   # bytes; fresh memory costs more time than smaller tables are worth
+        self.stage = None   # room for a parameter of a device
         self.pool = ThreadPoolExecutor(self.threads-1) if self.threads>1 else None
     def init_loss(self,
         loss, # `RatingLoss`
@@ -467,6 +492,7 @@ class FusedLoop(TorchLoop):
         "Take the formula of the loss, and what turns scores into what it compares"
         self.pair = loss.fused_pair()
         self.train_chunk,self.link = self.kernel.train_with(self.pair),kernel_link(self.kernel, self.plan.link)
+    def device(self): return torch.device('cpu')
     def end(self):
         "Let the threads go"
         if self.pool: self.pool.shutdown()
@@ -496,15 +522,26 @@ class FusedLoop(TorchLoop):
             moments,eps = self.moments(part.param),self.row_steps.tab[0,EPS]
             with compiling('pack'): self.kernel.pack(moments, eps, part.rows, part.col)
             moments = None
-            if self.big:
+            if self.big and part.param.device.type=='cpu':
                 for k in ('grad_avg','sqr_avg'): state[part.param].pop(k, None)   # `close` brings them back
     def moments(self,
         p:nn.Parameter, # Of the plan
     ): # `Moments` of the kernel
-        "Views of a parameter and both of its moments, zeros if there are none"
+        "A parameter and both of its moments in host memory, zeros if there are none"
         state,zeros = self.learn.opt.state[p],pages if self.big else aligned
-        m,v = (state[k].numpy() if k in state else zeros(*p.shape) for k in ('grad_avg','sqr_avg'))
-        return self.kernel.Moments(p.detach().numpy(), m, v)
+        m,v = (as_array(state[k]) if k in state else zeros(*p.shape) for k in ('grad_avg','sqr_avg'))
+        return self.kernel.Moments(as_array(p), m, v)
+    def room(self, p):
+        "Where to unpack a parameter and its moments: in place, or in memory of the host, for `send`"
+        if p.device.type=='cpu': return self.moments(p)
+        if self.stage is None: self.stage = aligned(3*max(o.param.numel() for o in sum(self.parts, [])))
+        return self.kernel.Moments(*self.stage[:3*p.numel()].reshape(3, *p.shape))
+    def send(self, p, new):
+        "Give a parameter on a device the values that were unpacked, and return its moments there"
+        state = self.learn.opt.state[p]
+        res = p.data,*(state[k] if k in state else torch.empty_like(p.data) for k in ('grad_avg','sqr_avg'))
+        for t,o in zip(res, new): t.copy_(torch.from_numpy(o))
+        return res[1:]
     def close(self):
         "All parameters and moments as they are after the last step, including those of an interrupted piece"
         self.at = max(int(o.last.max()) for o in self.sides)
@@ -514,11 +551,11 @@ class FusedLoop(TorchLoop):
             # the moments of the other side, and validation, have use for the memory
             if self.big: self.sides[k] = self.sides[k]._replace(rows=self.sides[k].rows[:0].copy())
     def unpack(self, part:Part):
-        "Bring a parameter and its moments to the present"
-        new,steps = self.moments(part.param),self.tables[part.bias].steps
+        "Bring a parameter and its moments to the present, where they live"
+        p,new,steps = part.param,self.room(part.param),self.tables[part.bias].steps
         with compiling('unpack'): self.kernel.unpack(part.rows, part.last, self.at+1, steps, new, part.col)
-        m,v = map(torch.from_numpy, new[1:])
-        self.learn.opt.state[part.param].update(grad_avg=m, sqr_avg=v, step=self.start+self.at)
+        m,v = map(torch.from_numpy, new[1:]) if p.device.type=='cpu' else self.send(p, new)
+        self.learn.opt.state[p].update(grad_avg=m, sqr_avg=v, step=self.start+self.at)
 
     def steps(self, s, idx, dropped, hypers):
         chunk,done = self.take(s, idx.numpy(), _none_dropped if dropped is None else dropped.numpy()),0
@@ -613,14 +650,14 @@ def ids_and_factors(
     known,table,entities = model.factors(side).detach(),ds.tables[side],ds.entities[side]
     # loaders may have features that the model doesn't have
     if entities is None or model.tables[side] is None: return known,None
-    new = table[len(known.vec):].long()
-    more = model.factors(side, torch.zeros(len(new), dtype=torch.long), new).detach()
-    return type(known)(*(None if a is None else torch.cat([a, b]) for a,b in zip(known, more))),entities
+    new = table[len(known.vec):].long().to(known.vec.device)
+    more = model.factors(side, torch.zeros_like(new[:,0]), new).detach()
+    return type(known)(*(None if a is None else torch.cat([a, b]) for a,b in zip(known, more))),entities.cpu()
 
 def kernel_vectors(kernel, factors):
     "`Factors` as the kernel takes them"
     bias = factors.vec.new_zeros(0) if factors.bias is None else factors.bias
-    return kernel.Vectors(*(o.float().contiguous().numpy() for o in (factors.vec,bias)))
+    return kernel.Vectors(*(as_array(o.float().contiguous()) for o in (factors.vec,bias)))
 
 # %% ../../nbs/train/02_loops.ipynb #33437d18
 def _predicted(learn, pred):
@@ -635,6 +672,7 @@ def predict_batches(
 ):
     "All batches of a validation loader, predicted in the compiled loop and some hundred thousand ratings at a time"
     dl,ds,model = learn.dl,learn.dl.dataset,collab_model(learn.model)
+    store = ds.store.in_host()
     learn.n_iter,n = len(dl),len(dl)*dl.bs if dl.drop_last else len(ds)
     if not n: return
     kernel = load_kernels('mf')
@@ -643,14 +681,14 @@ def predict_batches(
     tables,order = [kernel_vectors(kernel, o) for o in factors],dl.get_idxs() if dl.shuffle else None
     for o in range(0, n, TorchLoop.piece):
         b = torch.arange(o, min(n, o+TorchLoop.piece)) if order is None else order[o:min(n, o+TorchLoop.piece)]
-        ids,pred = ds.store.ids(b),torch.empty(len(b))
+        ids,pred = store.ids(b),torch.empty(len(b))
         check_rows(ids.numpy(), (model.n_users,model.n_items))
         u,i = (ids[:,k] if e is None else e.index_select(0, b) for k,e in enumerate(entities))
         with compiling('predict'):
             kernel.predict(*tables, u.contiguous().numpy(), i.contiguous().numpy(), link, pred.numpy())
         learn.iter = learn.n_iter-1
-        learn._split(ds.rows(b))
-        learn._with_events(partial(_predicted, learn, pred), 'batch', CancelBatchException)
+        learn._split(ds.rows(b.to(ds.device)))
+        learn._with_events(partial(_predicted, learn, pred.to(ds.device)), 'batch', CancelBatchException)
 
 # %% ../../nbs/train/02_loops.ipynb #be15eb24
 def loop_for(

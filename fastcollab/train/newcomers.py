@@ -8,6 +8,7 @@ __all__ = ['rare_share', 'CategoryRegression', 'newcomer_row', 'Newcomers']
 # %% ../../nbs/train/04_newcomers.ipynb #fdaf71ba
 import numpy as np
 from scipy.sparse import csr_array
+from ..kernels.jit import load_kernels
 
 # %% ../../nbs/train/04_newcomers.ipynb #9ff69249
 def rare_share(
@@ -27,11 +28,13 @@ class CategoryRegression:
     ):
         u,f = np.nonzero((spec.rows>=0)&(spec.weights!=0)) if len(spec.sizes) else (np.zeros(0, int),)*2
         category,weights = (o[u,f] if len(u) else np.zeros(0) for o in (spec.rows,spec.weights))
-        self.table = csr_array((weights.astype(float),(u,category.astype(int))), shape=(spec.n,int(sum(spec.sizes))))
-        self.known,self.group = known,np.repeat(np.arange(len(spec.sizes)), spec.sizes)
-        some = self.table[np.flatnonzero(known)]
-        self.some,self.mean = some,np.asarray(some.mean(0)).ravel()
-        if self.fits: self.gram = (some.T@some).toarray()-len(known[known])*np.outer(self.mean, self.mean)
+        weights = weights.astype(np.float32)   # draws are float32
+        self.table = csr_array((weights,(u,category.astype(int))), shape=(spec.n,int(sum(spec.sizes))))
+        self.known,self.group = known.astype(np.float32),np.repeat(np.arange(len(spec.sizes)), spec.sizes)
+        self.n = max(1, known.sum())
+        some = (self.table*self.known[:,None]).tocsr()   # without the rows of the others
+        self.columns,self.mean = some.T.tocsr(),np.asarray(some.sum(0, dtype=float)).ravel()/self.n
+        if self.fits: self.gram = (some.T@some).toarray()-self.n*np.outer(self.mean, self.mean)
 
     @property
     def fits(self)->bool:
@@ -42,11 +45,12 @@ class CategoryRegression:
         precision:np.ndarray, # Of each feature, drawn for each column, (F,c)
     )->np.ndarray: # What each category adds, (C,c)
         "Ridge regression of the known rows"
-        y = rows[self.known].astype(float)
-        y -= y.mean(0)
-        right,res = self.some.T@y,np.zeros((self.table.shape[1],y.shape[1]))
+        mean = self.known@rows/self.n
+        variance = np.maximum(self.known@(rows*rows)/self.n-mean**2, 0)
+        right = self.columns@rows-self.n*np.outer(self.mean, mean)
+        res = np.zeros(right.shape)
         for c in (slice(0, -1),slice(-1, None)):
-            penalty = (y[:,c].var(0)*precision[:,c]).mean(1)[self.group]
+            penalty = (variance[c]*precision[:,c]).mean(1)[self.group]
             res[:,c] = np.linalg.solve(self.gram+np.diag(penalty+1e-9), right[:,c])
         return res
 
@@ -58,14 +62,11 @@ def newcomer_row(
     known:np.ndarray|None=None, # Sum of what categories add to the rows that they are with, (m,c)
 )->np.ndarray: # (c,)
     "The row that explains the ratings of everybody best, with what its categories add left out"
-    x = other.astype(float)
-    bias = x[:,-1].copy()
-    x[:,-1] = 1
-    left = totals-counts*bias
-    if known is not None: left = left-(x*known).sum(1)
-    gram = (x*counts[:,None]).T@x
-    spread = 1e-3*gram.diagonal()[:-1].mean() if len(gram)>1 else 0.
-    return np.linalg.solve(gram+np.diag(np.r_[np.full(len(gram)-1, spread+1e-9),1e-9]), x.T@left)
+    c = other.shape[1]
+    gram,right = np.zeros((c,c)),np.zeros(c)
+    load_kernels('gibbs').add_regression(other, counts, totals, np.zeros((0,c)) if known is None else known, gram, right)
+    spread = 1e-3*gram.diagonal()[:-1].mean() if c>1 else 0.
+    return np.linalg.solve(gram+np.diag(np.r_[np.full(c-1, spread+1e-9),1e-9]), right)
 
 # %% ../../nbs/train/04_newcomers.ipynb #d46bc298
 class Newcomers:
@@ -74,36 +75,42 @@ class Newcomers:
         ids:np.ndarray, # Rows of user and item of each rating, (n,2)
         specs:tuple, # `SideSpec` of users and of items
     ):
-        self.ids = ids.T
-        self.counts = tuple(np.bincount(o, minlength=s.n) for o,s in zip(self.ids, specs))
+        self.counts = tuple(np.bincount(o, minlength=s.n) for o,s in zip(ids.T, specs))
         self.shares = tuple(map(rare_share, self.counts))
         self.regressions = tuple(CategoryRegression(s, c>0) for s,c in zip(specs, self.counts))
-        u,i = self.ids
-        pairs = csr_array((np.ones(len(u)),(u,i)), shape=tuple(s.n for s in specs))
-        self.pairs = (pairs.T.tocsr(),pairs) if any(o.table.shape[1] for o in self.regressions) else None
+        self.rest = tuple(np.flatnonzero(c==0) for c in self.counts)
+        self.tables = tuple(r.table[o] for r,o in zip(self.regressions, self.rest))
+        self.met = self._categories_met(*ids.T)
 
-    def side(self, side, rows, other, features, own, latent, precision):
+    def _categories_met(self, u, i):
+        "For each id, how often it has met each category of the other side"
+        a,b = (o.table for o in self.regressions)
+        if not a.shape[1]+b.shape[1]: return None,None
+        pairs = csr_array((np.ones(len(u), np.float32),(u,i)), shape=(a.shape[0],b.shape[0]))
+        return (pairs.T@a).tocsr(),(pairs@b).tocsr()
+
+    def side(self, side, rows, other, features, own, totals, precision):
         "What categories add, and the row of a newcomer"
         r,rare = self.regressions[side],self.shares[side]
         slopes = r.slopes(rows, precision) if r.fits else features
-        known = self.pairs[side]@(r.table@slopes) if r.table.shape[1] else None
-        totals = np.bincount(self.ids[1-side], latent, minlength=len(other))
+        known = self.met[side]@slopes if len(slopes) else None
         new = newcomer_row(other, self.counts[1-side], totals, known)
-        return rare*features+(1-rare)*slopes,rare*own+(1-rare)*new
+        return (rare*features+(1-rare)*slopes).astype(np.float32),(rare*own+(1-rare)*new).astype(np.float32)
 
     def __call__(self,
-        sample, # `Sample`
-        latent:np.ndarray, # Latent score of each rating, (n,)
-        precisions:dict, # Of each group of parameters by name, (k+1,) each
+        sample, # `Sample`, whose tables are changed in place
+        means:tuple, # Means of the own parts of users and items, (k+1,) each
+        totals:tuple, # Sums of the latent scores of the ratings of each user (n,) and item (m,)
+        precisions:tuple, # Of the features of users and of items, (F,k+1) each
     ): # `Sample`
         "The same draw, with other words for newcomers"
-        tables,features,own = [sample.users,sample.items],list(sample.features),list(sample.own)
+        features = list(sample.features)
         for k in (0,1):
-            r,old,what = self.regressions[k],features[k],('users','items')[k]
-            drawn = [v for name,v in precisions.items() if name.startswith('feature ') and name.endswith(what)]
-            more,new = self.side(k, tables[k], sample[1-k], old, own[k][0], latent, np.array(drawn))
-            rated = r.known[:,None]
-            own[k] = np.where(rated, own[k]-r.table@(more-old), new).astype(np.float32)
-            tables[k] = np.where(rated, tables[k], new+r.table@more).astype(np.float32)
-            features[k] = more.astype(np.float32)
-        return sample._replace(users=tables[0], items=tables[1], features=tuple(features), own=tuple(own))
+            r,rest,old = self.regressions[k],self.rest[k],features[k]
+            more,new = self.side(k, sample[k], sample[1-k], old, means[k], totals[1-k], precisions[k])
+            sample[k][rest] = new+self.tables[k]@more
+            features[k] = more
+            if sample.own is None: continue
+            sample.own[k][:] -= r.table@(more-old)
+            sample.own[k][rest] = new
+        return sample._replace(features=tuple(features))

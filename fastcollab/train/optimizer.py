@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['scaled_weight_decay', 'scaled_l2_reg', 'scale_decays', 'decay_first', 'catch_up_rows', 'adam_rows', 'LazyTable',
-           'adam_dense', 'planned_steps', 'LazyAdam']
+           'adam_dense', 'planned_steps', 'LazyAdam', 'follow_params']
 
 # %% ../../nbs/train/00_optimizer.ipynb #01586143
 from fastai.optimizer import *
@@ -313,3 +313,12 @@ class LazyAdam(Optimizer):
         self.flush()
         super().clear_state()
         for t in self.tables.values(): t.link()
+
+# %% ../../nbs/train/00_optimizer.ipynb #0de72001
+def follow_params(
+    opt:Optimizer, # An optimizer of fastai
+):
+    "Move the state of an optimizer to where its parameters are"
+    for p,*_ in opt.all_params():
+        away = {k:v for k,v in opt.state[p].items() if isinstance(v, Tensor) and v.device!=p.device}
+        opt.state[p].update({k:v.to(p.device) for k,v in away.items()})

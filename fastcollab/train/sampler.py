@@ -21,8 +21,8 @@ class Sample(NamedTuple):
     users:np.ndarray           # Own part, sets and features, (n_users,k+1); without ratings: see `Newcomers`
     items:np.ndarray           # (n_items,k+1)
     features:tuple             # What the categories of users and of items add, (c,k+1) each
-    own:tuple                  # Own parts of users and items, (n,k+1) each
-    implicit:tuple             # Set tables of users (n_items,k+1) and items (n_users,k+1), or None
+    own:tuple|None             # Own parts of users and items, (n,k+1) each; None without the parts
+    implicit:tuple|None        # Set tables of users (n_items,k+1) and items (n_users,k+1), or None
     precision:float            # The noise of a score is 1/(precision*user_precision[u]*item_precision[i])
     user_precision:np.ndarray  # (n_users,)
     item_precision:np.ndarray  # (n_items,)
@@ -45,17 +45,18 @@ class _Group:
     def __init__(self, precision, mean, rows=None):
         self.precision,self.mean,self.rows = precision,mean,rows
         precision[:],mean[:] = 10,0
+    def table(self, o): return o if self.rows is None else o[:,self.rows]
 
-    def draw(self, kernels, rng, table, active, a0, b0):
-        "Draw the precisions and means of the `active` columns given `table`"
-        if self.rows is not None: table = table[:,self.rows]
-        n = table.shape[1]
-        if not n: return
-        m,squares = (o[active] for o in kernels.moments(table))
-        precision = rng.gamma((a0+n)/2, size=len(m))*2/(b0+squares+n*m*m/(n+1))
-        self.precision[active] = precision
-        self.mean[active] = n*m/(n+1)+rng.standard_normal(len(m))/np.sqrt(precision*(n+1))
+def _draw_groups(kernels, rng, groups, tables, active, a0, b0):
+    "Draw the precisions and means of the `active` columns of groups given their tables"
+    some = [(g,o) for g,o in ((g,g.table(o)) for g,o in zip(groups, tables)) if o.shape[1]]
+    m,squares = np.stack([kernels.moments(o)[:,active] for _,o in some], 1)    # (groups,columns) each
+    n = np.array([[o.shape[1]] for _,o in some])
+    precision = rng.gamma((a0+n)/2, size=m.shape)*2/(b0+squares+n*m*m/(n+1))
+    mean = n*m/(n+1)+rng.standard_normal(m.shape)/np.sqrt(precision*(n+1))
+    for (g,_),p,o in zip(some, precision, mean): g.precision[active],g.mean[active] = p,o
 
+# %% ../../nbs/train/04_sampler.ipynb #b9eb129f
 class _Side:
     "The ratings and tables of one side; only ids with ratings have rows in them"
     def __init__(self, kernels, spec, ids, k, blocks):
@@ -95,6 +96,7 @@ class _Side:
             aligned(n_blocks, n, 8), aligned(n_blocks, m, 8), aligned(n_blocks, sum(self.spec.sizes), 8), self.f_ends,
             self.f_rows, self.f_weights, self.f_group, aligned(n, 8), aligned(m, 8),
             aligned(n, self.kernels.STATE, 8), aligned(n, 8, 8), np.zeros(n, np.float32))
+        self.normals = [aligned(*o.shape) for o in (self.half.own,self.half.sets,self.half.features)]
 
     def from_features(self, rows):
         "What features add to `rows`, (b,n,8)"
@@ -115,30 +117,31 @@ class _Side:
         h.bias[:],h.vectors[:] = res[0,:,0],res
         h.vectors[0,:,0] = 1
 
-    def spread(self, table, rated, n, fill):
-        "Rows of all ids from those of the rated ones, (n,k+1)"
+    def spread(self, table, rated, n, rest):
+        "Rows of all ids from those of the rated ones; the others get the row `rest`, (n,k+1)"
         res = np.empty((n,self.k+1), np.float32)
-        res[:] = _columns(fill, self.k)
-        res[rated] = _columns(table, self.k)
+        self.kernels.to_rows(table, rated, self.row(rest), res)
+        return res
+    def row(self, o): return _columns(o[:,None], self.k)[0]
+
+    def vectors(self):
+        "Own parts, sets and features together; nothing of use for ids without ratings"
+        res = self.spread(self.half.vectors, self.rated, self.spec.n, self.mean[0])
+        res[self.rated,self.k] = self.half.bias
         return res
 
-    def tables(self, other):
-        "Vectors, what categories add, own parts, and sets or None"
-        h,own,k = self.half,self.mean[0][:,None],self.k
-        own_parts = self.spread(h.own, self.rated, self.spec.n, own)
-        res = self.spread(h.vectors, self.rated, self.spec.n, own)
-        res[self.rated,k] = h.bias
-        rest = np.flatnonzero(self.all_counts==0)
-        res[rest] += _columns(self.from_features(rest), k)
-        sets = self.spread(h.sets, other.rated, other.spec.n, self.mean[1][:,None]) if self.spec.implicit else None
-        return res,_columns(h.features, k),own_parts,sets
+    def parts(self, other):
+        "Own parts, and sets or None"
+        own = self.spread(self.half.own, self.rated, self.spec.n, self.mean[0])
+        if not self.spec.implicit: return own,None
+        return own,self.spread(self.half.sets, other.rated, other.spec.n, self.mean[1])
 
     def precisions(self, name):
         "By name of the group"
         res = {name:self.precision[0]}
         if self.spec.implicit: res[f'sets of {name}'] = self.precision[1]
         for f,o in enumerate(self.precision[2:]): res[f'feature {f+1} of {name}'] = o
-        return {a:_columns(o[:,None], self.k)[0] for a,o in res.items()}
+        return {a:self.row(o) for a,o in res.items()}
 
 # %% ../../nbs/train/04_sampler.ipynb #61b60009
 class GibbsSampler:
@@ -158,7 +161,8 @@ class GibbsSampler:
         if self.kernels is None: raise RuntimeError(f'the Gibbs sampler needs compiled loops: {unusable()}')
         ids,ratings = np.asarray(ids),np.asarray(ratings, np.float32)
         self.rng,self.done,self.n,self.stale = np.random.default_rng(seed),0,len(ids),True
-        self.streams = [np.random.Generator(np.random.SFC64(o)) for o in np.random.SeedSequence(seed).spawn(4)]
+        normals = load_kernels('normals')
+        self.streams = [(normals.normals,normals.new_state(o)) for o in np.random.SeedSequence(seed).spawn(4)]
         self.k = n_factors or default_factors(self.n, users.n+items.n)
         self.blocks = self.k//8+1
         self.active = np.arange(8*self.blocks).reshape(-1, 8)<=self.k
@@ -166,7 +170,7 @@ class GibbsSampler:
         us,it = self.sides
         us.meet(it, self.blocks)
         it.meet(us, self.blocks)
-        self.newcomers = Newcomers(ids[us.order], (users,items))
+        self.newcomers,self.rows = Newcomers(ids, (users,items)),np.ascontiguousarray(ids[us.order].T, np.int64)
         self._ratings(ratings)
         self.precision,self.base,self.item_errors = 1.,1.,np.empty(self.n, np.float32)
         self._team(threads or 1)
@@ -253,16 +257,14 @@ class GibbsSampler:
         if opening: active[0,0] = True
         sets,features = s.spec.implicit,len(s.spec.sizes)>0
         h = s.half
-        normals = [np.empty((blocks*used,o.shape[1],8), np.float32)
-            for o,used in ((h.own,True),(h.sets,sets),(h.features,features))]
+        normals = [o[:blocks*used] for o,used in zip(s.normals, (True,sets,features))]
         self._fill(normals, active)
         p = self.kernels.Priors(s.precision.reshape(-1, 8), s.mean.reshape(-1, 8), *normals,
             rng.standard_normal((blocks,8)), rng.random((blocks,8)))
         self._together(lambda thread: self.kernels.half(h, t.half, p, errors, res, blocks, np.float32(self.precision),
             sets, features, self.bounds[side], thread, self.sync, a0, b0))
-        tables = h.own,h.sets,*[h.features]*len(s.spec.sizes)
-        for group,table in zip(s.groups, tables):
-            if sets or table is not h.sets: group.draw(self.kernels, rng, table, active, a0, b0)
+        tables = h.own,h.sets if sets else h.sets[:,:0],*[h.features]*len(s.spec.sizes)
+        _draw_groups(self.kernels, rng, s.groups, tables, active, a0, b0)
         if opening: return
         squares = np.zeros(s.spec.n)
         squares[s.rated] = h.squares
@@ -276,8 +278,8 @@ class GibbsSampler:
             for c in range(thread, parts, self.threads):
                 for x in tables:
                     rows = x.reshape(-1, 8)
-                    part = rows[len(rows)*c//parts:len(rows)*(c+1)//parts]
-                    self.streams[c].standard_normal(dtype=np.float32, out=part)
+                    normals,state = self.streams[c]
+                    normals(state, rows[len(rows)*c//parts:len(rows)*(c+1)//parts].reshape(-1))
         self._together(fill)
         for x in tables:
             for b in np.flatnonzero(~active[:len(x)].all(1)): x[b][:,~active[b]] = 0
@@ -287,13 +289,24 @@ class GibbsSampler:
         n = self.anchor*self.n if self.done>=self.opening else 0
         self.precision = self.rng.gamma((1+self.n+n)/2)*2/(1+squares+n*self.base)
 
-    def sample(self)->Sample:
+    def sample(self,
+        parts:bool=True, # With the parts that vectors are the sum of?
+    )->Sample:
         "The present draw"
         us,it = self.sides
-        (users,*of_users),(items,*of_items) = us.tables(it),it.tables(us)
-        features,own,implicit = zip(of_users, of_items)
-        res = Sample(users, items, features, own, implicit, float(self.precision), us.noise.copy(), it.noise.copy())
-        return self.newcomers(res, self.latent, self.precisions)
+        own,implicit = zip(us.parts(it), it.parts(us)) if parts else (None,None)
+        features = tuple(_columns(o.half.features, self.k) for o in self.sides)
+        res = Sample(us.vectors(), it.vectors(), features, own, implicit, float(self.precision), us.noise.copy(),
+            it.noise.copy())
+        means,precisions = zip(*((o.row(o.mean[0]),_columns(o.precision[2:].swapaxes(0, 1), self.k)) for o in self.sides))
+        return self.newcomers(res, means, self._latent_totals(), precisions)
+
+    def _latent_totals(self):
+        "Sums of the latent scores of the ratings of each user and each item"
+        us,it = self.sides
+        totals = tuple(np.zeros(o.spec.n) for o in self.sides)
+        for res,rows in zip(totals, self.rows): self.kernels.add_by_row(rows, self.latent, res)
+        return totals
 
     def train_ratings(self)->np.ndarray: # (n,)
         "Leave-one-out predictions of the training ratings by the present draw, in the order of `ids`"

@@ -73,7 +73,8 @@ class SGDSolver:
         start,seed = int(self.rng.integers(max(1, len(self.ids)))),np.int64(self.rng.integers(2**62))
         rates = np.array([lr,self.reg], np.float32)
         bias = self.biases[1] if self.has_bias else np.zeros(self.sizes[1], np.float32)
-        args = *self.tables,bias,self.known,self.pairs,self.ends,items,item_ends,seed,rates,self.table,self.sums,self.sync
+        args = *self.tables,bias,self.known,self.pairs,self.ends,items,item_ends,seed,rates,self.table
+        args = *args,self.sums,self.sync
         self.sums[:],self.sync[:] = 0,0
         with compiling('sgd'):
             self.kernel.sort_pairs(self.ids, self.weights, start, self.u_block, block, self.ends, *self.pairs)
@@ -135,10 +136,12 @@ def sgd_loop(
     "The loop of a fit by plain steps"
     model,loss,ds = collab_model(learn.model),learn.loss_func,learn.dls.train_ds
     plan = model.gibbs_plan()
-    why = plan if isinstance(plan, str) else 'it has features or sets' if any(o.sizes or o.implicit for o in plan) else ''
+    more = not isinstance(plan, str) and any(o.sizes or o.implicit for o in plan)
+    why = 'it has features or sets' if more else plan if isinstance(plan, str) else ''
     if why: raise TypeError(f'fit_sgd needs a DotProductBias: {why}; fit_one_cycle trains all models')
     if type(loss) not in (BPRLoss,WARPLoss) or not ds.n_neg:
-        raise TypeError(f'fit_sgd is for BPRLoss and WARPLoss on interactions, not for {loss}; fit_one_cycle takes any loss')
+        raise TypeError(f'fit_sgd is for BPRLoss and WARPLoss on interactions, not for {loss}; '
+            'fit_one_cycle takes any loss')
     if ds.sampler.kind!='uniform':
         raise ValueError(f'fit_sgd draws negatives with equal chances, not by {ds.sampler.kind!r}; use fit_one_cycle')
     if load_kernels('sgd') is None: raise RuntimeError('fit_sgd needs compiled loops, which cannot be used here')

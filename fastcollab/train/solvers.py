@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['balanced', 'mean_factors', 'sample_room', 'RunningMean', 'turned', 'probit_scale', 'scaled', 'gibbs_plan',
-           'GibbsChain', 'chain_notes', 'GibbsLoop', 'inner_splitter', 'check_gibbs', 'gibbs_chain']
+           'GibbsChain', 'chain_notes', 'reads_tables', 'GibbsLoop', 'inner_splitter', 'check_gibbs', 'gibbs_chain',
+           'sweep_only']
 
 # %% ../../nbs/train/04_solvers.ipynb #dfd5ab48
 from fastai.basics import *
+from fastai.callback.progress import ProgressCallback
 from ..checks import *
+from ..cores import *
 from ..data.loaders import *
 from ..losses import rating_loss
 from ..models.base import *
@@ -31,13 +34,15 @@ def balanced(
 # %% ../../nbs/train/04_solvers.ipynb #a8141305
 def _mean_products(users, items, x):
     "The mean over samples of users @ items.T @ x, (n,r)"
-    return sum(u[:,:-1]@(i[:,:-1].T@x) for u,i in zip(users, items))/len(users)
+    res = x.new_zeros(users.shape[1], x.shape[1])
+    for u,i in zip(users, items): res.addmm_(u[:,:-1], i[:,:-1].T@x)
+    return res/len(users)
 
 def mean_factors(
     users:Tensor, # Vectors and biases of users in each sample, (S,n,k+1)
     items:Tensor, # And of items, (S,m,k+1)
     n_factors:int, # Length of the vectors that are wanted, k or more
-    rounds:int=4, # Of alternating least squares
+    rounds:int=2, # Of alternating least squares
 )->tuple: # Vectors and biases of users (n,n_factors+1) and of items (m,n_factors+1)
     "The vectors whose products are closest to the mean products of all samples"
     def fit(a, b, v):
@@ -68,8 +73,9 @@ class RunningMean:
         arrays:list, # Of the same shapes each time
     ):
         "Count one more tuple"
-        arrays = [None if o is None else np.array(o, np.float64) for o in arrays]
-        self.total = arrays if self.n==0 else [o if o is None else o+p for o,p in zip(self.total, arrays)]
+        if self.n==0: self.total = [None if o is None else np.zeros(np.shape(o)) for o in arrays]
+        for total,o in zip(self.total, arrays):
+            if o is not None: total += o
         self.n += 1
     def values(self)->list: # float32
         "The means"
@@ -122,6 +128,7 @@ def gibbs_plan(
 # %% ../../nbs/train/04_solvers.ipynb #6b8cb9e0
 class GibbsChain:
     "A sampler, and the model that keeps its samples"
+    enough = 130 # Samples; longer chains take one every few sweeps, because neighbors are much alike
     def __init__(self,
         model:PosteriorAverage, # Model around the one whose tables are drawn
         ds, # `RatingsDataset` to train on
@@ -135,24 +142,27 @@ class GibbsChain:
         if n_factors is None: n_factors = min(self.width, default_factors(len(ids), sum(o.n for o in plan)))
         if n_factors>self.width:
             raise ValueError(f'n_factors is {n_factors}, but the vectors of the model have {self.width}')
-        threads = max(1, min(torch.get_num_threads(), len(ids)//250_000))   # fewer ratings don't pay for a meeting
+        threads = n_threads(len(ids)//250_000)   # fewer ratings don't pay for a meeting
         self.sampler = s = GibbsSampler(ids, ratings[:,0], *plan, n_factors=n_factors, seed=seed, threads=threads)
         s.opening,s.burn = min(s.opening, sweeps//4),min(s.burn, sweeps//2)
         self.room,self.step,self.kept = ifnone(samples, sample_room(model, n_factors)),1,0
+        self.gap = max(1, (sweeps-s.burn)//self.enough)
         self.tables,self.fitted,self.hypers = RunningMean(),RunningMean(),RunningMean()
         known = ((),()) if s.levels is None else (s.levels,s.cuts[1:-1])
-        model.clear(*known, (s.mean,s.scale), (ratings.min(),ratings.max()))
+        model.clear(*known, (s.mean,s.scale), (ratings.min(),ratings.max()), min(self.room, (sweeps-s.burn)//self.gap))
 
     def sweep(self):
         "Draw everything once, and keep the draw after the burn-in"
         s = self.sampler
         s.sweep()
-        if s.done<=s.burn: return
+        if s.done<=s.burn or (s.done-s.burn)%self.gap: return
         if not self.kept: self.model.clear_samples()                          # `show` may have put a draw there
-        sample = s.sample()
+        fifth = self.kept%5==0
+        sample = s.sample(parts=fifth)
         self.keep(sample)
-        if self.kept%5==0: self.fitted.add([s.train_ratings()])
-        self.tables.add([*sample[:2],*sample.own,*sample.implicit,*sample.features])
+        if fifth:
+            self.fitted.add([s.train_ratings()])
+            self.tables.add([*sample[:2],*sample.own,*sample.implicit,*sample.features])
         self.hypers.add([s.noise,*s.precisions.values()])
         self.kept += 1
     def keep(self, sample):
@@ -177,9 +187,11 @@ class GibbsChain:
     ):
         "Write means of the samples into the tables of the inner model, with the link that they need"
         s,m = self.sampler,self.model
-        draw = s.sample()
-        parts = [*draw[:2],*draw.own,*draw.implicit,*draw.features]
-        means = self.tables.values() if self.kept else [None if o is None else torch.from_numpy(o) for o in parts]
+        if self.kept: means = self.tables.values()
+        else:
+            draw = s.sample()
+            parts = [*draw[:2],*draw.own,*draw.implicit,*draw.features]
+            means = [None if o is None else torch.from_numpy(o) for o in parts]
         spread = slice(None, None, -(-int(m.count)//most))
         all_parts = mean_factors(*(o[spread].cpu() for o in m.samples()[:2]), self.width)
         sides = zip(zip(means[2:4], means[4:6], means[6:8]), means[:2], all_parts)
@@ -190,7 +202,7 @@ class GibbsChain:
         "What to multiply scores with, and the link that follows"
         s,m = self.sampler,self.model
         if s.levels is None: return s.scale,Link(tuple(m.link_ends.tolist()), s.mean, True)
-        x,_ = self._some_rows(10_000)
+        x,_ = self._some_rows(4000)
         with reading(m): ratings = m.mean_ratings(x).cpu()
         u,i = users[x[:,0].cpu()],items[x[:,1].cpu()]
         scores = (u[:,:-1]*i[:,:-1]).sum(1)+u[:,-1]+i[:,-1]
@@ -202,14 +214,17 @@ class GibbsChain:
         x,y = self.ds.rows(rows.to(self.ds.device))
         return x.to(self.model.count.device),y[:,0].to(self.model.count.device)
 
-    def finish(self):
+    def finish(self,
+        tables:bool=True, # Also the tables of the inner model, and intervals? Predictions don't need them
+    ):
         "Leave a model that everything works with, whenever the chain stops"
         if not self.sampler.done: return
         self.show()
         self.model.trim()
-        self.write(most=2**31)
-        with reading(self.model): self.model.calibrate(*self._some_rows(4000))
-        self.model.notes = chain_notes(self)
+        if tables:
+            self.write(most=2**31)
+            with reading(self.model): self.model.calibrate(*self._some_rows(4000))
+            self.model.notes = chain_notes(self)
         effects,times = self.model.session_effects,self.ds.store.timestamps()
         if effects is None or times is None: return
         effects.fit(self.ds.store.ids()[:,0].cpu(), times[:,-1].cpu(), self.errors())
@@ -226,13 +241,23 @@ def chain_notes(
     s = chain.sampler
     now = [torch.as_tensor(o) for o in (s.noise,*s.precisions.values())]
     noise,*groups = chain.hypers.values() if chain.kept else now
-    kept = f'{s.done} sweeps, {chain.kept} after the burn-in, {int(chain.model.count)} samples'
+    kept = f'{s.done} sweeps, {max(0, s.done-s.burn)} after the burn-in, {int(chain.model.count)} samples'
     res = [f'Gibbs sampling: {kept}', f'Noise of a rating: {float(noise):.3g} (standard deviation)']
     res += [f'{"Spread (standard deviation)":<28} {"biases":<10} vectors']
     for name,precision in zip(s.precisions, groups):
         spread = s.scale/precision[-1]**.5,(1/precision[:-1]).mean()**.5 if len(precision)>1 else 0.
         res.append(f'  {name:<26} {spread[0]:<10.3f} {spread[1]:.3f}')
     return res
+
+# %% ../../nbs/train/04_solvers.ipynb #a52efcd0
+_between = 'after_train','after_validate','after_epoch'
+_keep_out = {getattr(o, e, None) for o in (TrainEvalCallback,Recorder,ProgressCallback) for e in _between}
+
+def reads_tables(
+    learn:Learner, # Learner with its callbacks
+)->bool:
+    "May a callback look at the tables of the model between two epochs?"
+    return any(acts_on(cb, e, _keep_out) for cb in learn.cbs for e in _between)
 
 # %% ../../nbs/train/04_solvers.ipynb #a75f382a
 class GibbsLoop:
@@ -260,7 +285,7 @@ class GibbsLoop:
             if k+1<n: tell_callbacks(learn, Piece(torch.zeros(0), [], {}))
         self.chain.show()
         if learn.epoch+1==len(self.epochs): self.end()                      # the last line of the table has everything
-        else: self.chain.write()                                            # callbacks may save the model now
+        elif reads_tables(learn): self.chain.write()
         learn.train_iter,learn.loss = learn.train_iter+1,self.chain.errors().pow(2).mean()
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
     def end(self):
@@ -301,3 +326,15 @@ def gibbs_chain(
         learn.model,learn.splitter = PosteriorAverage(learn.model),partial(inner_splitter, learn.splitter)
         if learn.opt is not None: learn.create_opt()
     return GibbsChain(learn.model, learn.dls.train_ds, **kwargs)
+
+# %% ../../nbs/train/04_solvers.ipynb #aa6cf3c7
+def sweep_only(
+    learn:Learner, # Learner whose model shall predict, and nothing else
+    sweeps:int, # In all
+    seed:int=0, # Of all draws
+):
+    "Draw samples without the epochs of a fit, and without tables of the inner model"
+    chain = gibbs_chain(learn, sweeps=sweeps, seed=seed)
+    learn.model.to(learn.dls.device)
+    for _ in range(sweeps): chain.sweep()
+    chain.finish(tables=False)

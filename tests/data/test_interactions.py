@@ -62,7 +62,8 @@ def test_repeats_are_summed_or_kept(clicks):
     with pytest.raises(ValueError, match="duplicates is 'drop'"): loaders(twice, duplicates='drop')
 
 def test_of_rows_that_repeat_the_last_by_time_stays():
-    df = pd.DataFrame(dict(user=[1,1,2,3], item=[5,5,6,5], time=[1_600_000_030,1_600_000_010,1_600_000_020,1_600_000_005]))
+    times = 1_600_000_000+np.array([30,10,20,5])
+    df = pd.DataFrame(dict(user=[1,1,2,3], item=[5,5,6,5], time=times))
     dls = loaders(df, time_name='time', valid_pct=0)
     assert sorted(dls.train_ds.numbers)==[0,2,3]
 

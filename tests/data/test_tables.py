@@ -1,11 +1,13 @@
 "Tables as people have them: of other libraries, with an index in front, with numbers as names, without titles"
-import warnings
+import sys, warnings
 from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pyarrow as pa, pytest
 from fastcollab.all import (CollabDataLoaders, CollabInterpretation, ColdItemSplitter, ColdUserSplitter, FoldSplitter,
-    HybridMF, LeaveLastSplitter, MetadataEmbedding, PopularityBias, RandomSplitter, Recommender, StratifiedSplitter,
-    TemporalSplitter, UserStratifiedSplitter, collab_learner, describe_ratings, load_learner, plot_ratings)
+    HybridMF, LeaveLastSplitter, MetadataEmbedding, OrdinalLoss, PopularityBias, RandomSplitter, Recommender,
+    StratifiedSplitter, TemporalSplitter, UserStratifiedSplitter, collab_learner, describe_ratings, load_learner,
+    plot_ratings)
+from fastcollab.checks import as_frame
 from small import SMALL, load, quiet
 
 PLAIN = SMALL.astype(dict(title=str, genres=str)).assign(fold=np.arange(300)%4)
@@ -48,6 +50,43 @@ def test_tables_of_other_libraries(learn, kind):
     pd.testing.assert_frame_equal(learn.recommender(make(items)).items, learn.recommender(items).items)
     meta = pd.DataFrame(dict(userId=rec.ids[0], age=np.arange(len(rec.ids[0]))))
     for o in (meta, make(meta)): assert MetadataEmbedding(learn, o, seed=1).factors(o).vec.shape[1]==4
+
+@pytest.mark.parametrize('kind', ['pyarrow','polars'])
+def test_answers_in_kind(learn, kind):
+    "Tables come in the library of the question, or in the one that `as_` names, with the same values"
+    make = FOREIGN[kind]
+    users,rec = make(PLAIN)['userId'][:5],learn.recommender()
+    want,type_ = rec.recommend(list(PLAIN.userId[:5]), 3),type(make(PLAIN))
+    for o in (learn, rec):
+        for res in (o.recommend(users, 3), o.recommend(list(PLAIN.userId[:5]), 3, as_=kind)):
+            assert type(res) is type_ and as_frame(res).equals(want)
+        assert o.recommend(users, 3, as_='pandas').equals(want)
+        assert type(o.similar_items(2, 3, as_=kind)) is type_ and isinstance(o.similar_items(2, 3), pd.DataFrame)
+    assert type(rec.similar_users(2, 3, as_=kind)) is type_
+    assert [type(o) for o in rec.batches(users, 3, mb=1e-3)]==[type_]*5
+    with pytest.raises(ValueError, match="as_ is 'arrow'; choose None, 'pandas', 'polars' or 'pyarrow'"):
+        rec.recommend(1, as_='arrow')
+
+@pytest.mark.parametrize('kind', ['pyarrow','polars'])
+def test_probabilities_in_kind(kind):
+    learn = collab_learner(load(PLAIN), n_factors=4, loss_func=OrdinalLoss.from_dls(load(PLAIN)))
+    res = learn.predict_dist(FOREIGN[kind](PLAIN[:3]))
+    assert type(res) is type(FOREIGN[kind](PLAIN)) and np.allclose(as_frame(res), learn.predict_dist(PLAIN[:3]))
+
+@pytest.mark.parametrize('kind', ['pyarrow','polars'])
+def test_numbers_are_not_copied(kind):
+    "Columns of numbers without gaps are the memory of the other table"
+    df = PLAIN[['userId','movieId','rating']]
+    table = FOREIGN[kind](df)
+    for k in df:
+        theirs = table[k].chunk(0) if kind=='pyarrow' else table[k]
+        assert np.shares_memory(as_frame(table)[k].to_numpy(), theirs.to_numpy())
+
+def test_without_polars(learn, monkeypatch):
+    "The error says what to install"
+    monkeypatch.setitem(sys.modules, 'polars', None)
+    with pytest.raises(ImportError, match=r"needs polars: pip install 'fastcollab\[polars\]'"):
+        learn.recommend(1, 3, as_='polars')
 
 def test_what_is_no_table():
     "The error names the type with the module that it comes from"

@@ -3,8 +3,7 @@ import warnings
 
 import numpy as np, pandas as pd, pytest
 
-from fastcollab.all import (ColdUserSplitter, CollabDataLoaders, UserStratifiedSplitter,
-    collab_learner, compare, evaluate)
+from fastcollab.all import ColdUserSplitter,CollabDataLoaders,UserStratifiedSplitter,collab_learner,compare,evaluate
 from fastcollab.evaluate.protocol import bootstrap_means, rank_recommender, user_metrics
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,9 @@ from fastcollab.recommend.scorers import DotScorer, NetScorer
 from fastcollab.recommend.solve import Decay
 from torch import nn
 
-fork = multiprocessing.get_context('fork')   # a child that has everything imported already
+can_fork = hasattr(os, 'fork')
+fork = multiprocessing.get_context('fork') if can_fork else None   # a child that has everything imported already
+needs_fork = pytest.mark.skipif(not can_fork, reason='there is no fork here')
 
 def made(seed=0, n_users=40, n_items=30, net=False):
     "A small recommender with random vectors and random ratings"
@@ -148,6 +150,7 @@ def stop(child):
     os.kill(child.pid, signal.SIGKILL)
     child.join()
 
+@needs_fork
 @pytest.mark.slow
 def test_kill_at_20_random_moments(tmp_path):
     "Whatever `kill -9` cuts off, `load` gives one of the two, whole; the next save takes away what was left behind"
@@ -181,6 +184,7 @@ def patched(monkey, step, n, act):
         return old(*args, **kwargs)
     monkey.setattr(where, name, new)
 
+@needs_fork
 @pytest.mark.parametrize('step,n,first', [(*o, k) for o in STEPS for k in (False,True) if o[0]!='shutil.rmtree'
     or not k])
 def test_gone_at_each_step(step, n, first, tmp_path, monkeypatch):
@@ -236,6 +240,7 @@ def test_two_writers(saved, monkeypatch):
     got = Recommender.load(saved)
     assert same(got, made(1)) or same(got, made(2))
 
+@needs_fork
 @pytest.mark.slow
 def test_a_reader_beside_a_writer(tmp_path):
     "One process saves without a pause, the other one loads: each time it is one of the two, and both of them come"

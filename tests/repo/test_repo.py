@@ -189,11 +189,11 @@ def test_dependencies_are_what_is_imported():
     "Every third-party import is declared, in an extra if the module works without it; pandas reads Parquet by pyarrow"
     proj = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
     declared = {re.split('[<>=;\\[ ]', o)[0] for o in proj['dependencies']}
-    packages = dict(sklearn='scikit-learn', mpl_toolkits='matplotlib', umap='umap-learn')
+    packages = dict(sklearn='scikit-learn', mpl_toolkits='matplotlib', umap='umap-learn', llvmlite='numba')
     roots = {o.split('.')[0] for m in MODULES.values()
         for o in imports(m)} - set(sys.stdlib_module_names) - {'fastcollab'}
     used = {packages.get(o, o) for o in roots}
-    assert used <= declared.union(*(proj['optional-dependencies'][o] for o in ('ann','onnx','viz')))
+    assert used <= declared.union(*(proj['optional-dependencies'][o] for o in ('ann','onnx','polars','viz')))
     assert declared <= used
 
 def test_constraints_cover_the_dependencies():

@@ -120,7 +120,7 @@ def test_several_ids_in_any_container(learn, name):
     for res in (learn.predict(ids(), [2,4]), learn.predict(ids(), other)): assert np.array_equal(res, want)
     assert np.array_equal(learn.predict(ids(), 2), learn.predict([3,1], [2,2]))
     assert np.array_equal(learn.predict(2, ids()), learn.predict([2,2], [3,1]))
-    assert learn.recommend(ids(), 3).user.unique().tolist()==[3,1]
+    assert learn.recommend(ids(), 3, as_='pandas').user.unique().tolist()==[3,1]
     assert torch.equal(learn.model.weight(ids()), learn.model.weight([3,1]))
     assert torch.equal(learn.model.bias(ids(), is_item=False), learn.model.bias([3,1], is_item=False))
 

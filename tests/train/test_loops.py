@@ -135,7 +135,7 @@ def test_rows_without_features():
 def test_threads_do_not_change_a_bit(name, bs, monkeypatch):
     fits = []
     for n in (1,2,4):
-        monkeypatch.setattr(fused_module, 'n_threads', lambda bs, n_ratings, n=n: n)
+        monkeypatch.setattr(fused_module, 'loop_threads', lambda bs, n_ratings, n=n: n)
         fits.append(quiet(build(True, **arch_of(name), unk_p=.3, dl=dict(bs=bs)), 2, 2e-2))
         assert equal(fits[0], fits[-1]) and np.allclose(fits[0].recorder.values, fits[-1].recorder.values, rtol=1e-6)
 
@@ -237,7 +237,6 @@ def hook(learn): learn.model.i_bias.register_forward_hook(lambda *args: None)
 def undecayed(learn): learn.opt.state[learn.model.u_bias.weight]['do_wd'] = False
 def transform(learn): learn.dls.train.after_batch.add(Transform(lambda b: b))
 def schedule(learn): learn.add_cb(ParamScheduler(dict(sqr_mom=SchedLin(.9, .99), lr=SchedLin(1e-2, 1e-3))))
-def elsewhere(learn): learn.dls.train_ds.store.to('meta')
 def recorded(learn): learn.recorder.after_step = noop
 def one_table(learn): learn.model.i_bias = learn.model.u_bias
 def one_weight(learn): learn.model.i_bias.weight = learn.model.u_bias.weight
@@ -253,7 +252,7 @@ INELIGIBLE = [('Adam',dict(opt_func=Adam),'not LazyAdam'), ('gravity',dict(cbs=G
         "reduced by 'sum'"),
     ('MSE sum',dict(loss_func=MSELossFlat(reduction='sum')),"reduced by 'sum'"),
     ('frozen',dict(change=frozen),'u_bias.weight is frozen'),
-    ('float64',dict(change=double),'parameters are .*float64'), ('device',dict(change=elsewhere),'ratings are on meta'),
+    ('float64',dict(change=double),'parameters are .*float64'),
     ('groups',dict(splitter=groups),'2 parameter groups'), ('hooks',dict(change=hook),'has a hook'),
     ('do_wd',dict(change=undecayed),'not all decayed'), ('transform',dict(change=transform),'transforms each batch'),
     ('max_norm',dict(config=dict(emb=partial(nn.Embedding, max_norm=1.))),'not a plain table'),
@@ -337,8 +336,8 @@ def test_schedules_of_other_hypers(names):
         same_history(o, fits[2])
 
 @pytest.mark.parametrize('fused', ['nonsense', None, 2])
-def test_fused_is_one_of_three(fused):
-    with pytest.raises(ValueError, match="choose 'auto', True or False"): build(fused)
+def test_fused_is_one_of_four(fused):
+    with pytest.raises(ValueError, match="choose 'auto', True, False or 'device'"): build(fused)
 
 # What else fastai does
 
@@ -433,7 +432,7 @@ def test_stopped_between_pieces(event, error):
 def test_interrupted_in_the_kernel(name, threads, monkeypatch):
     "Ctrl-C arrives when the compiled loop gives control back: the steps that it took count"
     from fastcollab.kernels import mf as kernel
-    monkeypatch.setattr(fused_module, 'n_threads', lambda bs, n: threads)
+    monkeypatch.setattr(fused_module, 'loop_threads', lambda bs, n: threads)
     want = quiet(build(True, **arch_of(name)), 3, 2e-2, cbs=Stop('after_train', CancelFitException))
     learn,calls,real = build(True, **arch_of(name)),[],kernel.train
     def train(*args):
@@ -699,7 +698,7 @@ def test_cuda_fit(name):
     a,b,start = (build(False, **arch_of(name), unk_p=0, dl=dict(device=d)) for d in ('cuda','cpu','cpu'))
     for o in (a,b): quiet(o, 3, 2e-2)
     a.model.cpu()
-    assert 'cuda' in build(dl=dict(device='cuda')).fused_reason and moved(a, b, start)<1e-2
+    assert moved(a, b, start)<1e-2
     assert np.allclose(a.recorder.values, b.recorder.values, rtol=1e-3)
 
 @pytest.mark.cuda

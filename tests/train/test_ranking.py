@@ -4,8 +4,9 @@ from fastai.callback.tracker import SaveModelCallback
 from scipy.sparse import csr_matrix
 
 from fastai.learner import load_learner
-from fastcollab.all import (AUC, ColdItemSplitter, ColdUserSplitter, CollabDataLoaders, Coverage, Diversity,
-    ExposureGini, HitRate, MAP, MRR, NDCG, Novelty, PopularityLift, Precision, Recall, auc_scores, collab_learner, rmse)
+from fastcollab.all import (AUC, BPRLoss, ColdItemSplitter, ColdUserSplitter, CollabDataLoaders, Coverage, Diversity, EASE,
+    ExposureGini, HitRate, ItemKNN, MAP, MRR, NDCG, Novelty, Popular,
+    PopularityLift, Precision, Recall, UserStratifiedSplitter, auc_scores, collab_learner, evaluate, rmse)
 from fastcollab.train.ranking import ranked_part
 
 @pytest.fixture
@@ -141,3 +142,15 @@ def test_bad_arguments(dls):
     with pytest.raises(ValueError, match='k is 1000, but there are'): learn.validate()
     learn = collab_learner(dls, n_factors=4, metrics=[Diversity(10)])
     with pytest.raises(ValueError, match='diversity needs features of items'): learn.validate()
+
+@pytest.mark.parametrize('arch', ['dot','EASE','ItemKNN','Popular'])
+def test_clicks(ratings, arch):
+    "What the table of the fit says is what `evaluate` says"
+    split = UserStratifiedSplitter(.2, seed=0)
+    dls = CollabDataLoaders.from_interactions(ratings, splitter=split, seed=0)
+    metrics,archs = [NDCG(10), Recall(5), AUC()],dict(EASE=EASE, ItemKNN=ItemKNN, Popular=Popular)
+    kwargs = dict(loss_func=BPRLoss(), n_factors=8) if arch=='dot' else dict(arch=archs[arch])
+    learn = collab_learner(dls, metrics=metrics, **kwargs)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    row = evaluate(learn, ratings.iloc[split(ratings)[1]], k=(5,10), n_boot=0)
+    np.testing.assert_allclose(learn.recorder.values[-1][-3:], row[[o.name for o in metrics]].iloc[0], atol=1e-6)
