@@ -539,7 +539,8 @@ def best_columns(
 )->tuple: # The largest of each row and their columns, from high to low, (n,k) each; -inf where there are fewer
     "The best of rows that come in blocks of columns; ValueError for scores that aren't numbers"
     kernel,n = load_kernels('order'),len(u)
-    value,col,have = torch.full((n,k), -torch.inf),torch.zeros(n, k, dtype=torch.int64),torch.zeros(n, dtype=torch.int64)
+    value,col = torch.full((n,k), -torch.inf),torch.zeros(n, k, dtype=torch.int64)
+    have = torch.zeros(n, dtype=torch.int64)                                # how many of each row are found
     for first,s in blocks:
         if kernel: bad = kernel.best(s.numpy(), first, value.numpy(), col.numpy(), have.numpy())
         else:
