@@ -22,9 +22,10 @@ def below(row, v):
 
 # %% ../../nbs/kernels/09_order.ipynb #82d20ae3
 @njit(**CALLED)
-def user_auc(scores, ends, items, out):
-    "AUC of each row of `scores` (n,m), item 1 first: held-out items of row r are `items[ends[r]:ends[r+1]]`"
+def user_auc(scores, ends, items, out, few):
+    "AUC of rows of `scores` (n,m), item 1 first, with up to `few` held-out items: `items[ends[r]:ends[r+1]]`"
     for r in range(len(out)):
+        if ends[r+1]-ends[r]>few: continue
         row,mine = scores[r],items[ends[r]:ends[r+1]]
         n,total = np.int64(0),0.
         gone = below(row, -np.inf)[1]
@@ -59,24 +60,25 @@ def _insert(value, col, have, v, j):
 
 # %% ../../nbs/kernels/09_order.ipynb #5c17a004
 @njit(**INNER)
-def _best_of_row(row, value, col):
-    k,have,low = len(value),0,np.float32(-np.inf)
+def _best_of_row(row, first, value, col, have):
+    "Go on with a row whose next scores are those of column `first` and on; how many were found, -1 for no number"
+    k,low = len(value),value[-1]
     for o in range(0, len(row), _WIDTH):
         part = row[o:o+_WIDTH]
         if len(part)==_WIDTH and not _any_above(part, low): continue
         for j in range(len(part)):
             v = part[j]
             if v<=low: continue
-            if not v<np.inf: return False
-            _insert(value, col, have, v, o+j)
+            if not v<np.inf: return -1
+            _insert(value, col, have, v, first+o+j)
             have = min(have+1, k)
             if have==k: low = value[k-1]
-    value[have:],col[have:] = -np.inf,0
-    return True
+    return have
 
 @njit(**CALLED)
-def best(scores, value, col):
-    "The highest of each row of `scores` (n,m) and their columns, (n,k) each; the first row with nan or inf, or -1"
+def best(scores, first, value, col, have):
+    "The highest so far of each row and their columns, from `-inf` on, (n,k) each; the first row with nan or inf, or -1"
     for r in range(len(scores)):
-        if not _best_of_row(scores[r], value[r], col[r]): return r
+        have[r] = _best_of_row(scores[r], first, value[r], col[r], have[r])
+        if have[r]<0: return r
     return -1

@@ -122,13 +122,16 @@ def nearest_items(
     m:csr_matrix, # 1 for each pair that has met, (n_users,n_items)
     k:int, # Neighbors of each item
     shrink:float=0., # What is added to the product of both lengths
+    power:float=.5, # Power of an item's count that is its length; the other item always has the root of its count
+    user_power:float=0., # Power of the count of a user that what they have met is divided by
 )->csr_matrix: # (n_items,n_items) float32, a row per item
     "The items with the largest cosine similarity"
-    both = (m.T@m).tocoo()
-    length = np.sqrt(np.asarray(m.sum(0))[0])
+    count,n = (np.asarray(m.sum(o)).ravel() for o in (0,1))
+    weighted = m.multiply(np.maximum(n, 1)[:,None]**-user_power).tocsr()
+    both = (weighted.T@m).tocoo()
     keep = both.row!=both.col
     a,b,together = both.row[keep],both.col[keep],both.data[keep]
-    similarity = (together/(length[a]*length[b]+shrink)).astype(np.float32)
+    similarity = (together/(count[a]**power*count[b]**.5+shrink)).astype(np.float32)
     return top_columns(csr_matrix((similarity, (a,b)), shape=both.shape), k)
 
 # %% ../../nbs/models/08_neighbors.ipynb #db2fdddf
@@ -139,11 +142,14 @@ class ItemKNN(HistoryModel):
         n_items:int, # Rows of items, `#na#` included
         k:int=100, # Neighbors of each item
         shrink:float=50., # What is added to the product of both lengths
+        power:float=.5, # Of the count of the item that is scored; less than .5 favors popular items
+        user_power:float=0., # More than 0 lets users who have met little count more
     ):
         super().__init__(n_users, n_items)
         self.k,self.shrink = check_int('k', k),check_number('shrink', shrink, low=0)
+        self.power,self.user_power = check_number('power', power, low=0),check_number('user_power', user_power, low=0)
 
-    def solve_weights(self, m): return nearest_items(m, self.k, self.shrink).T.tocsr()
+    def solve_weights(self, m): return nearest_items(m, self.k, self.shrink, self.power, self.user_power).T.tocsr()
 
 # %% ../../nbs/models/08_neighbors.ipynb #1ce93933
 class SLIM(HistoryModel):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTS', 'SCORERS', 'Scorer', 'DotScorer', 'NetScorer', 'net_scorer', 'add_columns', 'ModelScorer', 'HistoryScorer',
            'met_items', 'z_scores', 'EnsembleScorer', 'load_scorer', 'scorers_agree', 'topk', 'exact_scores',
-           'no_numbers', 'top_items', 'one_thread_each', 'best_columns', 'scored_block', 'ranked_lists']
+           'no_numbers', 'top_items', 'one_thread_each', 'best_columns', 'ranked_lists']
 
 # %% ../../nbs/recommend/01_scorers.ipynb #541b2028
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from ..ranking import auc_scores
 class Scorer:
     "What a recommender asks of a model; rows of users and items are int64, and row 0 is the unknown one"
     kind = None # Name in a saved recommender
-    concurrent = True # May several threads ask at once?
+    concurrent,slices = True,False # May several threads ask at once? May the items of `block` be a slice?
     def __init__(self,
         link:Link=Link(), # From scores to ratings
         vectors:tuple=(None,None), # Vectors of users and of items, for similarity, (n,k) each
@@ -91,7 +91,7 @@ class _DotModule(torch.nn.Module):
 # %% ../../nbs/recommend/01_scorers.ipynb #54dfd843
 class DotScorer(Scorer):
     "Scores that are dot products of vectors plus biases, as one matrix product"
-    kind = 'dot'
+    kind,slices = 'dot',True
     def __init__(self,
         users:Factors, # Vectors and biases of users
         items:Factors, # Vectors and biases of items
@@ -374,7 +374,8 @@ class EnsembleScorer(Scorer):
         weights:list, # One number each
         n_items:int, # Rows of items, the unknown one included
     ):
-        super().__init__()
+        vectors = [[o.vectors(k) for o in scorers] for k in (0,1)]
+        super().__init__(vectors=[next((v for v in o if v is not None), None) for o in vectors])
         self.scorers,self.weights,self.n_items = list(scorers),[float(o) for o in weights],n_items
 
     def block(self, u, i=None, out=None):
@@ -388,7 +389,7 @@ class EnsembleScorer(Scorer):
         return self.block(rows, torch.arange(self.n_items))[at,i].double()
 
     def state(self):
-        info,tensors = super().state()
+        info,tensors = super().state()[0],{}
         parts = [o.state() for o in self.scorers]
         info.update(parts=[o for o,_ in parts], weights=self.weights, n_items=self.n_items)
         tensors.update({f'part{k}.{name}':v for k,(_,part) in enumerate(parts) for name,v in part.items()})
@@ -532,41 +533,64 @@ def one_thread_each():
     finally: torch.set_num_threads(n)
 
 def best_columns(
-    s:torch.Tensor, # Scores, (n,m) float32
-    k:int, # How many of each row, at most m
+    blocks, # First column and scores (n,w) float32 of each block of columns, in order
+    k:int, # How many of each row
     u:torch.Tensor, # Rows of users, for the error, (n,) int64
-)->tuple: # The largest of each row and their columns, from high to low, (n,k) each
-    "`topk` in a compiled loop, where there is one; ValueError for scores that aren't numbers"
-    if not (kernel := load_kernels('order')): value,col = topk(s, k)
-    else:
-        value,col = torch.empty(len(s), k),torch.empty(len(s), k, dtype=torch.int64)
-        if (bad := kernel.best(s.numpy(), value.numpy(), col.numpy()))>=0: raise no_numbers(u[bad:])
-    if (bad := (value.isnan()|(value==torch.inf)).any(1)).any(): raise no_numbers(u[bad])
+)->tuple: # The largest of each row and their columns, from high to low, (n,k) each; -inf where there are fewer
+    "The best of rows that come in blocks of columns; ValueError for scores that aren't numbers"
+    kernel,n = load_kernels('order'),len(u)
+    value,col = torch.full((n,k), -torch.inf),torch.zeros(n, k, dtype=torch.int64)
+    have = torch.zeros(n, dtype=torch.int64)                                # how many of each row are found
+    for first,s in blocks:
+        if kernel: bad = kernel.best(s.numpy(), first, value.numpy(), col.numpy(), have.numpy())
+        else:
+            v,c = topk(s, min(k, s.shape[1]))
+            wrong = (v.isnan()|(v==torch.inf)).any(1).nonzero()[:,0]
+            bad = int(wrong[0]) if len(wrong) else -1
+            value,at = torch.cat([value,v], 1).topk(k)
+            col = torch.cat([col,c+first], 1).gather(1, at)
+        if bad>=0: raise no_numbers(u[bad:])
     return value,col
 
 # %% ../../nbs/recommend/01_scorers.ipynb #5a17f004
-def scored_block(
-    scorer:Scorer, # Where scores come from
-    u:torch.Tensor, # Rows of users, (n,) int64
-    out:torch.Tensor, # Where to write, (n+,n_items-1) float32
-    seen:tuple|None=None, # As in `top_items`
-)->tuple: # Scores (n,n_items-1), and rows and columns of what was seen
-    "The scores of some users for all items, without what they have seen"
-    s,rows,cols = scorer.block(u, None, out=out[:len(u)]),u[:0],u[:0]
-    if seen is not None: rows,cols = _chunk_seen(seen, u, torch.arange(-1, out.shape[1]))
+_TILE = 1024 # items
+
+def _tiles(scorer, u, seen, n, out):
+    "First columns and blocks of scores of some users, in memory that is used again; where what was seen is"
+    rows,cols = (u[:0],u[:0]) if seen is None else _chunk_seen(seen, u, torch.arange(-1, n))
+    order = (cols//_TILE).argsort(stable=True)
+    rows,cols = rows[order],cols[order]
+    def blocks():
+        ends = torch.searchsorted(cols//_TILE, torch.arange(-(-n//_TILE)+1)).tolist()
+        for o,a,b in zip(range(0, n, _TILE), ends, ends[1:]):
+            w = min(_TILE, n-o)
+            s = scorer.block(u, slice(o+1, o+1+w), out=out[:len(u)*w].view(len(u), w))
+            s[rows[a:b],cols[a:b]-o] = -torch.inf
+            yield o,s
+    return blocks(),rows,cols
+
+def _whole(scorer, u, seen, n, out):
+    "The same as `_tiles`, with all items in one block"
+    s,rows,cols = scorer.block(u, None, out=out[:len(u)*n].view(len(u), n)),u[:0],u[:0]
+    if seen is not None: rows,cols = _chunk_seen(seen, u, torch.arange(-1, n))
     s[rows,cols] = -torch.inf
     return s,rows,cols
 
-def _rank(scorer, u, k, seen, held, out):
+# %% ../../nbs/recommend/01_scorers.ipynb #5a17f005
+def _rank(scorer, u, k, seen, held, n, out):
     "Lists (n,k) of some users, and their AUC, (n,), if `held` says what they should find"
-    s,rows,cols = scored_block(scorer, u, out, seen)
-    auc = None if held is None else auc_scores(s.numpy(), held)
-    m = s.shape[1]
-    value,col = best_columns(s, min(k+_SPARE, m), u)
-    item,fine = _refined(scorer, u, None, torch.arange(1, m+1), k, value, col, rows, cols)
+    auc = None
+    if held is None and scorer.slices: blocks,rows,cols = _tiles(scorer, u, seen, n, out)
+    else:
+        s,rows,cols = _whole(scorer, u, seen, n, out)
+        if held is not None: auc = auc_scores(s.numpy(), held)
+        blocks = [(0,s)]
+    value,col = best_columns(blocks, min(k+_SPARE, n), u)
+    item,fine = _refined(scorer, u, None, torch.arange(1, n+1), k, value, col, rows, cols)
     return torch.where(fine.isinf(), 0, item).numpy(),auc
 
-# %% ../../nbs/recommend/01_scorers.ipynb #5a17f005
+def _alone(): torch.set_num_threads(1)   # OpenMP counts for each thread by itself
+
 def ranked_lists(
     scorer:Scorer, # Where scores come from
     u:torch.Tensor, # Rows of users, (n,) int64
@@ -577,15 +601,14 @@ def ranked_lists(
 )->tuple: # Rows of items (n,k) int64, 0 where a list is shorter; and AUC (n,), None without `held`
     "The items with the highest scores of each user, and how well all items are in order"
     if not 1<=k<n_items: raise ValueError(f'k is {k}, but there are {n_items-1:,} items; lower k')
-    size = max(16, 2**22//n_items)
-    parts,buffers = [slice(o, o+size) for o in range(0, len(u), size)],[]
+    n,tiled = n_items-1,held is None and scorer.slices
+    size,buffers = 256 if tiled else max(16, 2**22//n),[]
     def work(at):
-        out = buffers.pop() if buffers else torch.empty(min(size, len(u)), n_items-1)
-        try: return _rank(scorer, u[at], k, seen, None if held is None else held[at], out)
+        out = buffers.pop() if buffers else torch.empty(size*(min(_TILE, n) if tiled else n))
+        try: return _rank(scorer, u[at], k, seen, None if held is None else held[at], n, out)
         finally: buffers.append(out)
-    with one_thread_each() as n, ThreadPoolExecutor(n if scorer.concurrent else 1, initializer=_alone) as pool:
+    parts = [slice(o, o+size) for o in range(0, len(u), size)]
+    with one_thread_each() as threads, ThreadPoolExecutor(threads*scorer.concurrent or 1, initializer=_alone) as pool:
         done = list(pool.map(work, parts))
     lists,aucs = ([o[j] for o in done] for j in (0,1))
     return np.concatenate([np.zeros((0,k), np.int64), *lists]),None if held is None else np.concatenate([[], *aucs])
-
-def _alone(): torch.set_num_threads(1)   # OpenMP counts for each thread by itself

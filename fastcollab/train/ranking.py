@@ -6,7 +6,8 @@
 __all__ = ['RankedPart', 'ranked_part', 'FullRanking', 'RankingMetric', 'Recall', 'Precision', 'HitRate', 'NDCG', 'MAP', 'MRR',
            'AUC', 'Coverage', 'ExposureGini', 'item_vectors', 'Novelty', 'PopularityLift', 'Diversity']
 
-# %% ../../nbs/train/03_ranking.ipynb #a6cfb1b3
+# %% ../../nbs/train/03_ranking.ipynb #8cb41bd1
+from copy import deepcopy
 from typing import NamedTuple
 
 from scipy.sparse import csr_matrix
@@ -52,7 +53,7 @@ def ranked_part(
     pairs = rows,ids[keep,1],None if values is None else values[keep,0]
     return RankedPart(users.astype(np.int64), pairs, None if same else seen, train_ds.n_items)
 
-# %% ../../nbs/train/03_ranking.ipynb #671cfdff
+# %% ../../nbs/train/03_ranking.ipynb #67b0ffb7
 class FullRanking:
     "All items, ranked once per validation for all metrics that ask"
     def __init__(self,
@@ -93,9 +94,11 @@ class FullRanking:
     def train_ds(self): return self.learn.dls.train_ds
     @property
     def scorer(self):
-        "The scores of the model as it is now"
+        "The scores of the model as it is now, on the CPU"
         if self._scorer is None:
-            with reading(self.learn.model): self._scorer = collab_model(self.learn.model, self.train_ds).scorer()
+            model = self.learn.model
+            if any(o.device.type!='cpu' for o in model.parameters()): model = deepcopy(model).cpu()
+            with reading(model): self._scorer = collab_model(model, self.train_ds).scorer()
         return self._scorer
     @property
     def _args(self):

@@ -4,9 +4,9 @@ from fastai.callback.tracker import SaveModelCallback
 from scipy.sparse import csr_matrix
 
 from fastai.learner import load_learner
-from fastcollab.all import (AUC, BPRLoss, ColdItemSplitter, ColdUserSplitter, CollabDataLoaders, Coverage, Diversity, EASE,
-    ExposureGini, HitRate, ItemKNN, MAP, MRR, NDCG, Novelty, Popular,
-    PopularityLift, Precision, Recall, UserStratifiedSplitter, auc_scores, collab_learner, evaluate, rmse)
+from fastcollab.all import (AUC, BPRLoss, ColdItemSplitter, ColdUserSplitter, CollabDataLoaders, Coverage, Diversity,
+    EASE, ExposureGini, HitRate, ItemKNN, MAP, MRR, NDCG, Novelty, Popular, PopularityLift, Precision, Recall,
+    UserStratifiedSplitter, auc_scores, collab_learner, evaluate, rmse)
 from fastcollab.train.ranking import ranked_part
 
 @pytest.fixture
