@@ -5,7 +5,7 @@ from typing import Callable, NamedTuple
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, EASE, HybridMF, HybridNN,
-    ItemKNN, LeadEnsemble, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, Recommender, SLIM, SVDPlusPlus,
+    ItemKNN, LeadEnsemble, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, RankEnsemble, Recommender, SLIM, SVDPlusPlus,
     WeightedEnsemble, collab_learner, collab_model, create_params, rmse, synthetic_ratings)
 from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
@@ -74,10 +74,14 @@ def solved(cls, **args):
         return res
     return make
 
+def ranked_by(dls, **kwargs):
+    "A mix of two rankers"
+    return RankEnsemble([solved(EASE, reg=5.)(dls), solved(Popular)(dls)], [.7,.3])
+
 class Entry(NamedTuple):
     "A model of the suite, and what it can do"
     make:Callable|type        # Class with `from_dls`, or a function of loaders and arguments
-    kind:str                  # How its scorer computes: 'dot', 'net', 'history' or 'model'
+    kind:str                  # How its scorer computes: 'dot', 'net', 'history', 'ensemble' or 'model'
     args:dict = {}            # Further arguments
     features:bool = False     # Does it read features?
     times:bool = False        # Does it read times?
@@ -117,6 +121,7 @@ ZOO = dict(
     ItemKNN=Entry(solved(ItemKNN, k=5), 'history', vectors=False, additive=True, closed=True),
     EASE=Entry(solved(EASE, reg=5.), 'history', vectors=False, additive=True, closed=True),
     SLIM=Entry(solved(SLIM, l1=.1, l2=5.), 'history', vectors=False, additive=True, closed=True),
+    RankEnsemble=Entry(ranked_by, 'ensemble', vectors=False, additive=True, closed=True),
     Flat=Entry(Flat, 'model', vectors=False, foreign=True),
     Params=Entry(Params, 'model', vectors=False, foreign=True),
     Features=Entry(Features, 'model', features=True, vectors=False, foreign=True),

@@ -374,7 +374,8 @@ class EnsembleScorer(Scorer):
         weights:list, # One number each
         n_items:int, # Rows of items, the unknown one included
     ):
-        super().__init__()
+        vectors = [[o.vectors(k) for o in scorers] for k in (0,1)]
+        super().__init__(vectors=[next((v for v in o if v is not None), None) for o in vectors])
         self.scorers,self.weights,self.n_items = list(scorers),[float(o) for o in weights],n_items
 
     def block(self, u, i=None, out=None):
@@ -388,7 +389,7 @@ class EnsembleScorer(Scorer):
         return self.block(rows, torch.arange(self.n_items))[at,i].double()
 
     def state(self):
-        info,tensors = super().state()
+        info,tensors = super().state()[0],{}
         parts = [o.state() for o in self.scorers]
         info.update(parts=[o for o,_ in parts], weights=self.weights, n_items=self.n_items)
         tensors.update({f'part{k}.{name}':v for k,(_,part) in enumerate(parts) for name,v in part.items()})

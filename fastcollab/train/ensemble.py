@@ -9,9 +9,9 @@ __all__ = ['check_same_ratings', 'validation_weights', 'ensemble']
 from fastai.tabular.all import *
 from ..losses import rating_loss
 from ..models.base import collab_model
-from ..models.ensemble import WeightedEnsemble
+from ..models.ensemble import RankEnsemble,WeightedEnsemble
 from .choice import ensemble_weights
-from .learner import CollabLearner
+from .learner import CollabLearner,new_learner
 
 # %% ../../nbs/train/08_ensemble.ipynb #24b3499f
 def check_same_ratings(
@@ -39,13 +39,16 @@ def validation_weights(
 
 def ensemble(
     learners:list, # Learners of the same ratings: their loaders have the same users, items and features
-    weights:list|None=None, # One each; found on the validation part of the first if None
+    weights:list|None=None, # One each; for ratings found on the validation part if None, for clicks 1
 )->CollabLearner:
-    "A learner that predicts the weighted mean of the predictions of several"
+    "A learner that predicts the weighted mean of several; for clicks, whose lists come from the sum of their z-scores"
     if not 2<=len(learners)<=12: raise ValueError(f'{len(learners)} learners; an ensemble takes 2 to 12')
     check_same_ratings(learners)
-    if weights is None: weights = validation_weights(learners)
+    first,models = learners[0],[collab_model(o.model, o.dls.train_ds) for o in learners]
+    clicks = first.dls.train_ds.implicit
+    if weights is None: weights = [1]*len(models) if clicks else validation_weights(learners)
     if len(weights)!=len(learners): raise ValueError(f'{len(weights)} weights for {len(learners)} learners')
-    first,acts = learners[0],[rating_loss(o.loss_func).activation for o in learners]
-    model = WeightedEnsemble([collab_model(o.model, o.dls.train_ds) for o in learners], weights, acts)
+    acts = [rating_loss(o.loss_func).activation for o in learners]
+    if clicks: return new_learner(first.dls, RankEnsemble(models, weights), 0, loss_func=first.loss_func, metrics=first.metrics)
+    model = WeightedEnsemble(models, weights, acts)
     return CollabLearner(first.dls, model, metrics=first.metrics, opt_func=first.opt_func)

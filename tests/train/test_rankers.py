@@ -1,0 +1,82 @@
+"`arch='auto'` for clicks: never below the baselines on what it hides, mixes that can be saved, and nothing outside seen"
+import numpy as np, pytest, torch
+from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, NDCG, RankEnsemble, Recommender, collab_learner
+from fastcollab.all import ensemble, load_learner, synthetic_ratings
+from fastcollab.train.rankers import Ranker, RankerChoice, Trial, choose_rankers, fit_ranker, fit_rankers, mix, search
+
+CLICKS = synthetic_ratings(150, 60, 3000, seed=5)[['userId','movieId']]
+def loaders(**kwargs): return CollabDataLoaders.from_interactions(CLICKS, **{**dict(seed=1, bs=64), **kwargs})
+
+@pytest.fixture(scope='module')
+def learn():
+    res = collab_learner(loaders(), arch='auto', metrics=NDCG(10))
+    with res.no_logging(): res.fit_auto()
+    return res
+
+def test_never_below_the_baselines_on_what_is_hidden(learn):
+    values = learn.auto_choice.ndcg
+    assert values['mix']>=max(v for k,v in values.items() if k!='mix')-1e-9
+    assert {'popular','itemknn'}<=set(values) and 'fitting' in str(learn.auto_choice)
+    assert learn.validate()[1]>0
+
+def test_the_choice_looks_at_the_training_part_only():
+    "Other held-out rows don't change it"
+    rows = np.random.default_rng(0).permutation(len(CLICKS))
+    a,b = (choose_rankers(loaders(splits=(np.sort(rows[:2000]), np.sort(o)))) for o in (rows[2000:2400],rows[2400:]))
+    assert a.ndcg==b.ndcg and str(a)==str(b)
+
+def test_lists_of_a_mix_are_saved(tmp_path):
+    dls = loaders()
+    rankers = [Ranker('als', dict(n_factors=8, reg=10.)),Ranker('ease', dict(reg=50.)),Ranker('popular')]
+    learn = collab_learner(dls, arch=fit_rankers(RankerChoice(rankers, [1.,.5,.1], {}), dls))
+    assert isinstance(learn.model, RankEnsemble)
+    rec = learn.recommender()
+    rec.save(tmp_path/'rec')
+    top = rec.recommend(k=5)
+    assert Recommender.load(tmp_path/'rec').recommend(k=5).equals(top)
+    assert np.allclose(learn.predict(top.user, top.item), top.score, atol=1e-4)
+    assert len(rec.similar_items(CLICKS.movieId.iloc[0], 3))==3
+    learn.export(tmp_path/'l.pkl')
+    assert load_learner(tmp_path/'l.pkl').recommend(k=5).item.equals(top.item)
+    with pytest.raises(TypeError, match='dot products'): rec.fold_in(CLICKS.head(2).assign(userId=999))
+
+def test_scores_of_a_mix_by_hand():
+    dls = loaders()
+    models = [fit_ranker(o, dls) for o in (Ranker('als', dict(n_factors=8, reg=10.)),Ranker('ease'))]
+    u = torch.tensor([1,5])
+    def z(m):
+        s = m.predictions(u).detach()[:,1:]
+        return (s-s.mean(1, keepdim=True))/s.std(1, correction=0, keepdim=True)
+    got = RankEnsemble(models, [1,.5]).scorer().block(u)
+    assert torch.allclose(got, z(models[0])+.5*z(models[1]), atol=1e-4)
+
+def test_search_and_mix_by_hand():
+    "The peak of a parabola; and two rankers that are right about different users"
+    best = search(Ranker('als', dict(reg=4.)), dict(reg=(.5,2.,3.)), lambda o: -(o.config['reg']-9)**2)
+    assert best.config['reg']==8
+    a,b = torch.tensor([[1.,0],[0,0]]),torch.tensor([[0.,0],[0,1]])
+    right = torch.tensor([[1.,0],[0,1]])
+    weights = mix(dict(a=a, b=b), lambda s: 1-(s-right).abs().mean().item())
+    assert set(weights)=={'a','b'}
+
+def test_a_budget_ends_the_search_early_and_callbacks_are_refused():
+    choice = choose_rankers(loaders(), seconds=0)
+    assert list(choice.ndcg)==['popular','mix']
+    learn = collab_learner(loaders(), arch='auto')
+    with pytest.raises(ValueError, match='nothing to see'): learn.fit_auto(cbs=[object()])
+
+def test_hidden_parts_are_left_out_of_training():
+    dls = loaders()
+    for part in Trial(dls).parts:
+        hidden = set(zip(part.users[part.held.nonzero()[0]].tolist(), part.held.nonzero()[1].tolist()))
+        assert not hidden & set(map(tuple, part.dls.train_ds.store.ids().tolist())) and len(hidden)>100
+
+def test_ensemble_of_learners_of_clicks():
+    dls = loaders()
+    learners = [collab_learner(dls, arch=o, metrics=NDCG(10)) for o in (EASE,ItemKNN)]
+    for o in learners:
+        with o.no_bar(), o.no_logging(): o.fit(1)
+    mixed = ensemble(learners)
+    assert mixed.model.weights.tolist()==[1,1] and mixed.validate()[1]>0
+    one = ensemble(learners, [1,0]).recommend(k=3)
+    assert one.item.equals(learners[0].recommend(k=3).item)
