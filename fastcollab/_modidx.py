@@ -728,6 +728,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'fastcollab/evaluate/protocol.py'),
                                               'fastcollab.evaluate.protocol.rank_table': ( 'evaluate/protocol.html#rank_table',
                                                                                            'fastcollab/evaluate/protocol.py'),
+                                              'fastcollab.evaluate.protocol.sampled_lists': ( 'evaluate/protocol.html#sampled_lists',
+                                                                                              'fastcollab/evaluate/protocol.py'),
                                               'fastcollab.evaluate.protocol.test_pairs': ( 'evaluate/protocol.html#test_pairs',
                                                                                            'fastcollab/evaluate/protocol.py'),
                                               'fastcollab.evaluate.protocol.training_matrix': ( 'evaluate/protocol.html#training_matrix',
