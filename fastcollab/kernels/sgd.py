@@ -6,7 +6,7 @@
 __all__ = ['BLOCKS', 'PAIRS_AHEAD', 'SOME', 'DRAWS', 'sort_pairs', 'row_gap', 'row_step', 'prefetch_three', 'draw_block',
            'bpr_block', 'warp_block', 'sgd_epoch']
 
-# %% ../../nbs/kernels/06_sgd.ipynb #288059e9
+# %% ../../nbs/kernels/06_sgd.ipynb #9a4fdc6f
 import math
 
 import numpy as np
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from .jit import CALLED,INLINE,INNER
 from .mf import sigmoid
-from .negatives import GOLDEN,bit_of,has_bit,is_known,listed,mixed,next_bits,shifted
+from .negatives import GOLDEN,bit_of,has_bit,listed,mixed,next_bits,shifted
 from .rows import LANES,block_type,read_block,repeat_number,row_blocks,write_block
 from .threads import prefetch,wait
 
@@ -159,7 +159,7 @@ def bpr_block(U, M, bias, known, u, i, w, start, stop, seed, items, rates, neg):
             row_step(U, a, M, p, q, keep, s)
     return total-math.log(prod),done
 
-# %% ../../nbs/kernels/06_sgd.ipynb #524d409a
+# %% ../../nbs/kernels/06_sgd.ipynb #9f5d18f1
 @njit(**INNER)
 def warp_block(U, M, bias, known, u, i, w, start, stop, seed, items, rates, table):
     "Steps of WARP for the interactions `start` to `stop`; returns the sum of their losses, and how many there were"
@@ -170,7 +170,7 @@ def warp_block(U, M, bias, known, u, i, w, start, stop, seed, items, rates, tabl
         for k in range(len(table)):
             q = np.int64(items[(shifted(z, 32)*n)>>32])
             z = next_bits(z)
-            if is_known(ends, listed_items, bits, n_items, shared, a, q): continue
+            if has_bit(ends, bits, n_items, shared, a, q) and (not shared or listed(ends, listed_items, a, q)): continue
             gap = one-bias[p]+bias[q]-row_gap(U, a, M, p, q)
             if gap>0:
                 s = lr*table[k]*w[r] if len(w) else lr*table[k]
