@@ -1350,6 +1350,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastcollab.kernels.sgd._three': ('kernels/sgd.html#_three', 'fastcollab/kernels/sgd.py'),
                                         'fastcollab.kernels.sgd.bpr_block': ('kernels/sgd.html#bpr_block', 'fastcollab/kernels/sgd.py'),
                                         'fastcollab.kernels.sgd.draw_block': ('kernels/sgd.html#draw_block', 'fastcollab/kernels/sgd.py'),
+                                        'fastcollab.kernels.sgd.prefetch_three': ( 'kernels/sgd.html#prefetch_three',
+                                                                                   'fastcollab/kernels/sgd.py'),
                                         'fastcollab.kernels.sgd.row_gap': ('kernels/sgd.html#row_gap', 'fastcollab/kernels/sgd.py'),
                                         'fastcollab.kernels.sgd.row_step': ('kernels/sgd.html#row_step', 'fastcollab/kernels/sgd.py'),
                                         'fastcollab.kernels.sgd.sgd_epoch': ('kernels/sgd.html#sgd_epoch', 'fastcollab/kernels/sgd.py'),
