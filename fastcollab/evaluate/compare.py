@@ -90,7 +90,7 @@ class Comparison:
     def __repr__(self): return self.differences().round(4).to_string()
     def _repr_html_(self): return self.differences().round(4).to_html()
 
-# %% ../../nbs/evaluate/01_compare.ipynb #8fe32b32
+# %% ../../nbs/evaluate/01_compare.ipynb #e2e183bc
 def compare(
     models:dict, # By name: `CollabLearner`, `Recommender`, or a table of lists
     test:pd.DataFrame, # Held-out rows, in the columns of training
@@ -109,7 +109,7 @@ def compare(
     ks,style,tables,totals = check_lengths(k),check_choice('style', style, STYLES),{},{}
     for name,model in models.items():
         own = kwargs if is_table(model) else {}
-        ranked = rank_any(model, test, ks, min_rating, auc, **own)
+        ranked = rank_any(model, test, ks, min_rating, auc, None, **own)
         tables[name],totals[name] = user_metrics(ranked, ks, style),list_metrics(ranked, ks)
     metric = metric or f'ndcg@{ks[0]}'
     for t in tables.values(): check_choice('metric', metric, list(t))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RankedTest', 'test_pairs', 'known_users', 'drop_leaks', 'category_vectors', 'training_matrix', 'rank_recommender',
-           'list_rows', 'rank_table', 'user_metrics', 'list_metrics', 'draw_counts', 'bootstrap_means', 'check_lengths',
-           'is_table', 'rank_any', 'evaluate', 'interval_ends']
+           'sampled_lists', 'list_rows', 'rank_table', 'user_metrics', 'list_metrics', 'draw_counts', 'bootstrap_means',
+           'check_lengths', 'is_table', 'rank_any', 'evaluate', 'interval_ends']
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #8845d189
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +126,29 @@ def rank_recommender(
     lists,aucs = ranked_lists(rec.scorer, *args, held if auc else None)
     return RankedTest(rec.ids[0][users-1], lists, held, rec.n_items, unknown, aucs, seen[users], seen.getnnz(axis=0),
         rec.n_users-1, category_vectors(rec, by))
+
+# %% ../../nbs/evaluate/00_protocol.ipynb #b7ada58a
+def sampled_lists(
+    rec:Recommender, # What makes the lists
+    users:np.ndarray, # Rows of users, (n,)
+    held:csr_matrix, # What they should find, (n,n_items+)
+    seen:csr_matrix, # What all users have in training, (n_users,n_items)
+    k:int, # Length of the lists
+    n_sampled:int, # Items to rank among, for each user, that are neither held out nor seen
+    seed:int=0, # Of the sample
+)->np.ndarray: # Rows of items, (n,k) int64; 0 behind the end of a list
+    "Lists out of held-out items and a sample of others"
+    res = np.zeros((len(users),k), np.int64)
+    for r,u in enumerate(users.tolist()):
+        mine,free = held.indices[held.indptr[r]:held.indptr[r+1]],np.ones(rec.n_items, bool)
+        mine = mine[mine<rec.n_items]
+        free[0] = free[mine] = free[seen.indices[seen.indptr[u]:seen.indptr[u+1]]] = False
+        others,rng = np.flatnonzero(free),np.random.default_rng((seed,u))
+        items = np.sort(np.append(mine, rng.choice(others, min(n_sampled, len(others)), replace=False)))
+        scores = rec.scorer.pairs(torch.tensor([u]), torch.from_numpy(items).long()).numpy()
+        best = items[np.argsort(-scores, kind='stable')[:k]]
+        res[r,:len(best)] = best
+    return res
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #551acefe
 def list_rows(
@@ -258,7 +281,7 @@ def bootstrap_means(
     with ThreadPoolExecutor(torch.get_num_threads()) as pool: list(pool.map(work, range(0, n_boot, 25)))
     return res
 
-# %% ../../nbs/evaluate/00_protocol.ipynb #6a941027
+# %% ../../nbs/evaluate/00_protocol.ipynb #ff8f2f03
 def check_lengths(
     k, # A length, or several
     n_items:int|None=None, # Items to choose from; None if that isn't known
@@ -280,18 +303,26 @@ def rank_any(
     ks:tuple, # Lengths of the lists
     min_rating:float|None=None, # Lowest rating that counts; all rows if None
     auc:bool=True, # Measure AUC where all scores are known?
+    sample:tuple|None=None, # How many items to rank among, and the seed; all items if None
     train:pd.DataFrame|None=None, # For a table of lists: what they were made from
     names:tuple=(None,None,None), # For a table of lists: columns of users, items and ratings in `test` and `train`
 )->RankedTest:
     "The lists of anything that makes some"
     if isinstance(model, CollabLearner): model = model.recommender()
     if is_table(model):
+        if sample is not None: raise ValueError('n_sampled needs scores of all items; a table of lists has none')
         lists = check_frame('model', model, ['user','item'])
         return rank_table(lists, test, check_lengths(ks)[-1], names, min_rating, train)
     if train is not None: raise ValueError('train is for a table of lists; a recommender has its own history')
-    return rank_recommender(model, test, check_lengths(ks, model.n_items-1)[-1], min_rating, auc)
+    k = check_lengths(ks, model.n_items-1)[-1]
+    if sample is None: return rank_recommender(model, test, k, min_rating, auc)
+    check_int('n_sampled', sample[0], low=k, what='items')
+    ranked,seen = rank_recommender(model, test, 1, min_rating, False),training_matrix(model)
+    rows = model.ids[0].get_indexer(ranked.users)+1
+    lists = sampled_lists(model, rows, ranked.held, seen, k, *sample)
+    return RankedTest(ranked.users, lists, ranked.held, ranked.n_items, ranked.unknown)
 
-# %% ../../nbs/evaluate/00_protocol.ipynb #0052ef5f
+# %% ../../nbs/evaluate/00_protocol.ipynb #a0132f55
 def evaluate(
     model, # `CollabLearner`, `Recommender`, or a table of lists: `user`, `item`, best first or with `rank`
     test:pd.DataFrame, # Held-out rows, in the columns of training
@@ -302,18 +333,21 @@ def evaluate(
     n_boot:int=1000, # Draws of the bootstrap; 0 for no intervals
     interval:float=.95, # Share of the draws within an interval
     seed:int=0, # Of the draws
+    n_sampled:int|None=None, # Rank held-out items among so many random ones only, see `sampled_lists`; all if None
     **kwargs # For a table of lists: `train`, and `names` of the columns of users, items and ratings
 )->pd.DataFrame: # One row: `users`, `unknown_users`, and each metric, with `_low` and `_high`
     "Every metric of the lists of test users, with bootstrap intervals over users"
     ks,style = check_lengths(k),check_choice('style', style, STYLES)
-    ranked = rank_any(model, test, ks, min_rating, auc, **kwargs)
+    sample = None if n_sampled is None else (n_sampled,check_seed(seed))
+    ranked = rank_any(model, test, ks, min_rating, auc, sample, **kwargs)
     values,n_boot = user_metrics(ranked, ks, style),check_int('n_boot', n_boot, 0)
     res = dict(users=len(ranked.users), unknown_users=len(ranked.unknown))
     low,high = interval_ends(bootstrap_means(values, n_boot, check_seed(seed)), interval) if n_boot else (None,None)
+    label = '' if sample is None else f' of {n_sampled} sampled'
     for j,name in enumerate(values):
-        res[name] = user_mean(values[name].to_numpy())
-        if n_boot: res[f'{name}_low'],res[f'{name}_high'] = low[j],high[j]
-    return pd.DataFrame([{**res, **list_metrics(ranked, ks)}])
+        res[name+label] = user_mean(values[name].to_numpy())
+        if n_boot: res[f'{name}{label}_low'],res[f'{name}{label}_high'] = low[j],high[j]
+    return pd.DataFrame([res if label else {**res, **list_metrics(ranked, ks)}])
 
 def interval_ends(
     draws:np.ndarray, # Means of the draws, (n_boot,m)

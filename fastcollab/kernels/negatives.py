@@ -44,40 +44,41 @@ def next_bits(z):
     z ^= shifted(z, 7)
     return z^(z<<17)
 
-# %% ../../nbs/kernels/05_negatives.ipynb #2fbafd0c
+# %% ../../nbs/kernels/05_negatives.ipynb #1a2ee2d0
 class Known(NamedTuple):
     "Which items each user has met"
     ends:np.ndarray # Items of user u are items[ends[u]:ends[u+1]], (n_users+1,) int64
     items:np.ndarray # Rising within each user, (n,) int32
     bits:np.ndarray # (words,) uint32
     n_items:int # Rows of items
-    drop:int # How many low bits of a mixed pair are left out; 0 where each pair has its own bit
+    shared:bool # Do items share bits?
 
-OWN_BITS = 2**28 # pairs that have a bit of their own: 32 MB
+OWN_BITS = 2**28 # most pairs that have a bit of their own: 32 MB
 
-# %% ../../nbs/kernels/05_negatives.ipynb #3151ac93
+# %% ../../nbs/kernels/05_negatives.ipynb #638a427c
 @njit(**INLINE)
-def bit_of(n_items, drop, u, i):
+def bit_of(ends, n_items, shared, u, i):
     "The number of the bit of a pair"
-    pair = np.int64(u)*n_items+i
-    return shifted(pair*GOLDEN, drop) if drop else pair
+    if not shared: return np.int64(u)*n_items+i
+    start = ends[u]<<4
+    return start+((shifted(np.int64(i)*GOLDEN, 32)*((ends[u+1]<<4)-start))>>32)
 
 @njit(**INLINE)
-def has_bit(bits, n_items, drop, u, i):
+def has_bit(ends, bits, n_items, shared, u, i):
     "Is the bit of a pair set?"
-    b = bit_of(n_items, drop, u, i)
+    b = bit_of(ends, n_items, shared, u, i)
     return (bits[b>>5]>>np.uint32(b&31))&np.uint32(1)!=0
 
 @njit(**CALLED)
 def set_bits(known):
     "Set the bits of all pairs"
-    ends,items,bits,n_items,drop = known
+    ends,items,bits,n_items,shared = known
     for u in range(len(ends)-1):
         for o in range(ends[u], ends[u+1]):
-            b = bit_of(n_items, drop, u, items[o])
+            b = bit_of(ends, n_items, shared, u, items[o])
             bits[b>>5] |= np.uint32(1)<<np.uint32(b&31)
 
-# %% ../../nbs/kernels/05_negatives.ipynb #0a39d62c
+# %% ../../nbs/kernels/05_negatives.ipynb #9d8ab474
 @njit(**INNER)
 def listed(ends, items, u, i):
     "Is item `i` among those of user `u`? By bisection"
@@ -90,9 +91,9 @@ def listed(ends, items, u, i):
     return lo<stop and items[lo]==i
 
 @njit(**INLINE)
-def is_known(ends, items, bits, n_items, drop, u, i):
+def is_known(ends, items, bits, n_items, shared, u, i):
     "Has user `u` met item `i`?"
-    return has_bit(bits, n_items, drop, u, i) and (drop==0 or listed(ends, items, u, i))
+    return has_bit(ends, bits, n_items, shared, u, i) and (not shared or listed(ends, items, u, i))
 
 def known_pairs(
     u:np.ndarray, # Row of each user, (n,)
@@ -102,12 +103,13 @@ def known_pairs(
     own_bits:int=OWN_BITS, # Most pairs that have a bit of their own
 )->Known: # Pairs that repeat count once
     "The table of what users have met"
-    pairs = np.unique(np.asarray(u, np.int64)*n_items+i)
+    pairs = np.sort(np.asarray(u, np.int64)*n_items+i)
+    pairs = pairs[np.r_[True,pairs[1:]!=pairs[:-1]]] if len(pairs) else pairs
     ends = np.searchsorted(pairs, np.arange(n_users+1, dtype=np.int64)*n_items)
     items = (pairs%n_items).astype(np.int32)
     own = n_users*n_items<=own_bits
-    size = n_users*n_items if own else 1<<max(10, int(len(pairs)*16).bit_length())
-    known = Known(ends, items, np.zeros(-(-size//32), np.uint32), n_items, 0 if own else 65-size.bit_length())
+    size = n_users*n_items if own else 16*len(pairs)
+    known = Known(ends, items, np.zeros(size//32+1, np.uint32), n_items, not own)
     set_bits(known)
     return known
 
@@ -134,24 +136,24 @@ def item_left(ends, items, n_items, u, z):
         k += 1
     return k
 
-# %% ../../nbs/kernels/05_negatives.ipynb #5e5dec3a
+# %% ../../nbs/kernels/05_negatives.ipynb #ebeba629
 @njit(**INNER)
 def negative_again(known, u, z, share, other):
     "An item that user `u` has not met, where the item of the random bits `z` is one that may be known"
-    ends,items,bits,n_items,drop = known
+    ends,items,bits,n_items,shared = known
     for _ in range(TRIES):
         i = item_of(z, n_items-1, share, other)
-        if not has_bit(bits, n_items, drop, u, i) or (drop>0 and not listed(ends, items, u, i)): return i
+        if not is_known(ends, items, bits, n_items, shared, u, i): return i
         z = next_bits(z)
     return item_left(ends, items, n_items, u, z)
 
 @njit(**CALLED)
 def draw_negatives(known, share, other, users, rows, seed, res):
     "Negatives `res` (m,n_neg) for the interactions `rows` (m,) of `users` (m,)"
-    _,_,bits,n_items,drop = known
+    ends,_,bits,n_items,shared = known
     for r in range(len(users)):
         for k in range(res.shape[1]):
             z = first_bits(seed, rows[r], k)
             i = item_of(z, n_items-1, share, other)
-            if has_bit(bits, n_items, drop, users[r], i): i = negative_again(known, users[r], z, share, other)
+            if has_bit(ends, bits, n_items, shared, users[r], i): i = negative_again(known, users[r], z, share, other)
             res[r,k] = i

@@ -194,3 +194,18 @@ def test_draws_without_a_compiler_are_those_of_the_compiled_loop(monkeypatch):
     monkeypatch.setattr(module, 'load_kernels', lambda name: None)
     for seed,c in zip((0,5,2**64-1), compiled): assert (c==module.draw_counts(101, seed, 3, 4)).all()
     assert (compiled[0].sum(1)==101).all() and not (compiled[0]==compiled[1]).all()
+
+# ---- The sampled protocol
+def test_sampled_items_are_said_to_be_sampled(rec, parts):
+    row = evaluate(rec, parts[1], k=(5,10), n_sampled=20, n_boot=50)
+    names = [o for o in row if '@' in o]
+    assert names and all(' of 20 sampled' in o for o in names) and not any('coverage' in o for o in row)
+    full = evaluate(rec, parts[1], k=(5,10), n_boot=0)
+    assert row['ndcg@10 of 20 sampled'][0]>full['ndcg@10'][0] and row.users[0]==full.users[0]
+    pd.testing.assert_frame_equal(row, evaluate(rec, parts[1], k=(5,10), n_sampled=20, n_boot=50))
+    every = evaluate(rec, parts[1], k=(5,10), n_sampled=10**4, n_boot=0)   # all others: the full ranking
+    for o in ('ndcg@5','map@10','recall@10'): np.testing.assert_allclose(every[f'{o} of 10000 sampled'], full[o])
+    with pytest.raises(ValueError, match='n_sampled is 5; give a whole number'):
+        evaluate(rec, parts[1], k=10, n_sampled=5)
+    with pytest.raises(ValueError, match='n_sampled needs scores of all items'):
+        evaluate(rec.recommend(k=10), parts[1], k=10, n_sampled=20)
