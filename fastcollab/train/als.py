@@ -222,4 +222,4 @@ def als_loop(
     ds,model = learn.dls.train_ds,collab_model(learn.model)
     config = als_config(ds, **kwargs)
     model.clear_samples()
-    return ALSLoop(learn, ALSSolver(model, ds, config, als_threads(ds)))
+    return ALSLoop(learn, ALSSolver(model.inner, ds, config, als_threads(ds)))
