@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['plain_value', 'plain_repr', 'some_of', 'example_row', 'any_of', 'check_choice', 'check_int', 'check_number',
-           'check_share', 'check_range', 'check_seed', 'table_kind', 'as_frame', 'type_name', 'check_frame',
-           'asked_kind', 'give_table', 'need_column', 'data_columns', 'pick_column', 'check_unique', 'finite_numbers',
-           'unknown_ids']
+           'check_share', 'check_range', 'check_seed', 'table_kind', 'is_uuid', 'as_uuids', 'arrow_frame', 'as_frame',
+           'type_name', 'check_frame', 'asked_kind', 'give_table', 'need_column', 'data_columns', 'pick_column',
+           'check_unique', 'finite_numbers', 'unknown_ids']
 
 # %% ../nbs/00_checks.ipynb #7e5fcf60
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
+from uuid import UUID
 from warnings import warn
 
 import numpy as np, pandas as pd, pyarrow as pa
@@ -155,6 +156,29 @@ def table_kind(
     name = type(o).__module__.partition('.')[0]
     return name if name in ('polars','pyarrow') and hasattr(o, 'to_pandas') else 'pandas'   # not for a scalar
 
+# %% ../nbs/00_checks.ipynb #a2f691d1
+def is_uuid(kind:pa.DataType)->bool:
+    "Is this Arrow's type of UUIDs?"
+    return str(kind)=='extension<arrow.uuid>'
+
+def as_uuids(
+    values, # Bytes, UUIDs, and None
+)->list: # UUIDs and None
+    "UUIDs from their bytes"
+    return [UUID(bytes=o) if isinstance(o, bytes) else o for o in values]
+
+def arrow_frame(
+    table:pa.Table, # Any table
+)->pd.DataFrame: # Shares the numbers of `table` where it can
+    "A table of PyArrow as one of pandas, with UUIDs as such"
+    ids = [k for k,o in enumerate(table.schema.types) if is_uuid(o)]
+    for k in ids:
+        storage = pa.chunked_array([o.storage for o in table.column(k).chunks], pa.binary(16))
+        table = table.set_column(k, table.column_names[k], storage)
+    res = table.to_pandas(split_blocks=True)   # a block of several columns is a copy
+    for k in ids: res[table.column_names[k]] = pd.Series(as_uuids(res.iloc[:,k]), res.index, object)
+    return res
+
 # %% ../nbs/00_checks.ipynb #77bb15b9
 def _is_odd(dtype):
     "Is this a type of Arrow that pandas can't search or save: a dictionary, a UUID, or bytes of one length?"
@@ -166,7 +190,7 @@ def _plain_arrow(df):
     "`df` with categories and objects in the place of odd types of Arrow"
     odd = [k for k,o in df.dtypes.items() if _is_odd(o)]
     if odd: df = df.copy(deep=False)
-    for k in odd: df[k] = pa.array(df[k].array).to_pandas().array
+    for k in odd: df[k] = arrow_frame(pa.table(dict(k=pa.array(df[k].array))))['k'].array
     return df
 
 def as_frame(
@@ -174,10 +198,10 @@ def as_frame(
 ): # `DataFrame`, which shares the numbers of polars and PyArrow where it can; `df` itself if it can't be made one
     "A table of polars, PyArrow or another library as one of pandas"
     if isinstance(df, pd.DataFrame): return _plain_arrow(df)
-    # one block for each column: a block of several is a copy
-    if hasattr(df, 'to_pandas'): res = df.to_pandas(**({} if table_kind(df)=='pandas' else dict(split_blocks=True)))
-    elif hasattr(df, '__arrow_c_stream__'): res = pa.table(df).to_pandas()
-    elif hasattr(df, '__dataframe__'): res = from_dataframe(df).to_pandas()
+    if isinstance(df, pa.Table): res = arrow_frame(df)
+    elif hasattr(df, 'to_pandas'): res = df.to_pandas(**(dict(split_blocks=True) if table_kind(df)=='polars' else {}))
+    elif hasattr(df, '__arrow_c_stream__'): res = arrow_frame(pa.table(df))
+    elif hasattr(df, '__dataframe__'): res = arrow_frame(from_dataframe(df))
     else: return df
     return res if isinstance(res, pd.DataFrame) else df   # a column becomes a `Series`
 
@@ -218,7 +242,7 @@ def give_table(
     try: import polars as pl
     except ImportError: raise ImportError("a table of polars needs polars: pip install 'fastcollab[polars]'") from None
     # polars has no UUIDs of its own, and would make bytes of them
-    uuids = [k for k,o in zip(table.column_names, table.schema.types) if str(o)=='extension<arrow.uuid>']
+    uuids = [k for k,o in zip(table.column_names, table.schema.types) if is_uuid(o)]
     res = pl.from_arrow(table)
     return res.with_columns(pl.Series(k, list(df[k]), dtype=pl.Object) for k in uuids) if uuids else res
 

@@ -8,7 +8,7 @@ __all__ = ['is_single', 'raw_ids', 'pair_ids', 'id_kind', 'find_rows', 'check_un
 # %% ../../nbs/data/05_ids.ipynb #c1c6f782
 from warnings import warn
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, pyarrow as pa
 from torch import Tensor
 from ..checks import *
 
@@ -32,7 +32,8 @@ def _values(ids, what):
     if columns is not None:
         raise TypeError(f'{what} are a {type(ids).__name__} with the columns {list(columns)}; name one of its columns')
     if is_single(ids): return [ids]
-    if table_kind(ids)!='pandas': ids = ids.to_pandas()   # not `np.asarray`, which makes bytes of the UUIDs of PyArrow
+    if isinstance(ids, (pa.Array,pa.ChunkedArray)): ids = arrow_frame(pa.table(dict(ids=ids)))['ids']
+    if table_kind(ids)!='pandas': ids = ids.to_pandas()
     if isinstance(ids, (pd.Index,pd.Series)): return ids
     if isinstance(ids, Tensor): ids = ids.numpy(force=True)
     if not hasattr(ids, '__array__'): return list(ids)

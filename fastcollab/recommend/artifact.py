@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, pandas as pd, pyarrow, safetensors.torch, torch
+from pyarrow.parquet import read_schema
+from ..checks import as_uuids, is_uuid
 from .base import Factors
 
 # %% ../../nbs/recommend/07_artifact.ipynb #3b40fba1
@@ -34,6 +36,13 @@ def _parquet(name, df):
         what = f'the table of {name} cannot be saved as Parquet: {e}'
         raise TypeError(f'{what}; convert its columns to numbers or text') from None
     return buffer.getvalue()
+
+def _read_parquet(data):
+    "The table that `_parquet` wrote"
+    res = pd.read_parquet(io.BytesIO(data))
+    for o in read_schema(io.BytesIO(data)):
+        if is_uuid(o.type): res[o.name] = pd.Series(as_uuids(res[o.name]), dtype=object)
+    return res
 
 def _file_bytes(tensors, tables):
     "The content of each file by name"
@@ -143,7 +152,7 @@ def read_artifact(
             last,manifest = manifest['data'],_manifest(path)      # replaced in the meantime?
             if manifest['data']==last: raise _damaged(path, f'files of {last} are missing') from None
     tables = {k.removesuffix('.parquet'):v for k,v in files.items() if k.endswith('.parquet')}
-    tables = {k:pd.read_parquet(io.BytesIO(v)) for k,v in tables.items()}
+    tables = {k:_read_parquet(v) for k,v in tables.items()}
     return manifest['info'],safetensors.torch.load(files['tensors.safetensors']),tables
 
 # %% ../../nbs/recommend/07_artifact.ipynb #f4cc5c23
