@@ -144,10 +144,10 @@ def same_fit(args, budget):
     try: df = ratings(*SMALL['20,000']) if args.small else movielens('ml-latest-small')
     except (ConnectionError, FileNotFoundError) as e: return say(f'no ml-latest-small: {e}')
     for device in dict.fromkeys(('cpu',args.device)):
-        dls = CollabDataLoaders.from_df(df, seed=42, bs=64, device=device)
         for fused in ('auto',False):
             seconds = []
             for _ in range(2):   # the first one compiles
+                dls = CollabDataLoaders.from_df(df, seed=42, bs=64, device=device)   # so both have the same order
                 set_seed(0)
                 learn,start = collab_learner(dls, y_range=(0,5.5), fused=fused),time.perf_counter()
                 loss = quiet_fit(learn, 2, 5e-3, .1)[1]
