@@ -43,7 +43,7 @@ def adam_seconds(
     epochs:int, # Epochs
 )->float:
     "What `SVDPlusPlus` takes with the settings of `auto_config`, about"
-    return 4.5e-6*(n+10*n_ids)*epochs
+    return 1.5e-6*(n+6*n_ids)*epochs
 
 # %% ../../nbs/train/05_choice.ipynb #0bf0de4d
 TRIAL,BLEND,ALONE = 150,250,400 # Sweeps of the sampler: in the trial, in a blend with Adam, and alone
