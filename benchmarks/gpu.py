@@ -18,7 +18,7 @@ from fastai.tabular.core import TabDataLoader
 from common import LINES, machine, quiet_fit, say
 from fastcollab.all import *
 from fastcollab.train import device as device_module
-from fastcollab.train.device import fit_seconds
+from fastcollab.train.device import step_seconds
 
 WAYS = {'compiled':True, 'device, recorded':'device', 'device':'device', 'torch':False}
 SIZES = {'1 M':(6000,4000,1_000_000), '25 M':(160_000,60_000,25_000_000)}
@@ -42,13 +42,8 @@ def loaders(df, args, bs, device=None):
     return CollabDataLoaders.from_df(df, splits=splits, seed=0, bs=bs, device=device or args.device)
 
 def rate(learn, fused, seconds):
-    "Ratings per second in minibatches: the difference between an epoch and one of twice its length"
-    n,bs = 4,learn.dls.train.bs
-    while True:
-        short,long = (fit_seconds(learn, o, fused) for o in (n,2*n))
-        if long-short>seconds/3 or long>3*seconds: break
-        n *= 4
-    return n*bs/max(long-short, 1e-9)
+    "Ratings per second in minibatches"
+    return learn.dls.train.bs/step_seconds(learn, fused, seconds)
 
 def one_way(learn, way, seconds):
     "The rate of one way to train, as text"
