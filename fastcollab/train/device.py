@@ -338,8 +338,9 @@ def may_be_faster(
     learn:Learner, # A `CollabLearner`
 )->bool:
     "Is it worth a trial whether the device of the ratings trains faster?"
+    if learn.fused!='auto' or why_not_device(learn): return False
     device,bs = learn.dls.train_ds.device,learn.dls.train.bs
-    if learn.fused!='auto' or device.type=='cpu' or why_not_device(learn): return False
+    if device.type=='cpu': return False
     if not why_not_compiled(learn): return bs>=LARGE and (has_tables(learn) or can_record(device))
     return can_record(device) and collab_model(learn.model).same_steps
 
@@ -347,9 +348,9 @@ def device_reason(
     learn:Learner, # A `CollabLearner`
 )->str: # Empty if it doesn't
     "Why `learn` trains in a `RecordedLoop`"
-    device,bs = learn.dls.train_ds.device,learn.dls.train.bs
-    if learn.fused=='device': return f"fused='device' trains on {device}"
+    if learn.fused=='device': return f"fused='device' trains on {learn.dls.device}"
     if not may_be_faster(learn): return ''
+    device,bs = learn.dls.train_ds.device,learn.dls.train.bs
     compiled = not why_not_compiled(learn)
     if (device,bs) not in learn.step_times:
         learn.step_times[device,bs] = tuple(tried_seconds(learn, o) for o in ('device',compiled))
