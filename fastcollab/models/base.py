@@ -129,7 +129,7 @@ def _raw_rows(model, ids, side):
 class CollabModel(Module):
     "Base of the models: what it doesn't override has a default answer"
     classes,user,item,y_range = None,None,None,None
-    sized_by_data = 'mean','link_ends','link_levels','link_cuts','click_terms' # Tensors that may differ in size in a saved state
+    sized_by_data = 'mean','link_ends','link_levels','link_cuts','click_terms' # May differ in size in a saved state
     features,tables,timestamps,n_times = (),(None,None),(),0
     @property
     def name(self):

@@ -1,4 +1,4 @@
-"`fit_als`: ratings and clicks, against numpy, in a fit, in lists, folded in, explained, saved, and what can't be fitted"
+"`fit_als`: ratings and clicks, against numpy, in lists, folded in, explained, saved, and what can't be fitted"
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import SaveModelCallback
@@ -127,4 +127,4 @@ def test_what_cannot_be_fitted():
     for bad in (dict(epochs=0),dict(reg=0),dict(reg=-1.),dict(cg=0)):
         with pytest.raises(ValueError): fitted(**bad)
     with pytest.raises(ValueError, match='alpha weighs clicks'): fitted(alpha=3.)
-    with pytest.raises(ValueError, match='no range'): collab_learner(clicks(), arch=DotProductBias, y_range=(0,1)).fit_als(1)
+    with pytest.raises(ValueError, match='no range'): collab_learner(clicks(), arch=DotProductBias, y_range=(0,1))
