@@ -18,7 +18,7 @@ from fastai.tabular.core import TabDataLoader
 from common import LINES, machine, quiet_fit, say
 from fastcollab.all import *
 from fastcollab.train import device as device_module
-from fastcollab.train.device import fit_seconds
+from fastcollab.train.device import step_seconds
 
 WAYS = {'compiled':True, 'device, recorded':'device', 'device':'device', 'torch':False}
 SIZES = {'1 M':(6000,4000,1_000_000), '25 M':(160_000,60_000,25_000_000)}
@@ -42,13 +42,8 @@ def loaders(df, args, bs, device=None):
     return CollabDataLoaders.from_df(df, splits=splits, seed=0, bs=bs, device=device or args.device)
 
 def rate(learn, fused, seconds):
-    "Ratings per second in minibatches: the difference between an epoch and one of twice its length"
-    n,bs = 4,learn.dls.train.bs
-    while True:
-        short,long = (fit_seconds(learn, o, fused) for o in (n,2*n))
-        if long-short>seconds/3 or long>3*seconds: break
-        n *= 4
-    return n*bs/max(long-short, 1e-9)
+    "Ratings per second in minibatches"
+    return learn.dls.train.bs/step_seconds(learn, fused, seconds)
 
 def one_way(learn, way, seconds):
     "The rate of one way to train, as text"
@@ -74,21 +69,22 @@ def tests(args, budget):
 def rates(args, budget):
     "Ratings per second by batch size and way"
     for size,shape in (SMALL if args.small else SIZES).items():
-        df = ratings(*shape)
+        dls = loaders(ratings(*shape), args, 64)   # encoding 25 M ratings takes a while, so it is done once
         say(f'{size} ratings, DotProductBias, k=50: M ratings/s\n{"bs":>8} '+''.join(f'{o:>18}' for o in WAYS))
         for bs in (64,2048) if args.small else (64,512,4096,8192,32768,262144):
             if budget.left<0: return say('out of time')
-            learn = collab_learner(loaders(df, args, bs), n_factors=50, y_range=(0,5.5), unk_p=0)
+            dls = CollabDataLoaders(dls.train.new(bs=bs), dls.valid, device=args.device)
+            learn = collab_learner(dls, n_factors=50, y_range=(0,5.5), unk_p=0)
             cells = (one_way(learn, o, args.seconds) if budget.left>0 else '-' for o in WAYS)
             say(f'{bs:>8} '+''.join(f'{o:>18}' for o in cells))
-        epoch(learn, size)
+        if budget.left>0: epoch(learn, size)
 
 def epoch(learn, size):
     "A whole epoch, with everything around it"
     for fused in (True,'device'):
         learn.fused = fused
         seconds = []
-        for _ in range(3):
+        for _ in range(2):
             start = time.perf_counter()
             quiet_fit(learn, 1, 1e-3, .1)
             seconds.append(time.perf_counter()-start)
@@ -148,10 +144,10 @@ def same_fit(args, budget):
     try: df = ratings(*SMALL['20,000']) if args.small else movielens('ml-latest-small')
     except (ConnectionError, FileNotFoundError) as e: return say(f'no ml-latest-small: {e}')
     for device in dict.fromkeys(('cpu',args.device)):
-        dls = CollabDataLoaders.from_df(df, seed=42, bs=64, device=device)
         for fused in ('auto',False):
             seconds = []
             for _ in range(2):   # the first one compiles
+                dls = CollabDataLoaders.from_df(df, seed=42, bs=64, device=device)   # so both have the same order
                 set_seed(0)
                 learn,start = collab_learner(dls, y_range=(0,5.5), fused=fused),time.perf_counter()
                 loss = quiet_fit(learn, 2, 5e-3, .1)[1]
@@ -159,7 +155,7 @@ def same_fit(args, budget):
             what = f'{len(df):,} ratings, bs=64, {device}, fused={fused}'
             say(f'{what}: {min(seconds):.3f} s an epoch, RMSE {loss**.5:.4f}')
 
-PARTS = {tests:120, same_fit:40, rates:210, models:70, top:30, fastai_collab:20}   # seconds
+PARTS = {tests:100, same_fit:30, rates:200, models:60, top:25, fastai_collab:15}   # seconds
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,7 +164,7 @@ def main():
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--small', action='store_true', help='tiny data, to try it')
     args = parser.parse_args()
-    args.seconds = .02 if args.small else 1.   # to measure a rate
+    args.seconds = .02 if args.small else .3   # of training, to measure a rate
     warnings.simplefilter('ignore')
     card = torch.cuda.get_device_name() if args.device=='cuda' else args.device
     say(f'benchmarks/gpu.py: {card}; {machine()}')

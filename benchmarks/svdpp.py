@@ -2,10 +2,10 @@
 
     FASTCOLLAB_DATA=DIR python benchmarks/svdpp.py [PART...]
 
-DIR holds ml-100k.zip. Settings are those of `arch='auto'`. `u1` is a whole fit of ml-100k u1 with validation; `million`,
-`five` and `sparse` are epochs of synthetic ratings, with a fiftieth for validation. Each is timed in
-the compiled loop of sets, and in the torch loop (`fused=False`). Seconds of the processor count all threads, and are
-what to compare on a machine with other work. OTHER names a checkout of another version, whose seconds are printed too."""
+DIR holds ml-100k.zip. Settings are those of `arch='auto'`. `u1` is a whole fit of ml-100k u1 with validation;
+`million`, `five` and `sparse` are epochs of synthetic ratings, with a fiftieth for validation. Each is timed in the
+compiled loop of sets, and in the torch loop (`fused=False`). Seconds of the processor count all threads, and are what
+to compare on a machine with other work. OTHER names a checkout of another version, whose seconds are printed too."""
 import json, os, subprocess, sys
 
 from common import *

@@ -72,4 +72,5 @@ def threads(times=4):
     row('fits on a busy machine within 2 times the quiet CPU seconds', f'{within} of {times*len(kinds)}', '20 of 20')
 
 if __name__=='__main__':
-    report(__file__, [threads], f'{os.cpu_count()} threads of torch; CPU seconds of the best quiet and the worst busy fit')
+    note = f'{os.cpu_count()} threads of torch; CPU seconds of the best quiet and the worst busy fit'
+    report(__file__, [threads], note)

@@ -1,7 +1,7 @@
 """A pretended device: its tensors are tensors of the CPU in disguise, and what fails on a GPU fails on it
 
 Import this module before the first gradient of a process: later, autograd has no queue for the device. `WAITS` counts
-what would make the host wait for a GPU."""
+what would make the host wait for a GPU, copies from and to it included."""
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
@@ -94,7 +94,8 @@ def run(func, args, kwargs):
     on_device = any(map(is_pretended, tensors)) if to is None else torch.device(to).type=='pretend'
     refuse(func, tensors)
     waits = func in _waiting and 'output_size' not in kwargs
-    if waits or not on_device or func in _copies and not is_pretended(args[0]): WAITS[str(func)] += 1
+    crosses = func in _copies and not all(map(is_pretended, tensors))
+    if waits or not on_device or crosses: WAITS[str(func)] += 1
     mine = {id(o.inner if is_pretended(o) else o):o for o in tensors}
     return rewrapped(func(*args_, **kwargs_), mine, on_device)
 

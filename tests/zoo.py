@@ -4,9 +4,9 @@ from typing import Callable, NamedTuple
 
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, EASE, HybridMF, HybridNN,
-    ItemKNN, LeadEnsemble, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, RankEnsemble, Recommender, SLIM, SVDPlusPlus,
-    WeightedEnsemble, collab_learner, collab_model, create_params, rmse, synthetic_ratings)
+from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, EASE, HybridMF,
+    HybridNN, ItemKNN, LeadEnsemble, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, RankEnsemble, Recommender,
+    SLIM, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, rmse, synthetic_ratings)
 from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
 from torch import Tensor, nn

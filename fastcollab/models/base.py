@@ -99,7 +99,8 @@ def _drop_shortcuts(cls, base):
     own = vars(cls)
     if not {'forward','factors'}&set(own): return
     if 'has_products' not in own: cls.has_products = 'factors' in own
-    if 'forward' in own and 'ends_in_link' not in own: cls.ends_in_link = False
+    for name in ('ends_in_link','same_steps'):
+        if 'forward' in own and name not in own: setattr(cls, name, False)
     for name in ('fuse_plan','set_plan','scorer','gibbs_plan'):
         if name not in own: setattr(cls, name, vars(base)[name])
 
@@ -128,7 +129,7 @@ def _raw_rows(model, ids, side):
 class CollabModel(Module):
     "Base of the models: what it doesn't override has a default answer"
     classes,user,item,y_range = None,None,None,None
-    sized_by_data = 'mean','link_ends','link_levels','link_cuts','click_terms' # Tensors that may differ in size in a saved state
+    sized_by_data = 'mean','link_ends','link_levels','link_cuts','click_terms' # May differ in size in a saved state
     features,tables,timestamps,n_times = (),(None,None),(),0
     @property
     def name(self):
@@ -137,6 +138,7 @@ class CollabModel(Module):
     has_products = True # Are scores the products of `factors`, where there are some?
     ends_in_link = False # Does `forward` end with `link`? Then learners offer a mean and a range from the data
     in_closed_form = False # Does `solve` find everything at once, so that nothing is trained?
+    same_steps = False # Does `forward` do the same operations on each batch, so that a GPU may record them?
     splitter = staticmethod(trainable_params) # Groups of parameters for an optimizer
 
     def __init_subclass__(cls, **kwargs):

@@ -141,7 +141,7 @@ def hybrid_plan(
 # %% ../../nbs/models/04_hybrid.ipynb #2b34f284
 class HybridMF(HybridModel, DotProductBias):
     "Biased dot product in which the features of items and users add to, or scale, their vectors"
-    ends_in_link = True
+    ends_in_link = same_steps = True
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included

@@ -15,7 +15,7 @@ from ..recommend.base import *
 # %% ../../nbs/models/02_mf.ipynb #6de33592
 class DotProduct(CollabModel):
     "Dot product of a user's and an item's vector"
-    ends_in_link = True
+    ends_in_link = same_steps = True
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included

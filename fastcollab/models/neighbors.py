@@ -69,7 +69,8 @@ class HistoryModel(CollabModel):
         parts = (weights.indptr,weights.indices,weights.data) if sparse else [np.zeros(0, np.float32)]*3
         dense = np.zeros((0,0), np.float32) if sparse else weights
         device = self.share.device
-        for name,o in zip(self.own, (m.indptr,m.indices,dense,*parts)): setattr(self, name, torch.tensor(o, device=device))
+        for name,o in zip(self.own, (m.indptr,m.indices,dense,*parts)):
+            setattr(self, name, torch.tensor(o, device=device))
         self.share.data = torch.from_numpy(met_items(m.indptr, m.indices, self.n_items)[0].toarray()[0]).to(device)
 
     def scorer(self):

@@ -31,7 +31,7 @@ def _collapsed(net):
 # %% ../../nbs/models/03_nn.ipynb #0b73a18e
 class CollabNN(CollabModel):
     "A neural net on a user's and an item's vector, put end to end"
-    ends_in_link = True
+    ends_in_link = same_steps = True
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included

@@ -85,8 +85,9 @@ def time_sum(
     if not sizes: return table.new_zeros(1, table.shape[1])
     t = x[:,-len(sizes):]
     known = (t>0) & ((torch.arange(t.shape[1], device=x.device)>0) | (x[:,:1]>0))
-    starts = torch.tensor(np.cumsum([0,*sizes])[:-1], device=x.device)
-    return F.embedding_bag(t+starts, table, mode='sum', per_sample_weights=known.to(table.dtype))
+    starts = np.cumsum([0,*sizes])[:-1].tolist()
+    rows = torch.stack([o+start for o,start in zip(t.unbind(1), starts)], 1)   # a tensor of starts would be sent
+    return F.embedding_bag(rows, table, mode='sum', per_sample_weights=known.to(table.dtype))
 
 # %% ../../nbs/models/06_svdpp.ipynb #3be68ea8
 def svdpp_score(
@@ -245,7 +246,8 @@ def svdpp_splitter(
 # %% ../../nbs/models/06_svdpp.ipynb #9596c90f
 class SVDPlusPlus(HybridModel):
     "SVD++ on users and items, with features, and with the time of a rating where loaders name it"
-    needs_features,how,agg,ends_in_link = False,'add','sqrtn',True
+    needs_features,how,agg = False,'add','sqrtn'
+    ends_in_link = same_steps = True
     splitter = staticmethod(svdpp_splitter)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included

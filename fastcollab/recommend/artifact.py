@@ -14,6 +14,7 @@ import numpy as np, pandas as pd, pyarrow, safetensors.torch, torch
 from pyarrow.parquet import read_schema
 from ..checks import as_uuids, is_uuid
 from .base import Factors
+from ..writing import replacing
 
 # %% ../../nbs/recommend/07_artifact.ipynb #3b40fba1
 FORMAT,VERSION,_MANIFEST = 'fastcollab recommender',3,'recommender.json'

@@ -35,7 +35,7 @@ def als_config(
     cg:int|None=None, # Steps of conjugate gradients; None solves exactly
 )->ALSConfig:
     "Check settings, and fill in what is None"
-    if alpha is not None and not ds.implicit: raise ValueError('alpha weighs clicks, but these are ratings; leave it out')
+    if alpha is not None and not ds.implicit: raise ValueError('alpha weighs clicks, and these are ratings')
     reg = check_number('reg', ifnone(reg, 30. if ds.implicit else .1), above=0)
     if alpha is not None: alpha = check_number('alpha', alpha, above=0)
     elif ds.implicit: alpha = 5/ds.store.mean()
@@ -196,10 +196,11 @@ def check_als(
     "Check that model, loss and callbacks allow alternating least squares"
     model,clicks = collab_model(learn.model),learn.dls.train_ds.implicit
     plan = model.gibbs_plan()
-    why = plan if isinstance(plan, str) else 'it has features or sets' if any(o.sizes or o.implicit for o in plan) else ''
+    why = plan if isinstance(plan, str) else ''
+    if not why and any(o.sizes or o.implicit for o in plan): why = 'this model has features or sets'
     if why: raise TypeError(f'fit_als needs a DotProductBias: {why}')
     if clicks and model.y_range is not None:
-        raise ValueError(f'scores of clicks have no range, but the model has y_range={tuple(model.y_range)}; leave it out')
+        raise ValueError(f'scores of clicks have no range; leave out y_range={tuple(model.y_range)}')
     if not clicks and not rating_loss(learn.loss_func).squared_error:
         raise TypeError(f'fit_als is for squared errors, so it needs a loss such as RatingMSE, not {learn.loss_func}')
     if cbs := needs_batches(learn):
@@ -221,4 +222,4 @@ def als_loop(
     ds,model = learn.dls.train_ds,collab_model(learn.model)
     config = als_config(ds, **kwargs)
     model.clear_samples()
-    return ALSLoop(learn, ALSSolver(model, ds, config, als_threads(ds)))
+    return ALSLoop(learn, ALSSolver(model.inner, ds, config, als_threads(ds)))

@@ -49,6 +49,8 @@ def ensemble(
     if weights is None: weights = [1]*len(models) if clicks else validation_weights(learners)
     if len(weights)!=len(learners): raise ValueError(f'{len(weights)} weights for {len(learners)} learners')
     acts = [rating_loss(o.loss_func).activation for o in learners]
-    if clicks: return new_learner(first.dls, RankEnsemble(models, weights), 0, loss_func=first.loss_func, metrics=first.metrics)
+    if clicks:
+        mixed = RankEnsemble(models, weights)
+        return new_learner(first.dls, mixed, 0, loss_func=first.loss_func, metrics=first.metrics)
     model = WeightedEnsemble(models, weights, acts)
     return CollabLearner(first.dls, model, metrics=first.metrics, opt_func=first.opt_func)

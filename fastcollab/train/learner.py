@@ -193,9 +193,9 @@ def training_way(
     learn:Learner, # A `CollabLearner`
 )->str:
     "Where and how a fit trains, in words"
-    device = learn.dls.train_ds.device
-    if reason := device_reason(learn): return f'in a loop on {device}, because {reason}'
+    if reason := device_reason(learn): return f'in a loop on {learn.dls.device}, because {reason}'
     if reason := why_not_compiled(learn): return f'in batches or a torch loop, because {reason}'
+    device = learn.dls.train_ds.device
     return 'fused, in a compiled loop'+('' if device.type=='cpu' else f', which tables on {device} are copied to')
 
 # %% ../../nbs/train/07_learner.ipynb #f06a000d

@@ -64,7 +64,8 @@ def newcomer_row(
     "The row that explains the ratings of everybody best, with what its categories add left out"
     c = other.shape[1]
     gram,right = np.zeros((c,c)),np.zeros(c)
-    load_kernels('gibbs').add_regression(other, counts, totals, np.zeros((0,c)) if known is None else known, gram, right)
+    known = np.zeros((0,c)) if known is None else known
+    load_kernels('gibbs').add_regression(other, counts, totals, known, gram, right)
     spread = 1e-3*gram.diagonal()[:-1].mean() if c>1 else 0.
     return np.linalg.solve(gram+np.diag(np.r_[np.full(c-1, spread+1e-9),1e-9]), right)
 

@@ -36,7 +36,7 @@ def fit_ranker(
     ranker:Ranker, # What to fit
     dls:CollabDataLoaders, # Interactions
     seed:int=0, # Of the first vectors
-    epochs:int=12, # Of alternating least squares
+    epochs:int=20, # Of alternating least squares
 )->CollabModel:
     "A model that is fitted to the training part"
     config = dict(ranker.config)
@@ -70,7 +70,8 @@ class HiddenPart(NamedTuple):
         users = np.sort(rng.permutation(users)[:max(100, 20_000_000//dls.n_items//parts)])
         ids = ids[np.isin(ids[:,0], users)]
         held = held_out(np.searchsorted(users, ids[:,0]), ids[:,1], len(users), dls.n_items)
-        return cls(trial, torch.from_numpy(users).long(), held, interaction_matrix(trial.train_ds, weights=False)[users])
+        seen = interaction_matrix(trial.train_ds, weights=False)[users]
+        return cls(trial, torch.from_numpy(users).long(), held, seen)
 
 class Trial:
     "Lists for users of hidden parts of the training data"
@@ -81,7 +82,8 @@ class Trial:
         k:int=10, # Length of the lists
     ):
         n = 3 if len(dls.train_ds)<300_000 else 1                          # few pairs say little
-        self.parts,self.k,self.seed = [HiddenPart.of(dls, seed+o, share, n) for o in range(n)],min(k, dls.n_items-1),seed
+        self.parts = [HiddenPart.of(dls, seed+o, share, n) for o in range(n)]
+        self.k,self.seed = min(k, dls.n_items-1),seed
         self.held = vstack([o.held for o in self.parts], format='csr')
         self.seen = vstack([o.seen for o in self.parts]).nonzero()
 
@@ -123,7 +125,7 @@ def mix(
     scores:dict, # By `str` of a ranker: z-scores (n,n_items)
     ndcg:Callable, # From scores to their nDCG
     group:list=(), # Names of rankers that differ in the length of their vectors only, whose mean may lead, too
-    gain:float=.001, # Smallest share that the nDCG has to grow by
+    gain:float=.004, # Smallest share that the nDCG has to grow by; less is noise
     most:int=8, # Rankers
 )->dict: # Weight by `str` of a ranker
     "Rankers that make better lists together"

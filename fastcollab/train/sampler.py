@@ -298,7 +298,8 @@ class GibbsSampler:
         features = tuple(_columns(o.half.features, self.k) for o in self.sides)
         res = Sample(us.vectors(), it.vectors(), features, own, implicit, float(self.precision), us.noise.copy(),
             it.noise.copy())
-        means,precisions = zip(*((o.row(o.mean[0]),_columns(o.precision[2:].swapaxes(0, 1), self.k)) for o in self.sides))
+        def known(o): return o.row(o.mean[0]),_columns(o.precision[2:].swapaxes(0, 1), self.k)
+        means,precisions = zip(*map(known, self.sides))
         return self.newcomers(res, means, self._latent_totals(), precisions)
 
     def _latent_totals(self):

@@ -79,6 +79,10 @@ def test_movielens_by_item(data_dir):
     assert (len(train),len(valid)) == (75066,24934)
     pairs = df.iloc[:,:2].set_axis(['user','item'], axis=1).assign(rating=1.)
     assert set(valid) == set(python_stratified_split(pairs, .75, 42)[1])
+
+def test_recommenders_itself_splits_the_same_way():
+    pairs = synthetic_ratings(60, 40, 1500).iloc[:,:3].set_axis(['user','item','rating'], axis=1)
+    train,valid = ItemStratifiedSplitter(.25, seed=42)(pairs)
     splitters = pytest.importorskip('recommenders.datasets.python_splitters')
     theirs = splitters.python_stratified_split(pairs, ratio=.75, min_rating=1, filter_by='item', seed=42,
         col_user='user', col_item='item')

@@ -28,4 +28,5 @@ def test_nothing_beside_fastai():
 def test_a_server_needs_no_fastai():
     "A recommender imports neither fastai nor a plotting library"
     _,every = modules('torch', 'fastcollab.recommend.recommender')
-    assert [o for o in ('fastcollab.all','fastcollab.train','fastai.learner','matplotlib.pyplot',*HEAVY) if o in every]==[]
+    heavy = 'fastcollab.all','fastcollab.train','fastai.learner','matplotlib.pyplot',*HEAVY
+    assert [o for o in heavy if o in every]==[]

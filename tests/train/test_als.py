@@ -1,4 +1,4 @@
-"`fit_als`: ratings and clicks, against numpy, in a fit, in lists, folded in, explained, saved, and what can't be fitted"
+"`fit_als`: ratings and clicks, against numpy, in lists, folded in, explained, saved, and what can't be fitted"
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import SaveModelCallback
@@ -127,4 +127,15 @@ def test_what_cannot_be_fitted():
     for bad in (dict(epochs=0),dict(reg=0),dict(reg=-1.),dict(cg=0)):
         with pytest.raises(ValueError): fitted(**bad)
     with pytest.raises(ValueError, match='alpha weighs clicks'): fitted(alpha=3.)
-    with pytest.raises(ValueError, match='no range'): collab_learner(clicks(), arch=DotProductBias, y_range=(0,1)).fit_als(1)
+    with pytest.raises(ValueError, match='no range'): collab_learner(clicks(), arch=DotProductBias, y_range=(0,1))
+
+def test_after_gibbs_sampling_and_adam():
+    "Samples are forgotten, and the model inside predicts"
+    learn = collab_learner(loaders(), n_factors=8, metrics=rmse)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_gibbs(30)
+        learn.fit_als(8, reg=.3)
+    assert learn.validate()[1]==pytest.approx(fitted(reg=.3).validate()[1], abs=.02)
+    assert len(learn.recommend(1, 3))==3
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4)
+    assert learn.validate()[1]<1.2

@@ -63,8 +63,8 @@ def test_adam_and_a_blend_have_to_be_clearly_better():
     rng = np.random.default_rng(0)
     y = rng.normal(3, 1, 500)
     preds = dict(mean=y*0+3, averages=y+.9, gibbs=y+.5, adam=y+np.where(np.arange(500)%2, .49, .5))
-    assert choose(preds, y).weights==dict(adam=1.)                          # better on every second rating, worse on none
-    preds['adam'] = y+np.r_[[2.]*5,[.45]*495]                               # better, but five ratings decide by how much
+    assert choose(preds, y).weights==dict(adam=1.)      # better on every second rating, worse on none
+    preds['adam'] = y+np.r_[[2.]*5,[.45]*495]           # better, but five ratings decide by how much
     choice = choose(preds, y)
     assert choice.errors['blend']<choice.errors['adam']<choice.errors['gibbs'] and choice.weights==dict(gibbs=1.)
 

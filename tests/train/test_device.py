@@ -104,11 +104,14 @@ def test_interrupted():
 
 @pytest.mark.placement
 @pytest.mark.parametrize('arch,fused', [(DotProductBias,'device'), (DotProductBias,False), (CollabNN,False),
-    (SVDPlusPlus,False), (CollabNN,'device'), (SVDPlusPlus,'device')], ids=lambda o: getattr(o, '__name__', str(o)))
+    (SVDPlusPlus,False), (CollabNN,'device'), (SVDPlusPlus,'device'),
+    (HybridMF,'device'), (HybridNN,'device')], ids=lambda o: getattr(o, '__name__', str(o)))
 def test_no_waits(arch, fused):
     "The host waits as often for 10 minibatches as for 40"
     with pretend.pretending():
-        learns,waits = [build(fused, arch, bs, pretend.DEVICE, dl=dict(val_bs=64)) for bs in (16,64)],[]
+        dl = dict(val_bs=64)
+        if arch in (HybridMF,HybridNN,SVDPlusPlus): dl.update(genre_name='genres', time_name='timestamp')
+        learns,waits = [build(fused, arch, bs, pretend.DEVICE, dl=dl) for bs in (16,64)],[]
         for o in learns:
             quiet(o, 1, 1e-2)
             with pretend.count_waits() as n: quiet(o, 1, 1e-2)
@@ -130,17 +133,44 @@ def test_rule(monkeypatch):
     times = {'device':2e-3, True:1e-3}
     monkeypatch.setattr(device_module, 'step_seconds', lambda learn, fused: times[fused])
     with pretend.pretending():
-        large = build('auto', bs=2**13, device=pretend.DEVICE)
-        assert not build('auto', bs=2**13-1, device=pretend.DEVICE).fused_reason and not large.fused_reason
+        large = build('auto', bs=2**12, device=pretend.DEVICE)
+        assert not build('auto', bs=2**12-1, device=pretend.DEVICE).fused_reason and not large.fused_reason
         assert 'copied' in str(large.summary())
         times['device'] = 5e-4
         assert not large.fused_reason   # it is measured once
-        large = build('auto', bs=2**13, device=pretend.DEVICE)
+        large = build('auto', bs=2**12, device=pretend.DEVICE)
         assert large.fused_reason=='a minibatch takes 0.5 ms on pretend:0, and 1 ms in the compiled loop'
         assert 'in a loop on pretend:0' in str(large.summary())
         large.create_opt()
-        assert type(fit_loop(large)) is DeviceLoop and not build(True, bs=2**13, device=pretend.DEVICE).fused_reason
-    assert not build('auto', bs=2**13).fused_reason
+        assert type(fit_loop(large)) is DeviceLoop and not build(True, bs=2**12, device=pretend.DEVICE).fused_reason
+    assert not build('auto', bs=2**12).fused_reason
+
+class Own(CollabNN):
+    def forward(self, x): return 2*super().forward(x)
+
+@pytest.mark.placement
+def test_rule_of_nets(monkeypatch):
+    "Steps of a net of ours are recorded where that is faster; a model of a user may do something else in each step"
+    times = {'device':1e-3, False:2e-3, True:2e-3}
+    monkeypatch.setattr(device_module, 'can_record', lambda device: True)
+    monkeypatch.setattr(device_module, 'recorded', lambda f, device: False)
+    monkeypatch.setattr(device_module, 'step_seconds', lambda learn, fused: times[fused])
+    with pretend.pretending():
+        net,own,sets = (build('auto', o, bs, pretend.DEVICE) for o,bs in ((CollabNN,64),(Own,64),(SVDPlusPlus,2**12)))
+        assert net.fused_reason=='a minibatch takes 1 ms on pretend:0, and 2 ms without a recording'
+        assert own.fused_reason=='Own has no plan for the compiled loop'
+        assert sets.fused_reason=='a minibatch takes 1 ms on pretend:0, and 2 ms in the compiled loop'
+        for o in (net,sets): assert np.isfinite(quiet(o, 1, 1e-2).recorder.values[-1]).all()
+
+@pytest.mark.placement
+def test_a_trial_that_fails(monkeypatch):
+    "A device that is full is not the way"
+    def fail(learn, fused):
+        if fused=='device': raise RuntimeError('out of memory')
+        return 1e-3
+    monkeypatch.setattr(device_module, 'step_seconds', fail)
+    with pretend.pretending(), pytest.warns(UserWarning, match='out of memory'):
+        assert not build('auto', bs=2**12, device=pretend.DEVICE).fused_reason
 
 @pytest.mark.placement
 def test_measured(monkeypatch):

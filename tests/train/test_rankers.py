@@ -1,4 +1,4 @@
-"`arch='auto'` for clicks: never below the baselines on what it hides, mixes that can be saved, and nothing outside seen"
+"`arch='auto'` for clicks: never below the baselines on what it hides, saved mixes, and what it looks at"
 import numpy as np, pytest, torch
 from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, NDCG, RankEnsemble, Recommender, collab_learner
 from fastcollab.all import ensemble, load_learner, synthetic_ratings
