@@ -4,6 +4,8 @@ from pathlib import Path
 
 from fastcore.nbio import read_nb
 
+NOTHING = '','<IPython.core.display.HTML object>'   # such as the styles of a progress bar
+
 def table(html):
     "An HTML table as a Markdown table"
     rows = [[re.sub('<.*?>', '', o).strip().replace('|', r'\|') for o in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row,
@@ -17,7 +19,8 @@ def outputs(cell, table=table, image=lambda png:None):
         data = {k:''.join(v) for k,v in o.get('data', dict(text=o.get('text', ''))).items()}
         if '<table' in data.get('text/html', ''): yield table(data['text/html'])
         elif 'image/png' in data and (shown := image(data['image/png'])): yield shown
-        elif text := (data.get('text/plain') or data.get('text', '')).rstrip(): yield f'```text\n{text}\n```'
+        elif (text := (data.get('text/plain') or data.get('text', '')).rstrip()) not in NOTHING:
+            yield f'```text\n{text}\n```'
 
 def parts(nb, code):
     "The cells of `nb` as Markdown, without hidden ones; `code` makes the parts of a code cell"
