@@ -152,7 +152,7 @@ class PosteriorAverage(CollabModel):
         for name,part in zip(self.drawn, parts):
             part,kept = torch.as_tensor(np.asarray(part), dtype=torch.float32),getattr(self, name)
             if len(kept)<=n:                                                # room for as many again
-                more = torch.from_numpy(np.empty((max(self.room, n),*part.shape), np.float32)).to(kept.device)
+                more = torch.from_numpy(np.zeros((max(self.room, n),*part.shape), np.float32)).to(kept.device)
                 kept = torch.cat([kept, more]) if n else more
                 setattr(self, name, kept)
             kept[n] = part

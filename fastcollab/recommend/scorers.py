@@ -423,7 +423,7 @@ def scorers_agree(
     "Does a scorer give the ratings that the model gives?"
     rng = np.random.default_rng(0)
     u,i = (torch.from_numpy(rng.integers(0, n, 256)) for n in (n_users,n_items))
-    got,want = scorer.link(scorer.pairs(u, i)),model.link(model.pairs(u, i))
+    got,want = (o.link(o.pairs(u, i)).cpu() for o in (scorer,model))
     return ((got-want).abs().max()<=2e-5*want.abs().max()).item()           # what float32 may differ by, and no more
 
 # %% ../../nbs/recommend/01_scorers.ipynb #2e7a533f

@@ -11,7 +11,9 @@ from pretend import DEVICE, count_waits, elsewhere, pretending
 
 pytestmark = pytest.mark.placement
 NEW = pd.DataFrame(dict(userId=[1000]*4, movieId=[1,2,3,4], rating=[5.,1,4,2]))
-TRAINED = [o for o in ZOO if o not in ('BiasBaseline','PosteriorAverage')]
+# the pretended device has no products of vectors without numbers
+MODELS = [o for o in ZOO if o!='Popular']
+TRAINED = [o for o in MODELS if o not in ('BiasBaseline','PosteriorAverage','RankEnsemble')]
 
 @pytest.fixture(autouse=True)
 def device():
@@ -30,7 +32,7 @@ def quiet(learn, *args, how='fit_one_cycle', **kwargs):
 def fitted(name='DotProductBias', device=DEVICE, epochs=2, **kwargs):
     "The same fit on any device"
     learn = made(name, device, **kwargs)
-    if name=='BiasBaseline': learn.model.to(device)
+    if name in ('BiasBaseline','RankEnsemble'): learn.model.to(device)
     elif name=='PosteriorAverage': quiet(learn, 30, how='fit_gibbs')
     else: quiet(learn, epochs, 1e-2)
     return learn
@@ -130,7 +132,7 @@ def on_device():
         return res[name]
     return get
 
-@pytest.mark.parametrize('name', list(ZOO))
+@pytest.mark.parametrize('name', MODELS)
 def test_predictions(name, on_device):
     learn = on_device(name)
     preds,targs = learn.get_preds()
@@ -140,7 +142,7 @@ def test_predictions(name, on_device):
     assert np.allclose(same, preds, atol=1e-4) and isinstance(learn.predict(1, 2), float)
     assert np.isfinite(learn.validate()[0]) and len(str(learn.summary()))>100 and places(learn)=={'pretend'}
 
-@pytest.mark.parametrize('name', list(ZOO))
+@pytest.mark.parametrize('name', MODELS)
 def test_recommendations(name, on_device, tmp_path):
     "Lists, similar items, newcomers and explanations, also of a recommender from a file"
     learn = on_device(name)

@@ -118,7 +118,8 @@ def test_modules_are_in_sections_by_package(texts):
     assert listed(texts['api/index.html'])==[re.search(r'default_exp ([\w.]+)', o.read_text())[1].replace('.', '/')
         for o in files]
     heads = re.findall(r'<h2 id="[^"]*">(.*?)<a', texts['api/index.html'].split('<article')[1])
-    assert heads==['Kernels','Checks, losses, metrics, and files','Data','Recommend','Models','Train','Interpret','CLI']
+    assert heads==['Kernels','Checks, losses, metrics, and files','Data','Recommend','Models','Train','Evaluate',
+        'Interpret','CLI']
 
 def test_nothing_is_fetched_from_elsewhere(texts):
     for page,text in texts.items():
