@@ -411,6 +411,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.make_features': ( 'data/loaders.html#make_features',
                                                                                     'fastcollab/data/loaders.py'),
+                                         'fastcollab.data.loaders.new_encoder': ( 'data/loaders.html#new_encoder',
+                                                                                  'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.part_samplers': ( 'data/loaders.html#part_samplers',
                                                                                     'fastcollab/data/loaders.py'),
                                          'fastcollab.data.loaders.split_kwargs': ( 'data/loaders.html#split_kwargs',

@@ -187,7 +187,7 @@ def _is_odd(dtype):
     return pa.types.is_dictionary(kind) or pa.types.is_fixed_size_binary(kind) or isinstance(kind, pa.BaseExtensionType)
 
 def _plain_arrow(df):
-    "`df` with categories and objects in the place of odd types of Arrow"
+    "`df` with the Arrow types that pandas handles badly turned into categories and objects"
     odd = [k for k,o in df.dtypes.items() if _is_odd(o)]
     if odd: df = df.copy(deep=False)
     for k in odd: df[k] = arrow_frame(pa.table(dict(k=pa.array(df[k].array))))['k'].array

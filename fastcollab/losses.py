@@ -54,7 +54,7 @@ class RatingLoss(Module):
 
     def fused_lists(self,
         n_neg:int, # Negatives of each list
-    )->'ListRule|None': # None: there are no lists, or they can't be ranked in the compiled loop
+    )->'ListRule|None': # None without lists, or if the compiled loop can't rank them
         "How the compiled loop computes the loss of a list of an item and its negatives"
 
     def __init_subclass__(cls, **kwargs):

@@ -32,7 +32,7 @@ class RankingLoss(RatingLoss):
         weights:Tensor|None=None, # What each interaction weighs, (bs,) or (bs,1); all the same if None
         items:Tensor|None=None, # Rows of the items, (bs,1+n_neg); None if unknown
     )->Tensor: # Scalar
-        "Weighted mean of the loss of each list; ValueError if there are no negatives"
+        "Weighted mean of the loss of each list; ValueError without negatives"
         if scores.ndim!=2 or scores.shape[1]<2:
             raise ValueError(f'scores are {tuple(scores.shape)}; a ranking loss needs negatives, (bs,1+n_neg): '
                 'make the loaders with CollabDataLoaders.from_interactions, and the learner with collab_learner')
@@ -56,7 +56,7 @@ def without_padding(
     items:Tensor, # Rows of the items, (bs,1+n_neg)
 )->Tensor: # The same shape
     "Scores in which a negative that isn't there stands infinitely below the others"
-    none = F.pad(items[:,1:]==0, (1,0))   # column 0 is no negative
+    none = F.pad(items[:,1:]==0, (1,0))   # column 0 is the positive
     return scores.masked_fill(none, -1e4) if none.any() else scores
 
 # %% ../nbs/01_ranking_losses.ipynb #403bff13
@@ -103,7 +103,7 @@ class AdaptiveHingeLoss(RankingLoss):
 
 # %% ../nbs/01_ranking_losses.ipynb #43e178ee
 class SampledSoftmaxLoss(RankingLoss):
-    "-log softmax of the item among its negatives, after scores lost log p of being drawn: Yi et al. 2019, eq. 5"
+    "-log softmax of the item among its negatives, after log p of being drawn is subtracted: Yi et al. 2019, sec. 3"
     def __init__(self,
         log_q:Tensor|None=None, # Logarithm of the chance of each item to be drawn, (n_items,); of the loaders if None
         correct:bool=True, # Correct for these chances?

@@ -34,7 +34,7 @@ def to_implicit(
 def looks_like_ratings(
     y:np.ndarray, # Weights, (n,)
 )->bool:
-    "Are these the steps of a scale, of which the lowest isn't the most frequent, as that of plays is?"
+    "Do these look like the steps of a rating scale? Of plays, the lowest number is the most frequent"
     levels,counts = np.unique(y[::len(y)//2**20+1], return_counts=True)
     if not 3<=len(levels)<=20 or levels[-1]>10: return False
     steps = np.diff(levels)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TabularNames', 'RatingsDataset', 'InteractionsDataset', 'RatingsDL', 'why_batches', 'epoch_seed', 'FullBatchDL',
            'make_features', 'split_rows', 'frame_labels', 'frame_rows', 'split_kwargs', 'interaction_splits',
-           'part_samplers', 'CollabDataLoaders']
+           'part_samplers', 'new_encoder', 'CollabDataLoaders']
 
 # %% ../../nbs/data/08_loaders.ipynb #a87fdfa8
 import inspect, random
@@ -463,6 +463,23 @@ def part_samplers(
         warn(f'{found}; they have no negatives, and their interactions teach nothing')
     return train,train.of(torch.cat([o.ids for o in parts]), weights=train.weights)
 
+# %% ../../nbs/data/08_loaders.ipynb #c1500002
+def new_encoder(
+    df:pd.DataFrame, # Ratings or interactions
+    names:tuple, # Columns of users, items and ratings
+    item_cols:list, # Columns that describe items
+    user_cols:list, # Columns that describe users
+    sep:str, # What separates the categories of a set
+    title_name:str|None, # Column with the titles of items; 'title' if None and there is one
+    time_name:str|None, # Column with times; none if None
+)->RatingsEncoder: # Not fitted yet; KeyError for a missing column
+    "An encoder for the columns of a table"
+    features = make_features(df, names, item_cols, user_cols, sep)
+    if title_name is None and 'title' in df and names[1]!='title': title_name = 'title'
+    for name,what in ((title_name,'title'),(time_name,'time')):
+        if name is not None: need_column(df, name, what)
+    return RatingsEncoder(*names, features, title_name, None if time_name is None else TimestampEncoder(time_name))
+
 # %% ../../nbs/data/08_loaders.ipynb #c5124efd
 class CollabDataLoaders(FastaiCollabDataLoaders):
     "`DataLoaders` of ratings or clicks: fastai's `CollabDataLoaders` with every row drawn once, splits and features"
@@ -496,13 +513,9 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         "Loaders from a table of ratings"
         ratings = check_frame('ratings', ratings)
         names = check_ratings(ratings, user_name, item_name, rating_name)
-        features = make_features(ratings, names, L(genre_name)+L(item_cols), L(user_cols), sep)
-        if title_name is None and 'title' in ratings and names[1]!='title': title_name = 'title'
-        for name,what in ((title_name,'title'),(time_name,'time')):
-            if name is not None: need_column(ratings, name, what)
+        enc = new_encoder(ratings, names, L(genre_name)+L(item_cols), L(user_cols), sep, title_name, time_name)
         if user_weight and not shuffle: raise ValueError('user_weight draws ratings at random; leave out shuffle=False')
         splits = split_rows(ratings, valid_pct, seed, splitter, splits)
-        enc = RatingsEncoder(*names, features, title_name, None if time_name is None else TimestampEncoder(time_name))
         parts = zip(enc.fit(ratings, splits), splits)
         train,valid = (RatingsDataset.from_encoded(enc, o, **frame_rows(ratings, rows)) for o,rows in parts)
         more = dict(seed=seed, num_workers=num_workers, pin_memory=pin_memory)
@@ -541,15 +554,11 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         "Loaders from a table of interactions, with negatives in each batch"
         df = check_frame('interactions', interactions)
         names = check_interactions(df, user_name, item_name, weight_name)
-        features = make_features(df, names, L(genre_name)+L(item_cols), L(user_cols), sep)
-        if title_name is None and 'title' in df and names[1]!='title': title_name = 'title'
-        for name,what in ((title_name,'title'),(time_name,'time')):
-            if name is not None: need_column(df, name, what)
+        enc = new_encoder(df, names, L(genre_name)+L(item_cols), L(user_cols), sep, title_name, time_name)
         weights = interaction_weights(df, weight_name)
         how = dict(valid_pct=valid_pct, seed=seed, splitter=splitter, splits=splits)
         splits = interaction_splits(df, names, weights, duplicates, time_name, **how)
         df = df.assign(**{names[2]:confidences(weights, rule, alpha)})
-        enc = RatingsEncoder(*names, features, title_name, None if time_name is None else TimestampEncoder(time_name))
         parts = enc.fit(df, splits, check_repeats=duplicates=='keep')
         samplers = part_samplers(enc, parts, sampler, n_neg)
         train,valid = (InteractionsDataset.from_encoded(enc, o, sampler=s, **frame_rows(interactions, rows))

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 # %% ../../nbs/data/09_matrix.ipynb #70ae82c6
 def interaction_matrix(
     ds, # `RatingsDataset`, such as `dls.train_ds`
-    weights:bool=True, # Ratings or weights as entries? False: 1 for each pair that there is
+    weights:bool=True, # Use ratings or weights as entries? Otherwise each pair is a 1
 )->csr_matrix: # (n_users,n_items) float32, columns rising within a row
     "Who met what"
     ids,values = ds.store.arrays()

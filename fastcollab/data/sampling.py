@@ -141,7 +141,7 @@ class NegativeSampler:
         seed:int, # Seed of the epoch
         items:Tensor|None=None, # Rows of items, (m,) int32, for `'inbatch'`; None draws from all items
         bs:int=1, # Interactions of a batch
-    )->Tensor: # (m,n_neg) int32; 0 for a user who has met every item
+    )->Tensor: # (m,n_neg) int32; 0 where a user has met every item
         "Negatives of some interactions; those of a row depend on the seed and the row only, except for `'inbatch'`"
         if items is not None and self.kind=='inbatch': return batch_negatives(self, u, items, rows, seed, bs)
         if u.device.type!='cpu' or load_kernels('negatives') is None: return tensor_negatives(self, u, rows, seed)

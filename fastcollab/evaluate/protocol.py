@@ -83,7 +83,7 @@ def drop_leaks(
 def category_vectors(
     rec:Recommender, # With a table of items
     by:str|None=None, # Column of categories; the first column with sets of them if None
-)->np.ndarray|None: # (n_items,d), see `genre_vectors`; None if there is no such column
+)->np.ndarray|None: # (n_items,d), see `genre_vectors`; None without such a column
     "The categories of the items of a recommender"
     sets = [o for o,sep in rec.separators.items() if sep and o in rec.items]
     if by is None and not sets: return None

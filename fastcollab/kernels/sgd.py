@@ -126,7 +126,7 @@ def draw_block(known, users, start, stop, seed, items, neg):
         prefetch(words, 0, bit_of(ends, n_items, shared, users[r], j)>>5)
     for r in range(start, stop):
         u,j = users[r],neg[r-start]
-        if not has_bit(ends, bits, n_items, shared, u, j): continue   # seldom: what follows is no part of the usual way
+        if not has_bit(ends, bits, n_items, shared, u, j): continue   # rare, so it stays off the usual path
         z = mixed(seed+r*GOLDEN)
         for k in range(DRAWS):
             if shared and not listed(ends, listed_items, u, j): break

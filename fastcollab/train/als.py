@@ -149,7 +149,7 @@ class ALSSolver:
         return float(((s-eq.targets)**2).mean())
 
     def write(self):
-        "Put the tables into the model; who has met nothing gets the mean of the others"
+        "Write the tables into the model; ids without interactions get the mean of the rest"
         def side(k):
             table = self.tables[k][:,:self.k+1] if not self.clicks else np.pad(self.tables[k][:,:self.k], ((0,0),(0,1)))
             table,met = table.copy(),np.diff(self.sides[k].ends)>0
