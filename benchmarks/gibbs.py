@@ -53,24 +53,25 @@ def by_sweeps(part, splits, seed, numbers):
     learn,preds = collab_learner(dls, arch=SVDPlusPlus),[]
     for before,now in zip((0,*numbers), numbers):
         quietly(learn, lambda: learn.fit_gibbs(now-before, every=now, seed=seed, resume=before>0))
-        preds.append(learn.get_preds()[0])
+        with learn.no_bar(): preds.append(learn.get_preds()[0])
     with contextlib.redirect_stdout(io.StringIO()): other = collab_learner(dls, arch='auto')
     quietly(other, lambda: fit_adam(other, other.auto_config))
-    adam,y = other.get_preds()
+    with other.no_bar(): adam,y = other.get_preds()
     return np.stack([*preds,adam]),y.numpy()
 
 def sweeps():
     "Short and long chains, alone and blended with SVD++ by Adam with the best weights"
     numbers = 60,100,150,250,400
-    say(f'\n{"RMSE by sweeps":<30}'+''.join(f'{o:8}' for o in numbers))
+    say(f'\n{"RMSE by sweeps":<30}'+''.join(f'{o:8}' for o in numbers)+f'{"Adam":>10}')
     for name,part,splits in held_out():
         errors = []
         for seed in SEEDS:
             preds,y = by_sweeps(part, splits, seed, numbers)
-            blends = [ensemble_weights([o,preds[-1]], y)@[o,preds[-1]] for o in preds[:-1]]
-            errors.append(np.sqrt(((np.stack([preds[:-1],blends])-y)**2).mean(-1)))
-        for what,res in zip(('','blended'), np.mean(errors, 0)):
-            say(f'{name:<22}{what:<8}'+''.join(f'{o:8.4f}' for o in res))
+            blends = [ensemble_weights([o,preds[-1]], y)@[o,preds[-1]] for o in preds]
+            errors.append(np.sqrt(((np.stack([preds,blends])-y)**2).mean(-1)))
+        alone,blended = np.mean(errors, 0)
+        say(f'{name:<30}'+''.join(f'{o:8.4f}' for o in alone[:-1])+f'{alone[-1]:10.4f}')
+        say(f'{"  blended":<30}'+''.join(f'{o:8.4f}' for o in blended[:-1]))
 
 def seconds():
     "CPU seconds of the fits that `fit_auto` plans for, and what it plans with"
