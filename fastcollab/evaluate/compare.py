@@ -85,7 +85,7 @@ class Comparison:
         ax.errorbar(res.difference, range(len(res)), xerr=ends, fmt='o', capsize=3)
         ax.axvline(0, color='gray', lw=.8)
         ax.set_yticks(range(len(res)), [f'{k} {v:.4f}' for k,v in res.iloc[:,0].items()])
-        ax.set_xlabel(f'{res.columns[0]} minus that of {base}, {self.interval:.0%} intervals')
+        ax.set_xlabel(f'{res.columns[0]} less that of {base}, {self.interval:.0%} intervals')
         return ax
     def __repr__(self): return self.differences().round(4).to_string()
     def _repr_html_(self): return self.differences().round(4).to_html()
