@@ -193,7 +193,8 @@ def ann_index(
     points = _item_points(items, biased)
     size = dict(connectivity=connectivity, expansion_add=expansion, expansion_search=expansion)
     index = Index(ndim=points.shape[1], metric='ip', dtype='f32', **size)
-    index.add(np.arange(1, len(items.vec)), points)
+    # several threads insert items that don't see each other: another graph each time, and a worse one on a busy machine
+    index.add(np.arange(1, len(items.vec)), points, threads=1)
     return index
 
 # %% ../../nbs/recommend/07_artifact.ipynb #83a11048

@@ -488,6 +488,7 @@ def test_ann_recall(kind):
     want,index = by_user(rec.recommend(k=10)),rec.to_ann()
     found = index.search(rec.queries(list(range(200))), 10).keys
     assert np.mean([len({*want[u]} & {int(o)-1 for o in found[u]})/10 for u in range(200)])>=.95
+    assert (rec.to_ann().search(rec.queries(list(range(200))), 10).keys==found).all()   # the same graph each time
     assert len(index)==n and rec.queries(3).shape==(1,19)
 
 SERVING = """import sys, tempfile, torch, pandas as pd
