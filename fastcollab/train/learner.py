@@ -76,7 +76,7 @@ def lazy_rows(
 ):
     "Let the rows of tables wait until a batch needs them, where the optimizer and the callbacks allow it"
     lazy = isinstance(learn.opt, LazyAdam) and (loop is None or loop.lazy)
-    lazy = lazy and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
+    lazy = lazy and not is_spread(learn.model) and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
     if lazy: learn.opt.attach(learn.model)
     try: yield
     finally:
@@ -294,6 +294,7 @@ class CollabLearner(Learner):
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     def _do_fit(self):
         self.need_ratings()
+        if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
         self._recommender,self._loop = None,self._solver or self._best_loop()
         if not self._solver: forget_solution(collab_model(self.model))
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
@@ -384,6 +385,7 @@ class CollabLearner(Learner):
     @delegates(Learner.lr_find)
     def lr_find(self, *args, **kwargs):
         self.need_ratings()
+        self.need_parameters()
         return super().lr_find(*args, **kwargs)
     def need_ratings(self):
         "ValueError if there is nothing to train on"
@@ -391,6 +393,11 @@ class CollabLearner(Learner):
         n,bs = len(self.dls.train_ds),self.dls.train.bs
         if n: raise ValueError(f'{n:,} ratings fill no batch of {bs:,}; lower bs')
         raise ValueError('there are no ratings to train on; a loaded learner gets some with learn.dls = dls')
+    def need_parameters(self):
+        "ValueError if steps would train nothing"
+        if any(o.requires_grad for o in self.model.parameters()): return
+        raise ValueError(f'no parameter of {collab_model(self.model).name} is trained in steps: it is fitted at once, or '
+            'all of them are frozen')
     @delegates(Learner.load)
     def load(self, file, **kwargs):
         self._recommender = None
