@@ -554,10 +554,11 @@ def check_y_range(
 ):
     "ValueError if `y_range` isn't a range; a warning if ratings are outside of it"
     y_range = check_range('y_range', y_range)
-    y = dls.train_ds.store.ratings()
-    out = (y<y_range[0])|(y>y_range[1])
-    if not out.any(): return
-    bad = some_of(int(out.sum()), len(y), f'ratings are outside y_range={tuple(y_range)}', round(y[out][0].item(), 4))
+    store = dls.train_ds.store
+    parts = [y[(y<y_range[0])|(y>y_range[1])] for y in store.ratings().split(store.piece)]
+    if not (n := sum(map(len, parts))): return
+    example = first(o for o in parts if len(o))[0].item()
+    bad = some_of(n, len(store), f'ratings are outside y_range={tuple(y_range)}', round(example, 4))
     warn(f'{bad}; the model cannot predict them, so widen the range')
 
 # %% ../../nbs/train/07_learner.ipynb #b9f71f17
@@ -579,9 +580,7 @@ def center_model(
 ):
     "Put the mean of the training ratings into `model`, and start the biases of items at the mean of their means"
     store = dls.train_ds.store
-    items,y = store.ids()[:,1].long(),store.ratings()[:,0].double()
-    counts = torch.bincount(items, minlength=dls.n_items)
-    sums = torch.zeros(len(counts), dtype=y.dtype, device=y.device).index_add_(0, items, y)
+    counts,sums = store.counts(1, dls.n_items),store.sums(1, dls.n_items)
     mean = (sums[counts>0]/counts[counts>0]).mean().item()
     before = model.center(mean).link.shift if model.can_center(mean) else None
     after = model.center(store.mean()).link.shift
