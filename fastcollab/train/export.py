@@ -141,7 +141,7 @@ def ranked_terms(
 )->tuple: # The same, with `ranked` for users
     "Fold terms of a model of clicks"
     users = scorer.factors(0)
-    if users is None or terms[0] is None or terms[0].clicks is not None: return terms
+    if users is None or terms[0] is None or terms[0].clicks is not None or not terms[0].solved: return terms
     known = history.ends.diff()>0
     known = known if known.any() else torch.ones_like(known)
     spread = (users.vec[known]-users.vec[0]).double().square().mean().item() if users.vec.numel() else 1.
