@@ -165,9 +165,11 @@ class ClassPage:
     description = property(lambda self: docstring(self.cls))
 
     def markdown(self):
-        known = list(methods(self.cls))
-        rows = '\n'.join(f'| [`{name}`](#{name.lower()}) | {inline(docstring(fn))} |' for name,fn in known)
-        glance = f'| Method | What it does |\n|---|---|\n{rows}'
+        known = sorted(methods(self.cls), key=lambda o: isinstance(getattr(self.cls, o[0]), property))   # they come last
+        rows = ''.join(f'<tr><td><a href="#{name.lower()}"><code>{name}</code></a></td><td>{inline(docstring(fn))}</td></tr>'
+            for name,fn in known)
+        head = '<tr><th>Method</th><th>What it does</th></tr>'
+        glance = f'<div class="docments"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
         made = f'[How it is made, with examples]({get_relative_url(self.page.uri, self.uri)})'
         return top(self.title, self.description) + '\n\n'.join([made, '## At a glance', glance, '## Methods',
             *(o for name,fn in known for o in self.entry(name, fn))])
@@ -242,19 +244,20 @@ class Site:
         return uri
 
     def add_index(self, uri, title, description, sections):
-        "A page that lists the pages of `sections`, a dict of a heading to pages, in their order"
+        "A page that lists the pages of `sections`, pairs of a heading and pages"
         def rows(pages):
             return '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ')
                 for o in pages)
-        self.add(uri, top(title, description) + '\n\n'.join(f'{head}{rows(pages)}' for head,pages in sections.items())
+        self.add(uri, top(title, description) + '\n\n'.join(f'{head}{rows(pages)}' for head,pages in sections if pages)
             + '\n')
 
     def add_guide(self):
         "The list of all recipes, by page"
         def rows(page): return '\n'.join(f'1. [{o}]({get_relative_url(page.uri, "guide/index.md")}#{slugify(o, "-")})'
             for o in page.headings())
-        self.add('guide/index.md', top('How do I ...', 'Short recipes that run as they stand. Copy one, and change the '
-            'names of columns.') + '\n\n'.join(f'## {o.title}\n\n{o.description}\n\n{rows(o)}' for o in self.folder('guide')))
+        text = '\n\n'.join(f'## {o.title}\n\n{o.description}\n\n{rows(o)}' for o in self.folder('guide'))
+        self.add('guide/index.md', top('How do I ...',
+            'Short recipes that run as they stand. Copy one, and change the names of columns.') + text)
 
     def add_map(self):
         "The interactive map of the home page: a model of synthetic ratings, trained here"
@@ -278,12 +281,12 @@ class Site:
         self.add_map()
         self.add_index('tutorials/index.md', 'Tutorials',
             'In reading order. Each is a notebook that runs as it stands.',
-            {'':self.folder('tutorials'), CASES:self.folder('cases')})
+            [('',self.folder('tutorials')), (CASES,self.folder('cases'))])
         self.add_index('api/index.md', 'Reference',
             'In the order in which you need it. A page of a module is the notebook that it is exported from; helpers, '
             'which you need to change the library, not to use it, come last.',
-            {f'## {name}\n\n{"### Helpers"*k}\n\n':pages for name,(classes,modules,helpers) in self.groups.items()
-                for k,pages in enumerate((classes+modules, helpers)) if pages})
+            [o for name,(classes,modules,helpers) in self.groups.items() for o in (
+                (f'## {name}\n\n', classes+modules or helpers), ('### Helpers\n\n', helpers*bool(classes+modules)))])
         for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):
             text = self.relink((ROOT/o).read_text(encoding='utf8'), ROOT/o, PLACES[o])
             self.add(PLACES[o], text)
