@@ -285,6 +285,7 @@ def why_not_device(
     "Why `learn` can't train in a `RecordedLoop`"
     if reason := why_not_loop(learn) or why_hooked(learn): return reason
     if rating_loss(learn.loss_func).ranks: return 'the loss compares lists'
+    if (at := learn.dls.train_ds.device)!=learn.dls.device: return f'the ratings stay on {at}, in files'
     if learn.opt is None: return ''
     groups = ({learn.opt.state[p].get('step', 0) for p in o if p.requires_grad} for o in learn.opt.param_lists)
     if any(len(o)>1 for o in groups): return 'the parameters are not all stepped alike'

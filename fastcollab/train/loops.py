@@ -23,6 +23,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.learner import CastToTensor
 from ..cores import *
 from ..data.loaders import why_batches
+from ..data.store import row_order
 from ..kernels.jit import aligned, compiling, load_kernels, pages
 from ..kernels.steps import EPS, StepTables
 from ..losses import rating_loss
@@ -357,11 +358,11 @@ class TorchLoop:
         hypers:dict, # As in `open`
     ):
         "The steps of an epoch, piece by piece"
-        order,device,per = torch.as_tensor(dl.get_idxs()),self.device(),max(1, self.piece//dl.bs)
-        if dl.drop_last: order = order[:len(dl)*dl.bs]
+        order,device,per = row_order(dl.get_idxs()),self.device(),max(1, self.piece//dl.bs)
+        n = len(dl)*dl.bs if dl.drop_last else len(order)
         for cb in collab_callbacks(self.learn): cb.start_epoch(dl.epoch_seed, device)
         for s in range(0, len(dl), per):
-            idx = order[s*dl.bs:(s+per)*dl.bs].to(device)
+            idx = order[s*dl.bs:min(n, (s+per)*dl.bs)].to(device)
             self.steps(s, idx, dropped_ids(self.learn, len(idx)), {k:v[s:s+per] for k,v in hypers.items()})
 
     def steps(self,
@@ -374,7 +375,7 @@ class TorchLoop:
         learn,losses,groups = self.learn,[],self.learn.opt.hypers
         ahead = {name: (v if v.ndim>1 else v[:,None].repeat(len(groups), 1)).tolist() for name,v in hypers.items()}
         parts = learn.dl.rows(idx)
-        if dropped is not None: parts[0][:,:2].masked_fill_(dropped, 0)
+        if dropped is not None: parts[0][:,:2].masked_fill_(dropped.to(parts[0].device), 0)
         for k,b in enumerate(zip(*(o.split(learn.dl.bs) for o in parts))):
             for name,v in ahead.items():
                 for h,o in zip(groups, v[k]): h[name] = o   # `set_hyper` would take as long as Adam
