@@ -12,6 +12,7 @@ __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'ask
            'baseline_rmse']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
+import threading
 from typing import NamedTuple
 
 from fastai.collab import *
@@ -51,20 +52,23 @@ from .solvers import *
 from ..writing import replacing
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
+_asking = threading.RLock()   # fastai keeps the batch it is at in the learner
+
 @contextmanager
 def unchanged(
     learn:Learner, # Learner to ask
 ):
-    "Restore the modes of the model and the history of the last fit at the end of the context"
-    recorder,training = getattr(learn, 'recorder', None),learn.training
-    modes = [(m,m.training) for m in learn.model.modules()]
-    history = {k:getattr(recorder, k) for k in ('lrs','iters','losses','values','metric_names') if hasattr(recorder, k)}
-    try:
-        with limited(): yield
-    finally:
-        learn.training = training
-        for m,mode in modes: m.training = mode
-        for k,v in history.items(): setattr(recorder, k, v)
+    "Restore the modes of the model and the history of the last fit at the end of the context; one thread at a time"
+    with _asking:
+        recorder,training = getattr(learn, 'recorder', None),learn.training
+        names = 'lrs','iters','losses','values','metric_names'
+        history = {k:getattr(recorder, k) for k in names if hasattr(recorder, k)}
+        try:
+            with reading(learn.model), limited(): yield
+        finally:
+            learn.training = training
+            for k,v in history.items(): setattr(recorder, k, v)
+
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0004
 _gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())
