@@ -296,6 +296,11 @@ class CollabLearner(Learner):
         lr_max = np.array([h['lr'] for h in self.opt.hypers])
         scheds = one_cycle(lr_max, self.moms if moms is None else moms, div, div_final, pct_start)
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
+        start_epoch=0):
+        "Fit `self.model` for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
+        cbs = L(cbs)+([SkipToEpoch(start_epoch)] if start_epoch else [])
+        super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
     def _do_fit(self):
         self.need_ratings()
         self._recommender,self._loop = None,self._solver or self._best_loop()
