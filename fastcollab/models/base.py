@@ -8,7 +8,9 @@ __all__ = ['reading', 'SidePlan', 'FusePlan', 'dot_plan', 'SideSpec', 'SideTable
            'dls_constructor', 'takes_range']
 
 # %% ../../nbs/models/01_base.ipynb #866bcca9
+import threading
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from fastai.collab import EmbeddingDotBias, EmbeddingNN
 from fastai.torch_basics import *
@@ -21,16 +23,28 @@ from ..recommend.history import SIDES
 from ..recommend.scorers import *
 
 # %% ../../nbs/models/01_base.ipynb #0b3b5ca8
+_modes,_lock = WeakKeyDictionary(),threading.Lock()   # mode of each module that is being read, and by how many
+
 @contextmanager
 def reading(
     model:nn.Module, # Model to read from
 ):
     "Evaluation mode without gradients, and then every module in the mode in which it was"
-    modes = [(m,m.training) for m in model.modules()]
+    modules = list(model.modules())
+    with _lock:
+        for m in modules:
+            training,n = _modes.get(m, (m.training,0))
+            _modes[m] = training,n+1
+        model.eval()
     try:
-        with torch.no_grad(): yield model.eval()
+        with torch.no_grad(): yield model
     finally:
-        for m,training in modes: m.training = training
+        with _lock:
+            for m in modules:
+                training,n = _modes.pop(m)
+                if n>1: _modes[m] = training,n-1
+                else: m.training = training
+
 
 # %% ../../nbs/models/01_base.ipynb #58c2566d
 class SidePlan(NamedTuple):

@@ -12,6 +12,7 @@ __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'ask
            'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
+import threading
 from typing import NamedTuple
 from warnings import warn
 
@@ -54,20 +55,23 @@ from .verdict import *
 from ..writing import replacing
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
+_asking = threading.RLock()   # fastai keeps the batch it is at in the learner
+
 @contextmanager
 def unchanged(
     learn:Learner, # Learner to ask
 ):
-    "Restore the modes of the model and the history of the last fit at the end of the context"
-    recorder,training = getattr(learn, 'recorder', None),learn.training
-    modes = [(m,m.training) for m in learn.model.modules()]
-    history = {k:getattr(recorder, k) for k in ('lrs','iters','losses','values','metric_names') if hasattr(recorder, k)}
-    try:
-        with limited(): yield
-    finally:
-        learn.training = training
-        for m,mode in modes: m.training = mode
-        for k,v in history.items(): setattr(recorder, k, v)
+    "Restore the modes of the model and the history of the last fit at the end of the context; one thread at a time"
+    with _asking:
+        recorder,training = getattr(learn, 'recorder', None),learn.training
+        names = 'lrs','iters','losses','values','metric_names'
+        history = {k:getattr(recorder, k) for k in names if hasattr(recorder, k)}
+        try:
+            with reading(learn.model), limited(): yield
+        finally:
+            learn.training = training
+            for k,v in history.items(): setattr(recorder, k, v)
+
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0004
 _gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())
@@ -368,6 +372,11 @@ class CollabLearner(Learner):
         lr_max = np.array([h['lr'] for h in self.opt.hypers])
         scheds = one_cycle(lr_max, self.moms if moms is None else moms, div, div_final, pct_start)
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
+        start_epoch=0):
+        "Fit `self.model` for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
+        cbs = L(cbs)+([SkipToEpoch(start_epoch)] if start_epoch else [])
+        super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
     def _do_fit(self):
         self.need_ratings()
         if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
