@@ -1467,6 +1467,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'fastcollab.kernels.order._best_of_row': ( 'kernels/order.html#_best_of_row',
                                                                                      'fastcollab/kernels/order.py'),
                                           'fastcollab.kernels.order._insert': ('kernels/order.html#_insert', 'fastcollab/kernels/order.py'),
+                                          'fastcollab.kernels.order._lanes': ('kernels/order.html#_lanes', 'fastcollab/kernels/order.py'),
                                           'fastcollab.kernels.order._lanes_below': ( 'kernels/order.html#_lanes_below',
                                                                                      'fastcollab/kernels/order.py'),
                                           'fastcollab.kernels.order.best': ('kernels/order.html#best', 'fastcollab/kernels/order.py'),

@@ -17,15 +17,19 @@ from .tiles import LANES
 # %% ../../nbs/kernels/09_order.ipynb #0c53abed
 _ir = cgutils.ir
 
+def _lanes(context, b, sig, args):
+    "`LANES` numbers of a row without gaps from a place on, and a number as often: vectors of LLVM"
+    vector,i32,data = _ir.VectorType(args[2].type, LANES),_ir.IntType(32),context.make_array(sig.args[0])
+    at = b.gep(data(context, b, args[0]).data, [args[1]])
+    one = b.insert_element(_ir.Constant(vector, _ir.Undefined), args[2], _ir.Constant(i32, 0))
+    spread = b.shuffle_vector(one, one, _ir.Constant(_ir.VectorType(i32, LANES), [0]*LANES))
+    return b.load(b.bitcast(at, vector.as_pointer()), align=4),spread
+
 @intrinsic
 def _lanes_below(typingctx, row, j, v):
-    "`twice_below` of `LANES` numbers of `row`, which has no gaps, from `j` on"
+    "`twice_below` of `LANES` numbers of `row` from `j` on"
     def codegen(context, b, sig, args):
-        vector,i32,data = _ir.VectorType(args[2].type, LANES),_ir.IntType(32),context.make_array(sig.args[0])
-        at = b.gep(data(context, b, args[0]).data, [args[1]])
-        x = b.load(b.bitcast(at, vector.as_pointer()), align=4)
-        one = b.insert_element(_ir.Constant(vector, _ir.Undefined), args[2], _ir.Constant(i32, 0))
-        y = b.shuffle_vector(one, one, _ir.Constant(_ir.VectorType(i32, LANES), [0]*LANES))
+        x,y = _lanes(context, b, sig, args)
         bits = [b.bitcast(b.fcmp_ordered(o, x, y), _ir.IntType(LANES)) for o in ('<','<=')]
         return b.add(*(b.zext(b.ctpop(o), _ir.IntType(64)) for o in bits))
     return types.int64(row, types.intp, row.dtype),codegen
@@ -71,13 +75,13 @@ def pair_aucs(ends, values, twice, gone, n_items, out):
         out[r] = total/(n*others) if n*others>0 else np.nan
 
 # %% ../../nbs/kernels/09_order.ipynb #5c17a002
-_WIDTH = 64
-
-@njit(**INNER)
-def _any_above(part, low):
-    count = np.int32(0)
-    for j in range(_WIDTH): count += np.int32(not part[j]<=low)   # what isn't a number counts, too
-    return count>0
+@intrinsic
+def _any_above(typingctx, row, j, v):
+    "Is any of `LANES` numbers of `row` from `j` on above `v`? What isn't a number counts, too"
+    def codegen(context, b, sig, args):
+        bits = b.bitcast(b.fcmp_unordered('>', *_lanes(context, b, sig, args)), _ir.IntType(LANES))
+        return b.icmp_unsigned('!=', bits, _ir.Constant(_ir.IntType(LANES), 0))
+    return types.boolean(row, types.intp, row.dtype),codegen
 
 @njit(**INNER)
 def _insert(value, col, have, v, j):
@@ -94,14 +98,14 @@ def _insert(value, col, have, v, j):
 def _best_of_row(row, first, value, col, have):
     "Go on with a row whose next scores are those of column `first` and on; how many were found, -1 for no number"
     k,low = len(value),value[-1]
-    for o in range(0, len(row), _WIDTH):
-        part = row[o:o+_WIDTH]
-        if len(part)==_WIDTH and not _any_above(part, low): continue
-        for j in range(len(part)):
-            v = part[j]
+    for o in range(0, len(row), LANES):
+        end = min(o+LANES, len(row))
+        if end-o==LANES and not _any_above(row, o, low): continue
+        for j in range(o, end):
+            v = row[j]
             if v<=low: continue
             if not v<np.inf: return -1
-            _insert(value, col, have, v, first+o+j)
+            _insert(value, col, have, v, first+j)
             have = min(have+1, k)
             if have==k: low = value[k-1]
     return have
