@@ -363,6 +363,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.pair_bits': ( 'data/encoding.html#pair_bits',
                                                                                   'fastcollab/data/encoding.py'),
+                                          'fastcollab.data.encoding.read_column': ( 'data/encoding.html#read_column',
+                                                                                    'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.read_encoding': ( 'data/encoding.html#read_encoding',
                                                                                       'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.read_times': ( 'data/encoding.html#read_times',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SIDES', 'EncodingPlan', 'check_plan', 'row_type', 'Buckets', 'Job', 'count_ids',
            'pair_bits', 'bucket_of', 'is_held', 'row_values', 'row_seconds', 'Dealt', 'deal_rows', 'sort_rows',
-           'time_cut', 'Split', 'sort_buckets', 'id_rows_of', 'entity_rows', 'PartFiles', 'write_parts',
+           'time_cut', 'Split', 'sort_buckets', 'id_rows_of', 'entity_rows', 'PartFiles', 'write_parts', 'read_column',
            'write_by_user', 'write_times', 'file_sum', 'file_stamp', 'same_files', 'Encoding', 'read_encoding',
            'encoding_encoder', 'save_times', 'read_times', 'id_tables', 'kept_values', 'say_what_is_odd',
            'write_columns', 'learned_features', 'free_name', 'move_entities', 'check_room', 'encode_parquet',
@@ -384,19 +384,36 @@ def write_parts(
     for part in parts: part.close()
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd001d
+def read_column(
+    folder, # Folder with the columns of a part
+    part:str, # 'train' or 'valid'
+    name:str, # A column of one number a row, or `ids`
+    kind:np.dtype, # Its type
+    start:int=0, # First row
+    rows:int=2**20, # Rows at a time
+): # Generator of (m,) or (m,2)
+    "A column, a piece at a time"
+    width = 2 if name=='ids' else 1
+    with open(column_file(folder, part, name), 'rb') as f:
+        f.seek(start*width*np.dtype(kind).itemsize)
+        while len(values := np.fromfile(f, kind, rows*width)): yield values.reshape(-1, 2) if width==2 else values
+
+# %% ../../nbs/data/08_encoding.ipynb #e0cd001f
 def write_by_user(
     folder, # Folder with the columns of the training part
     n_users:int, # Rows of users
 ):
     "Write the training part once more, sorted by user and item"
-    store,part,kind = MappedStore(folder, 'train'),PartFiles(folder, 'train'),row_type(False)
-    ends = np.r_[0,np.cumsum(store.counts(0, n_users).numpy())]
-    n = Buckets.number(len(store))
-    first = np.searchsorted(ends[1:], np.arange(1, n)*-(-len(store)//n))+1     # users at which buckets begin
+    part,kind,counts = PartFiles(folder, 'train'),row_type(False),np.zeros(n_users, np.int64)
+    for ids in read_column(folder, 'train', 'ids', np.int32): counts += np.bincount(ids[:,0], minlength=n_users)
+    ends = np.r_[0,np.cumsum(counts)]
+    n = Buckets.number(ends[-1])
+    first = np.searchsorted(ends[1:], np.arange(1, n)*-(-ends[-1]//n))+1       # users at which buckets begin
     buckets = Buckets(folder, 'users', n, kind)
-    for ids,y in zip(store.ids().split(store.piece), store.ratings().split(store.piece)):
+    columns = (read_column(folder, 'train', *o) for o in (('ids',np.int32),('ratings',np.float32)))
+    for ids,y in zip(*columns):
         rows = np.empty(len(ids), kind)
-        rows['u'],rows['i'],rows['y'] = *ids.numpy().T,y[:,0].numpy()
+        rows['u'],rows['i'],rows['y'] = *ids.T,y
         buckets.add(rows, np.searchsorted(first, rows['u'], side='right'))
     part.add(ends=ends.astype(np.int64), items=np.zeros(0, np.int32), values=np.zeros(0, np.float32))
     for k in range(n):
@@ -405,15 +422,12 @@ def write_by_user(
         part.add(items=rows['i'], values=rows['y'])
     part.close()
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd001f
-_pieces = 2**20
-
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0021
 def _seconds_of(folder, part, start=0):
     "Seconds and users of a part, from row `start` on, a million at a time"
-    file,store = column_file(folder, part, 'seconds'),MappedStore(folder, part)
-    if len(store)==start: return
-    secs,users = np.memmap(file, np.int64, 'r'),store.ids()[start:,0].numpy()
-    for o in range(0, len(secs), _pieces): yield secs[o:o+_pieces],users[o:o+_pieces]
+    if not column_file(folder, part, 'seconds').exists(): return
+    ids = read_column(folder, part, 'ids', np.int32, start)
+    for secs,pairs in zip(read_column(folder, part, 'seconds', np.int64), ids): yield secs,pairs[:,0]
 
 def write_times(
     folder, # Folder with the columns of both parts
@@ -432,7 +446,7 @@ def write_times(
         column_file(folder, part, 'seconds').unlink(missing_ok=True)
     return encoder
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0021
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0023
 FORMAT,VERSION,MANIFEST = 'fastcollab encoding',1,'encoding.json'
 SIDES = 'users','items'
 
@@ -468,7 +482,7 @@ def same_files(
     changed = [(f,old[o['file']]) for f,o in zip(files, stamps) if old[o['file']]['time']!=o['time']]
     return all(file_sum(f)==o['sum'] for f,o in changed)
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0023
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0025
 class Encoding(NamedTuple):
     "A folder with encoded ratings"
     folder:Path # Folder
@@ -511,7 +525,7 @@ def read_encoding(
             raise ValueError(f'{res.data/name} is damaged: it should have {size:,} bytes; remove the folder and encode again')
     return res
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0025
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0027
 def _known(table):
     "Places of the known ids in the order of their rows, and of the unknown ones"
     rows = table['row'].to_numpy()
@@ -546,7 +560,7 @@ def encoding_encoder(
     for f in enc.features: enc.classes[f.name] = CategoryMap(L(f.codec.classes[1:]), sort=False, add_na=True)
     return enc,[u_rows,i_rows]
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0026
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0028
 def save_times(
     encoder:TimestampEncoder, # What was learned of times
     file, # Where to
@@ -565,7 +579,7 @@ def read_times(
         res.days,res.pairs,res.busy = f['days'],f['pairs'],f['busy']
     return res
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0028
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002a
 def id_tables(
     job:Job, # What to do
     ids:list, # As from `count_ids`
@@ -598,7 +612,7 @@ def kept_values(
     before = old.combine_chunks().take(pa.array(place, mask=place<0))
     return pa.compute.coalesce(before, new.combine_chunks().cast(before.type))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0029
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002b
 def say_what_is_odd(
     job:Job, # What was done
     tables:list, # As from `id_tables`
@@ -623,7 +637,7 @@ def say_what_is_odd(
     then = "their weights are summed; duplicates='keep' leaves them" if plan.implicit and plan.duplicates=='sum' else 'all of them are kept'
     warn(f'{repeats:,} of {n:,} rows repeat an earlier pair of {plan.names[0]!r} and {plan.names[1]!r}; {then}')
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002a
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002c
 def write_columns(
     job:Job, # What to do
     base:Encoding|None=None, # An encoding to extend, whose columns are in `job.folder` already
@@ -650,7 +664,7 @@ def write_columns(
     states = base.info['features'] if base is not None else learned_features(plan, tables)
     return dict(n=n, features=states, repeats=repeats, weight_name=free_name(job.table))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002b
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002d
 def learned_features(
     plan:EncodingPlan, # What was encoded
     tables:list, # As from `id_tables`
@@ -683,7 +697,7 @@ def move_entities(
         moved[entity_rows(old['row'].to_numpy())] = entity_rows(new['row'].to_numpy())[at]
         moved[rows[:,0].numpy()].tofile(column_file(folder, 'valid', f'entities{side}'))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002d
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002f
 _ROOM = 64 # Bytes of a row that fit the columns and what the passes write meanwhile
 
 def check_room(
@@ -717,7 +731,7 @@ def _place(folder, plan, sources, write):
         if o.name!=data: shutil.rmtree(o, ignore_errors=True)
     return read_encoding(folder)
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002e
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0030
 def _sources(table, folder):
     return [{**file_stamp(f, folder), 'sum':file_sum(f), 'rows':n} for f,n in zip(table.files, table.rows)]
 def _nothing(n): pass   # where nobody wants to see how far it is
