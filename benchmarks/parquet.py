@@ -7,9 +7,9 @@ The data are synthetic: 1 million users and 100,000 items, a few of which have m
 import json, shutil, subprocess, tempfile
 
 from common import *
-from fastcollab.data.blocks import BlockOrder, MappedStore
+from fastcollab.data.blocks import BlockOrder
 from fastcollab.data.columns import ParquetTable
-from fastcollab.data.encoding import encode_parquet, read_encoding
+from fastcollab.data.encoding import encode_parquet
 from fastcollab.data.loaders import RatingsDataset, RatingsDL, parquet_plan
 from fastcollab.data.store import Order
 import pyarrow as pa, pyarrow.parquet as pq, pyarrow.dataset

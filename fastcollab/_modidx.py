@@ -326,6 +326,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding._sources': ( 'data/encoding.html#_sources',
                                                                                  'fastcollab/data/encoding.py'),
+                                          'fastcollab.data.encoding.ask_values': ( 'data/encoding.html#ask_values',
+                                                                                   'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.bucket_of': ( 'data/encoding.html#bucket_of',
                                                                                   'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.check_plan': ( 'data/encoding.html#check_plan',

@@ -15,7 +15,7 @@ from ..data.encoding import encode_parquet, extend_encoding
 from ..data.loaders import parquet_plan
 from ..data.splits import TemporalSplitter
 
-# %% ../../nbs/cli/03_encode.ipynb #c11e0007
+# %% ../../nbs/cli/03_encode.ipynb #c11e0008
 class RowBar:
     "A progress bar of rows, on a terminal"
     def __init__(self,
@@ -37,7 +37,7 @@ def listed(
     "The names that were typed"
     return text.split(',') if text else []
 
-# %% ../../nbs/cli/03_encode.ipynb #c11e0008
+# %% ../../nbs/cli/03_encode.ipynb #c11e0009
 def encode(
     ratings:str, # Parquet file, folder, or pattern such as 'data/2024-*.parquet'
     out:Path=None, # Folder to write the encoding to

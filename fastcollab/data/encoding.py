@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SIDES', 'EncodingPlan', 'check_plan
            'pair_bits', 'bucket_of', 'is_held', 'row_values', 'row_seconds', 'Dealt', 'deal_rows', 'sort_rows',
            'time_cut', 'Split', 'sort_buckets', 'id_rows_of', 'entity_rows', 'PartFiles', 'write_parts', 'read_column',
            'write_by_user', 'write_times', 'file_sum', 'file_stamp', 'same_files', 'Encoding', 'read_encoding',
-           'encoding_encoder', 'save_times', 'read_times', 'id_tables', 'kept_values', 'say_what_is_odd',
+           'encoding_encoder', 'save_times', 'read_times', 'id_tables', 'kept_values', 'say_what_is_odd', 'ask_values',
            'write_columns', 'learned_features', 'free_name', 'move_entities', 'check_room', 'encode_parquet',
            'extend_encoding']
 
@@ -192,7 +192,7 @@ def is_held(
     salt = mixed_bits(np.array([seed%2**64], np.uint64))
     return (mixed_bits(key^salt)>>np.uint64(11))*2.**-53<share
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0010
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0011
 def row_values(
     piece:Piece, # Some rows
     plan:EncodingPlan, # What they mean
@@ -221,7 +221,7 @@ def row_seconds(
             'write the files again with one unit')
     return secs,own or unit
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0011
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0013
 class Dealt(NamedTuple):
     "What the second pass leaves"
     buckets:Buckets # All rows
@@ -253,7 +253,7 @@ def deal_rows(
     tables,odd = zip(*(o.result(len(k)) for o,k in zip(values, ids)))
     return Dealt(buckets, list(tables), list(odd), unit, untimed)
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0013
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0015
 def sort_rows(
     rows:np.ndarray, # Of one bucket
     bits:list, # As from `id_bits`
@@ -274,7 +274,7 @@ def sort_rows(
     rows['y'] = sums
     return rows,n
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0015
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0018
 def time_cut(
     buckets:Buckets, # All rows, with times
     share:float, # Share of the rows to validate on
@@ -302,7 +302,7 @@ class Split(NamedTuple):
         if self.cut is not None: return rows['t']>=self.cut
         return is_held(pair_bits(self.bits, rows['u'], rows['i']), self.plan.valid_pct, self.plan.seed)
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0016
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0019
 def sort_buckets(
     job:Job, # What to do
     dealt:Dealt, # All rows
@@ -323,7 +323,7 @@ def sort_buckets(
         for side,total in zip('ui', counts): total += np.bincount(rows[side], minlength=len(total))
     return split,counts,repeats
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0018
+# %% ../../nbs/data/08_encoding.ipynb #e0cd001b
 def id_rows_of(
     counts:np.ndarray, # How often training has each id, (n,)
     min_count:int, # Least count of a known id
@@ -343,7 +343,7 @@ def entity_rows(
     res[unknown] = rows.max(initial=0)+1+np.arange(unknown.sum())
     return res
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd001b
+# %% ../../nbs/data/08_encoding.ipynb #e0cd001e
 class PartFiles:
     "The columns of a part, written from the start to the end, or on from where an older encoding ends"
     def __init__(self, folder, part:str): self.folder,self.part,self.files = Path(folder),part,{}
@@ -383,7 +383,7 @@ def write_parts(
         job.show(len(rows))
     for part in parts: part.close()
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd001d
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0020
 def read_column(
     folder, # Folder with the columns of a part
     part:str, # 'train' or 'valid'
@@ -398,7 +398,7 @@ def read_column(
         f.seek(start*width*np.dtype(kind).itemsize)
         while len(values := np.fromfile(f, kind, rows*width)): yield values.reshape(-1, 2) if width==2 else values
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd001f
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0022
 def write_by_user(
     folder, # Folder with the columns of the training part
     n_users:int, # Rows of users
@@ -422,7 +422,7 @@ def write_by_user(
         part.add(items=rows['i'], values=rows['y'])
     part.close()
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0021
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0024
 def _seconds_of(folder, part, start=0):
     "Seconds and users of a part, from row `start` on, a million at a time"
     if not column_file(folder, part, 'seconds').exists(): return
@@ -446,7 +446,7 @@ def write_times(
         column_file(folder, part, 'seconds').unlink(missing_ok=True)
     return encoder
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0023
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0026
 FORMAT,VERSION,MANIFEST = 'fastcollab encoding',1,'encoding.json'
 SIDES = 'users','items'
 
@@ -482,7 +482,7 @@ def same_files(
     changed = [(f,old[o['file']]) for f,o in zip(files, stamps) if old[o['file']]['time']!=o['time']]
     return all(file_sum(f)==o['sum'] for f,o in changed)
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0025
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0028
 class Encoding(NamedTuple):
     "A folder with encoded ratings"
     folder:Path # Folder
@@ -525,7 +525,7 @@ def read_encoding(
             raise ValueError(f'{res.data/name} is damaged: it should have {size:,} bytes; remove the folder and encode again')
     return res
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0027
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002a
 def _known(table):
     "Places of the known ids in the order of their rows, and of the unknown ones"
     rows = table['row'].to_numpy()
@@ -560,7 +560,7 @@ def encoding_encoder(
     for f in enc.features: enc.classes[f.name] = CategoryMap(L(f.codec.classes[1:]), sort=False, add_na=True)
     return enc,[u_rows,i_rows]
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0028
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002b
 def save_times(
     encoder:TimestampEncoder, # What was learned of times
     file, # Where to
@@ -579,7 +579,7 @@ def read_times(
         res.days,res.pairs,res.busy = f['days'],f['pairs'],f['busy']
     return res
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002a
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002d
 def id_tables(
     job:Job, # What to do
     ids:list, # As from `count_ids`
@@ -612,7 +612,7 @@ def kept_values(
     before = old.combine_chunks().take(pa.array(place, mask=place<0))
     return pa.compute.coalesce(before, new.combine_chunks().cast(before.type))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002b
+# %% ../../nbs/data/08_encoding.ipynb #e0cd002f
 def say_what_is_odd(
     job:Job, # What was done
     tables:list, # As from `id_tables`
@@ -637,7 +637,17 @@ def say_what_is_odd(
     then = "their weights are summed; duplicates='keep' leaves them" if plan.implicit and plan.duplicates=='sum' else 'all of them are kept'
     warn(f'{repeats:,} of {n:,} rows repeat an earlier pair of {plan.names[0]!r} and {plan.names[1]!r}; {then}')
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002c
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0030
+def ask_values(
+    job:Job, # What was done
+):
+    "Warn if ratings look like something else"
+    name,y = job.plan.names[2],next(read_column(job.folder, 'train', 'ratings', np.float32), np.zeros(0, np.float32))
+    if job.plan.implicit or not len(y): return
+    ask_clicks(name, y)
+    ask_missing_code(pd.DataFrame({name:y}), name, y)
+
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0032
 def write_columns(
     job:Job, # What to do
     base:Encoding|None=None, # An encoding to extend, whose columns are in `job.folder` already
@@ -660,11 +670,12 @@ def write_columns(
         save_times(write_times(job.folder, plan.time_name, dealt.unit, times, done), job.folder/'times.npz')
     for name,table in zip(SIDES, tables): pq.write_table(table, job.folder/f'{name}.parquet')
     say_what_is_odd(job, tables, dealt, repeats)
+    ask_values(job)
     n = {o:len(MappedStore(job.folder, o)) for o in ('train','valid')} | {o:int((r>0).sum()) for o,r in zip(SIDES, rows_of)}
     states = base.info['features'] if base is not None else learned_features(plan, tables)
     return dict(n=n, features=states, repeats=repeats, weight_name=free_name(job.table))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002d
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0033
 def learned_features(
     plan:EncodingPlan, # What was encoded
     tables:list, # As from `id_tables`
@@ -697,7 +708,7 @@ def move_entities(
         moved[entity_rows(old['row'].to_numpy())] = entity_rows(new['row'].to_numpy())[at]
         moved[rows[:,0].numpy()].tofile(column_file(folder, 'valid', f'entities{side}'))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd002f
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0035
 _ROOM = 64 # Bytes of a row that fit the columns and what the passes write meanwhile
 
 def check_room(
@@ -731,7 +742,7 @@ def _place(folder, plan, sources, write):
         if o.name!=data: shutil.rmtree(o, ignore_errors=True)
     return read_encoding(folder)
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0030
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0036
 def _sources(table, folder):
     return [{**file_stamp(f, folder), 'sum':file_sum(f), 'rows':n} for f,n in zip(table.files, table.rows)]
 def _nothing(n): pass   # where nobody wants to see how far it is
@@ -752,6 +763,7 @@ def encode_parquet(
     check_plan(plan, table)
     return _place(folder, plan, _sources(table, folder), lambda part: write_columns(Job(table, plan, part, show)))
 
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0038
 def extend_encoding(
     folder, # Folder of an encoding
     path, # Further files
