@@ -75,6 +75,7 @@ def rating_contributions(
     Q,implicit = others.vec,state.terms[0].implicit
     adds = torch.zeros_like(Q)                                    # by having been rated at all
     if implicit is not None: adds = implicit.vec[rated].double()/max(1, len(rated))**.5
+    if not state.terms[0].solved: return adds@vec,start@vec
     predictions,slope = state.link.slope(pair_scores(_double(state.factors[0], [u]), others))
     A = Q.T@(slope[:,None]**2*Q)+decay*torch.eye(len(vec), dtype=torch.float64)
     own = split_features(state, 0, u)[0].vec-start-adds.sum(0)

@@ -98,6 +98,7 @@ def terms_state(
         if term is None: continue
         if term.clicks is not None: tensors[f'terms{side}.clicks'] = torch.tensor(term.clicks, dtype=torch.float64)
         if term.ranked is not None: tensors[f'terms{side}.ranked'] = torch.tensor(term.ranked, dtype=torch.float64)
+        if not term.solved: tensors[f'terms{side}.unsolved'] = torch.ones(1)
         if term.implicit is not None: put(f'terms{side}.implicit', term.implicit)
         for k,f in enumerate(term.features):
             info[side].append(dict(name=f.name, how=f.how, agg=f.agg, codec=f.codec))
@@ -122,7 +123,8 @@ def load_terms(
         clicks = tensors.get(f'terms{side}.clicks')
         clicks = None if clicks is None else ClickTerms(*clicks.tolist())
         ranked = tensors[f'terms{side}.ranked'].item() if f'terms{side}.ranked' in tensors else None
-        res.append(None if features is None else FoldTerms(implicit, features, clicks, ranked))
+        solved = f'terms{side}.unsolved' not in tensors
+        res.append(None if features is None else FoldTerms(implicit, features, clicks, ranked, solved))
     return tuple(res)
 
 # %% ../../nbs/recommend/08_recommender.ipynb #424673c2
@@ -359,6 +361,7 @@ class Recommender:
                 'features, fold_in_items(items=...), or train with fit_als')
         bounds,clicks = self.link.y_range or self.rated,ranked or state.terms[side].clicks is not None
         if clicks: bounds = 0,np.inf
+        if not state.terms[side].solved: clicks,bounds = True,(-np.inf,np.inf)   # who met what is all that counts
         weightless = ratings is not None and self.names[2] not in ratings
         if clicks and weightless: ratings = ratings.assign(**{self.names[2]:1.})
         new = read_new_ratings(ratings, self.names, self.ids, side, bounds)

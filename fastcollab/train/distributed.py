@@ -420,7 +420,7 @@ class EpochCheckpoint(CollabCallback):
             name = bad[0].replace('_', ' ')
             raise ValueError(f'{self.file} is of another fit: its {name} are {saved["label"].get(bad[0])}, not '
                 f'{self.label[bad[0]]}; name another checkpoint, or leave out resume')
-        self.rows,self.n = saved['rows'],saved['n_epoch']
+        self.rows,self.n,self.history = saved['rows'],saved['n_epoch'],saved['history']
         learn.dls.train.order.go_to(saved['order'])
         torch.set_rng_state(saved['random'])
     def before_epoch(self):
@@ -429,9 +429,15 @@ class EpochCheckpoint(CollabCallback):
         if self.fits>1: raise ValueError('a checkpoint is of one fit; open a context with another name for the next one')
         if self.n not in (None,self.n_epoch):
             raise ValueError(f'{self.file} is of a fit of {self.n} epochs, not {self.n_epoch}; name another checkpoint')
-        if self.epoch<len(self.rows):
-            self.recorder.log += self.rows[self.epoch]   # the table of the fit shows it
-            raise CancelEpochException()
+        if self.epoch>=len(self.rows): return
+        if self.epoch==0: self.recall()
+        self.recorder.log += self.rows[self.epoch]   # the table of the fit shows it
+        raise CancelEpochException()
+    def recall(self):
+        "What the recorder knew"
+        rec,h = self.recorder,self.history
+        rec.losses,rec.lrs,rec.iters = h['losses'].tolist(),h['lrs'],h['iters']
+        rec.smooth_loss.val,rec.smooth_loss.count = h['smooth'],h['count']
     def after_epoch(self):
         if not self.learn.in_fit or self.epoch<len(self.rows): return
         self.rows.append([float(o) for o in self.recorder.values[-1]])
@@ -440,7 +446,11 @@ class EpochCheckpoint(CollabCallback):
     def write(self):
         "Write the checkpoint"
         learn,order = self.learn,self.learn.dls.train.order
-        fit = dict(label=self.label, rows=self.rows, n_epoch=self.n_epoch, order=order.state(), random=torch.get_rng_state())
+        rec = self.recorder
+        history = dict(losses=tensor([float(o) for o in rec.losses]), lrs=[float(o) for o in rec.lrs], iters=[*rec.iters],
+            smooth=rec.smooth_loss.val, count=rec.smooth_loss.count)
+        fit = dict(label=self.label, rows=self.rows, n_epoch=self.n_epoch, order=order.state(),
+            random=torch.get_rng_state(), history=history)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.file) as part:
             torch.save(dict(model=learn.model.state_dict(), opt={**learn.opt.state_dict(), 'fit':fit}), part)
