@@ -602,7 +602,7 @@ class CollabLearner(Learner):
     def explain(self,
         user, # A user id
         item, # An item id
-        k:int=5, # Rated items to name
+        k:int|None=5, # Groups of ratings to name; None for each rating alone
     )->pd.DataFrame: # `part, item, title, rating, stars`; `attrs['sentence']` says it in words
         "Why the prediction of `item` for `user` is what it is"
         return self.kept_recommender().explain(user, item, k)
