@@ -19,7 +19,7 @@ from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 from nbdev.serve import proc_nbs
 from packages import PACKAGES
-from readme import above, outputs, parts, relink
+from readme import above, outputs, parts, relink, source
 from ziamath import Latex, config as zia
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,10 +104,9 @@ class Page:
 
     def code(self, cell):
         "The parts of a code cell"
-        src = re.sub(r'^#\|.*\n', '', cell.source, flags=re.M).strip()
-        if src.startswith('show_doc('): return self.doc(src[len('show_doc('):-1].split(',')[0])
+        if m := re.search(r'^show_doc\(([^,)]+)', cell.source, re.M): return self.doc(m[1])
         shown = outputs(cell, table=frame, image=lambda png: self.image(png, cell))
-        return [f'```python\n{src}\n```', *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
+        return [*source(cell), *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
 
     def image(self, png, cell):
         "A picture as a file of its own, named by its cell and described by what stands above it"
@@ -199,7 +198,7 @@ def formula(tex, block):
         'style':f'width:{width/size:.3f}em;height:{height/size:.3f}em;vertical-align:{math.getyofst()/size:.3f}em'})
     return tostring(svg, encoding='unicode')
 
-def source(path):
+def source_page(path):
     "A file of the repository as a page with numbered lines"
     name = path.relative_to(ROOT).as_posix()
     lang = 'python' if path.suffix=='.py' else 'text'
@@ -240,7 +239,7 @@ class Site:
         uri = f'images/{file.name}' if file.suffix in ('.png','.svg','.jpg',
             '.gif') else f'source/{Path(name).with_suffix(".md")}'
         if not any(o.src_uri==uri for o in self.files):
-            self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
+            self.add(uri, file.read_bytes() if uri.startswith('images') else source_page(file))
         return uri
 
     def add_index(self, uri, title, description, sections):
