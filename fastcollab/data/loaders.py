@@ -275,6 +275,9 @@ class RatingsDL(TfmdDL):
         "Why you can't run an epoch by reading `dataset.rows` in the order of `get_idxs`, `bs` rows a step"
         fs = [type(o).__name__ for o in self.after_batch.fs]
         return f'the loader transforms each batch with {fs}' if fs else ''
+    def to_detach(self, b, cpu=True, gather=True):
+        "What fastai keeps of a batch; where there are several processes, all see the same one, so nothing is gathered"
+        return to_detach(b, cpu, gather=False)
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if '__iter__' in vars(cls) and 'why_batches' not in vars(cls): cls.why_batches = _own_batches

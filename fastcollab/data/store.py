@@ -171,6 +171,10 @@ class Order:
     def state(self):
         "Where the seeds of the epochs stand"
         return self._seeds.getstate()
+    def go_to(self, state):
+        "Go on from a `state`"
+        kind,numbers,rest = state
+        self._seeds.setstate((kind, tuple(numbers), rest))
     @contextmanager
     def peek(self):
         "Draw within this context, and leave no trace"
