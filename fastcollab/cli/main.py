@@ -17,6 +17,7 @@ from .. import __version__
 COMMANDS = {
     'demo':'Train on synthetic ratings, show what was learned, and write plots and the model',
     'train':'Train on a table of ratings and measure on the part held out',
+    'encode':"Encode Parquet files that don't fit into memory, once",
     'evaluate':'Measure the lists of a recommender on held-out rows',
     'predict':'Predict ratings',
     'explain':'Say why a prediction is what it is',
@@ -77,5 +78,5 @@ def main():
             sys.argv = [f'fastcollab {name}', *options]
             args,kwargs,_ = parse_cli(f)
             f(*args, **kwargs)
-    except (ValueError, TypeError, KeyError, OSError) as e:
+    except (ValueError, TypeError, KeyError, OSError, MemoryError) as e:
         sys.exit(f'fastcollab {name}: {e.args[0] if isinstance(e, KeyError) else e}')

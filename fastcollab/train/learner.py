@@ -41,6 +41,7 @@ from .callbacks import *
 from .choice import *
 from .closed import *
 from .device import *
+from .distributed import *
 from .export import *
 from .loops import *
 from .optimizer import *
@@ -312,6 +313,7 @@ class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
     kept = None # `KeptRatings` of an exported learner
+    ranks = None # The processes that train together, in the context of `distributed`
     bias_wd = .02 # In exports of older versions
     _fits,_validated,_new = False,None,None # Within a fit? States of the model at its last validation, and when new
     @delegates(Learner.__init__)
@@ -385,20 +387,38 @@ class CollabLearner(Learner):
         self.need_ratings()
         if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
         self._new = self._validated = None
-        self._recommender,self._loop = None,self._solver or self._best_loop()
+        self._recommender,self._loop = None,self._solver_here() or self._best_loop()
         if not self._solver: forget_solution(collab_model(self.model))
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
             with limited(step_threads(self)): super()._do_fit()
+            if self._loop: self._loop.settle()
+        except CancelFitException:
+            if self._loop: self._loop.settle()
+            raise
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None
+    def _solver_here(self):
+        if self.ranks and (self._solver or collab_model(self.model).in_closed_form):
+            raise ValueError('solvers work in one process; call them outside of learn.distributed()')
+        return self._solver
     def _best_loop(self):
+        if self.ranks: return rank_loop(self, self.ranks)
         return ClosedFormLoop(self) if collab_model(self.model).in_closed_form else fit_loop(self)
+    @property
+    def in_fit(self)->bool:
+        "Is this in a fit, and not in a validation alone?"
+        return self._loop is not None
+    @delegates(distributed_fit)
+    def distributed(self, **kwargs):
+        "A context in which fits train in all processes that torchrun started"
+        return distributed_fit(self, **kwargs)
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
         if self._loop and not self._loop.fits():
+            self._loop.settle()
             self._loop.end()
             self._loop = self._best_loop()
         with lazy_rows(self, self._loop):
@@ -476,6 +496,7 @@ class CollabLearner(Learner):
     @delegates(Learner.lr_find)
     def lr_find(self, *args, **kwargs):
         self.need_ratings()
+        if self.ranks: raise ValueError('look for a learning rate before learn.distributed(), in one process')
         self.need_parameters()
         return super().lr_find(*args, **kwargs)
     def need_ratings(self):
