@@ -15,6 +15,7 @@ from fastcore.script import parse_cli
 COMMANDS = {
     'demo':'Train on synthetic ratings, show what was learned, and write plots and the model',
     'train':'Train on a table of ratings and measure on the part held out',
+    'encode':"Encode Parquet files that don't fit into memory, once",
     'evaluate':'Measure the lists of a recommender on held-out rows',
     'recommend':'The best items for a user, or for everybody',
     'similar':'The items most similar to one',
@@ -46,5 +47,5 @@ def main():
         with warnings.catch_warnings():
             warnings.showwarning = show
             f(*args, **kwargs)
-    except (ValueError, TypeError, KeyError, OSError) as e:
+    except (ValueError, TypeError, KeyError, OSError, MemoryError) as e:
         sys.exit(f'fastcollab {name}: {e.args[0] if isinstance(e, KeyError) else e}')
