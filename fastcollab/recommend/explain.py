@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['split_features', 'rank_contributions', 'click_contributions', 'rating_contributions', 'ScoreParts', 'named_parts',
-           'score_parts', 'explanation_table', 'explanation_sentence']
+           'top_parts', 'score_parts', 'above_mean', 'explanation_table', 'explanation_sentence']
 
 # %% ../../nbs/recommend/06_explain.ipynb #99fbd391
 from typing import NamedTuple
@@ -108,6 +108,22 @@ def named_parts(
     return [(name,value.item()) for name,value in res]
 
 # %% ../../nbs/recommend/06_explain.ipynb #7eee52f5
+def top_parts(
+    history, # `UserHistory`
+    u:int, # Row of the user
+    score:float, # What is explained
+    named:list, # Names and values of the parts that don't come from single ratings
+    contributions:Tensor, # What each rating of the user contributes, (n,)
+    k:int=5, # Rated items to name, those that contribute most
+)->ScoreParts:
+    "The parts of a score, the largest contributions first; what is left is the remainder"
+    rated,ratings = history.rated_by(u)
+    top = contributions.abs().sort(descending=True, stable=True).indices
+    parts = [*named, *(('rated',v) for v in contributions[top[:k]].tolist())]
+    if len(top)>k: parts.append(('other ratings',contributions[top[k:]].sum().item()))
+    parts.append(('remainder',score-sum(v for _,v in parts)))
+    return ScoreParts(score, parts, rated[top[:k]], ratings[top[:k]], ratings.mean().item() if len(ratings) else 0.)
+
 def score_parts(
     state:FoldState, # What is known
     decay:float, # Weight of the squared distance of users from the average
@@ -116,16 +132,23 @@ def score_parts(
     k:int=5, # Rated items to name, those that contribute most
 )->ScoreParts:
     "What the score of an item for a user consists of"
-    rated,ratings = state.history.rated_by(u)
     contributions,start = rating_contributions(state, decay, u, split_features(state, 1, i)[0].vec)
-    top = contributions.abs().sort(descending=True, stable=True).indices
-    parts = named_parts(state, u, i)+[('average user',start.item())]
-    parts += [('rated',v) for v in contributions[top[:k]].tolist()]
-    if len(top)>k: parts.append(('other ratings',contributions[top[k:]].sum().item()))
+    named = named_parts(state, u, i)+[('average user',start.item())]
     score = pair_scores(_double(state.factors[0], u), _double(state.factors[1], i)).item()
-    parts.append(('remainder',score-sum(v for _,v in parts)))
-    average = ratings.mean().item() if len(ratings) else 0.
-    return ScoreParts(score, parts, rated[top[:k]], ratings[top[:k]], average)
+    return top_parts(state.history, u, score, named, contributions, k)
+
+# %% ../../nbs/recommend/06_explain.ipynb #0e600002
+def above_mean(
+    state:FoldState, # What is known, of one ranker
+    decay:float, # Weight of the squared distance of users from the average
+    u:int, # Row of the user
+    i:int, # Row of the item
+)->tuple: # What each rating contributes (n,), what the bias of the item does, and what the average user does
+    "What makes the score of an item for a user higher than that of the mean item"
+    items = _double(state.factors[1], slice(None))
+    contributions,start = rating_contributions(state, decay, u, items.vec[i]-items.vec[1:].mean(0))
+    bias = 0. if items.bias is None else (items.bias[i]-items.bias[1:].mean()).item()
+    return contributions,bias,start.item()
 
 # %% ../../nbs/recommend/06_explain.ipynb #23794a41
 def explanation_table(
