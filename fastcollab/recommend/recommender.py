@@ -16,7 +16,8 @@ from ..cores import limited
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
 from .base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
-from .explain import above_mean, explanation_sentence, explanation_table, score_parts, top_parts
+from fastcollab.recommend.explain import (above_mean, average_parts, explanation_sentence, explanation_table, listed_parts,
+    score_parts, shared_traits)
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
     read_new_table, replaced_rows)
@@ -202,6 +203,7 @@ class Recommender:
         self.value = check_choice('value', value, ('prediction','score'))
         self.scorer,self.ids,self.names,self.items,self.history = scorer,tuple(ids),tuple(names),items,history
         self.terms,self.rated,self.separators,self.decays = tuple(terms),tuple(rated),separators or {},[None,None]
+        self._averages = None # What the mean rating consists of, found when first needed
 
     @property
     def n_users(self)->int:
@@ -372,6 +374,7 @@ class Recommender:
         if parts := self.parts: return self._fold_parts([o._fold(side, ratings, table) for o in parts])
         if self._by_history: return self._fold_history(side, ratings, table)
         state,known,res = self._fold_state('fold_in'+'_items'*side, side),self.ids[side],copy.copy(self)
+        res._averages = None
         ranked = state.terms[0].ranked is not None
         if side and ranked and ratings is not None:
             raise TypeError('clicks on new items say little about scores that only rank; fold them in by their '
@@ -425,33 +428,44 @@ class Recommender:
     def explain(self,
         user, # A user id
         item, # An item id
-        k:int=5, # Rated items to name, those that contribute most
-    )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction; see `attrs['sentence']` too
-        "Why the prediction of `item` for `user` is what it is"
-        k = check_int('k', k, what='rated items')
+        k:int|None=5, # Groups of ratings to name, those that contribute most; None for each rating alone
+    )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction
+        "Why the prediction of `item` for `user` is what it is; `attrs['sentence']` says it in words"
+        k = check_int('k', k, none='each rating alone', what='groups of ratings')
         u,i,titles = id_row(user, self.ids[0], 0),id_row(item, self.ids[1], 1),title_text(self.items['title']).array
         parts = self._score_parts(u, i, k)
-        at = parts.rated.numpy()-1
+        at,average = parts.rated.numpy()-1,parts.ratings.mean().item() if len(parts.ratings) else 0.
         res = explanation_table(parts, self.link, self.ids[1].to_numpy()[at], titles.take(at))
-        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, parts.average, self.value)
+        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, average, self.value)
         return res
+    def _labels(self, u):
+        "The categories of what a user has rated, by row, from the first column of sets; None without one"
+        sets = [o for o in self.separators if o in self.items and pd.api.types.is_string_dtype(self.items[o])]
+        if not sets: return None
+        rows = self.history.rated_by(u)[0].unique().numpy()
+        values = self.items[sets[0]].iloc[rows-1].fillna('').str.split(self.separators[sets[0]], regex=False)
+        return {r:set(o)-{''} for r,o in zip(rows.tolist(), values)}
 
     def _score_parts(self, u, i, k):
+        labels = None if k is None else self._labels(u)
         if not self.parts and not self._by_history:
-            return score_parts(self._fold_state('explain'), self.decay(0).vec, u, i, k)
-        score,(rated,_) = self.scorer.pairs(torch.tensor([u]), torch.tensor([i])).item(),self.history.rated_by(u)
-        if self._by_history: return top_parts(self.history, u, score, [], self.scorer.met_adds(rated, i), k)
-        found = list(zip(*(o._above_mean(u, i) for o in self.parts)))
-        totals = [sum(w*o for w,o in zip(self.scorer.weights, part)) for part in found]
-        named = [('item bias',totals[1]),('average user',totals[2])]
-        return top_parts(self.history, u, score, named, totals[0], k)
+            state = self._fold_state('explain')
+            if self._averages is None: self._averages = average_parts(state)
+            return score_parts(state, self.decay(0).vec, u, i, k, self._averages, labels)
+        (rated,_),score = self.history.rated_by(u),self.scorer.pairs(torch.tensor([u]), torch.tensor([i])).item()
+        if self._by_history: contributions,item = self.scorer.met_adds(rated, i),0.
+        else:
+            found = zip(*(o._above_mean(u, i) for o in self.parts))
+            contributions,item = (sum(w*o for w,o in zip(self.scorer.weights, part)) for part in found)
+        shared = shared_traits(self.scorer.vectors(1), rated, labels)
+        return listed_parts(self.history, u, score, 0., [('user',0.),('item',item)], contributions, shared, k)
     def _above_mean(self, u, i):
-        "What adds to the z-score of an item: each rating, the bias of the item, and the average user"
+        "What adds to the z-score of an item: each rating, and the item for the average user"
         spread = self.scorer.block(torch.tensor([u])).double().std(correction=0).clamp(min=1e-9).item()
         if not self._by_history: found = above_mean(self._fold_state('explain'), self.decay(0).vec, u, i)
         else:
             rated,_ = self.history.rated_by(u)
-            found = self.scorer.met_adds(rated, i)-self.scorer.met_adds(rated, None),0.,0.
+            found = self.scorer.met_adds(rated, i)-self.scorer.met_adds(rated, None),0.
         return tuple(o/spread for o in found)
 
     def save(self,

@@ -131,7 +131,9 @@ def kept_ratings(
     (u,i),y = train.store.ids().cpu().T,train.store.ratings().cpu()[:,0]
     if not len(y) and learn.kept is not None: return learn.kept.cpu()
     rated = (y.min().item(),y.max().item()) if len(y) else collab_model(learn.model).link.y_range
-    return KeptRatings(UserHistory.from_ratings(u, i, y, train.n_users), rated or (-math.inf,math.inf))
+    by_user = train.store.by_user()
+    history = UserHistory(*by_user) if by_user else UserHistory.from_ratings(u, i, y, train.n_users)
+    return KeptRatings(history, rated or (-math.inf,math.inf))
 
 # %% ../../nbs/train/06_export.ipynb #9577a917
 def ranked_terms(

@@ -12,6 +12,7 @@ __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'ask
            'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
+import threading
 from typing import NamedTuple
 from warnings import warn
 
@@ -40,6 +41,7 @@ from .callbacks import *
 from .choice import *
 from .closed import *
 from .device import *
+from .distributed import *
 from .export import *
 from .loops import *
 from .optimizer import *
@@ -54,20 +56,23 @@ from .verdict import *
 from ..writing import replacing
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
+_asking = threading.RLock()   # fastai keeps the batch it is at in the learner
+
 @contextmanager
 def unchanged(
     learn:Learner, # Learner to ask
 ):
-    "Restore the modes of the model and the history of the last fit at the end of the context"
-    recorder,training = getattr(learn, 'recorder', None),learn.training
-    modes = [(m,m.training) for m in learn.model.modules()]
-    history = {k:getattr(recorder, k) for k in ('lrs','iters','losses','values','metric_names') if hasattr(recorder, k)}
-    try:
-        with limited(): yield
-    finally:
-        learn.training = training
-        for m,mode in modes: m.training = mode
-        for k,v in history.items(): setattr(recorder, k, v)
+    "Restore the modes of the model and the history of the last fit at the end of the context; one thread at a time"
+    with _asking:
+        recorder,training = getattr(learn, 'recorder', None),learn.training
+        names = 'lrs','iters','losses','values','metric_names'
+        history = {k:getattr(recorder, k) for k in names if hasattr(recorder, k)}
+        try:
+            with reading(learn.model), limited(): yield
+        finally:
+            learn.training = training
+            for k,v in history.items(): setattr(recorder, k, v)
+
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0004
 _gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())
@@ -79,7 +84,7 @@ def lazy_rows(
 ):
     "Let the rows of tables wait until a batch needs them, where the optimizer and the callbacks allow it"
     lazy = isinstance(learn.opt, LazyAdam) and (loop is None or loop.lazy)
-    lazy = lazy and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
+    lazy = lazy and not is_spread(learn.model) and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
     if lazy: learn.opt.attach(learn.model)
     try: yield
     finally:
@@ -308,6 +313,7 @@ class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
     kept = None # `KeptRatings` of an exported learner
+    ranks = None # The processes that train together, in the context of `distributed`
     bias_wd = .02 # In exports of older versions
     _fits,_validated,_new = False,None,None # Within a fit? States of the model at its last validation, and when new
     @delegates(Learner.__init__)
@@ -368,23 +374,47 @@ class CollabLearner(Learner):
         lr_max = np.array([h['lr'] for h in self.opt.hypers])
         scheds = one_cycle(lr_max, self.moms if moms is None else moms, div, div_final, pct_start)
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
+        start_epoch=0):
+        "Fit `self.model` for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
+        cbs = L(cbs)+([SkipToEpoch(start_epoch)] if start_epoch else [])
+        super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
     def _do_fit(self):
         self.need_ratings()
+        if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
         self._new = self._validated = None
-        self._recommender,self._loop = None,self._solver or self._best_loop()
+        self._recommender,self._loop = None,self._solver_here() or self._best_loop()
         if not self._solver: forget_solution(collab_model(self.model))
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
             with limited(step_threads(self)): super()._do_fit()
+            if self._loop: self._loop.settle()
+        except CancelFitException:
+            if self._loop: self._loop.settle()
+            raise
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None
+    def _solver_here(self):
+        if self.ranks and (self._solver or collab_model(self.model).in_closed_form):
+            raise ValueError('solvers work in one process; call them outside of learn.distributed()')
+        return self._solver
     def _best_loop(self):
+        if self.ranks: return rank_loop(self, self.ranks)
         return ClosedFormLoop(self) if collab_model(self.model).in_closed_form else fit_loop(self)
+    @property
+    def in_fit(self)->bool:
+        "Is this in a fit, and not in a validation alone?"
+        return self._loop is not None
+    @delegates(distributed_fit)
+    def distributed(self, **kwargs):
+        "A context in which fits train in all processes that torchrun started"
+        return distributed_fit(self, **kwargs)
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
         if self._loop and not self._loop.fits():
+            self._loop.settle()
             self._loop.end()
             self._loop = self._best_loop()
         with lazy_rows(self, self._loop):
@@ -462,6 +492,8 @@ class CollabLearner(Learner):
     @delegates(Learner.lr_find)
     def lr_find(self, *args, **kwargs):
         self.need_ratings()
+        if self.ranks: raise ValueError('look for a learning rate before learn.distributed(), in one process')
+        self.need_parameters()
         return super().lr_find(*args, **kwargs)
     def need_ratings(self):
         "ValueError if there is nothing to train on"
@@ -469,6 +501,11 @@ class CollabLearner(Learner):
         n,bs = len(self.dls.train_ds),self.dls.train.bs
         if n: raise ValueError(f'{n:,} ratings fill no batch of {bs:,}; lower bs')
         raise ValueError('there are no ratings to train on; a loaded learner gets some with learn.dls = dls')
+    def need_parameters(self):
+        "ValueError if steps would train nothing"
+        if any(o.requires_grad for o in self.model.parameters()): return
+        raise ValueError(f'no parameter of {collab_model(self.model).name} is trained in steps: it is fitted at once, or '
+            'all of them are frozen')
     @delegates(Learner.load)
     def load(self, file, **kwargs):
         self._recommender = None
@@ -565,7 +602,7 @@ class CollabLearner(Learner):
     def explain(self,
         user, # A user id
         item, # An item id
-        k:int=5, # Rated items to name
+        k:int|None=5, # Groups of ratings to name; None for each rating alone
     )->pd.DataFrame: # `part, item, title, rating, stars`; `attrs['sentence']` says it in words
         "Why the prediction of `item` for `user` is what it is"
         return self.kept_recommender().explain(user, item, k)
@@ -633,10 +670,11 @@ def check_y_range(
 ):
     "ValueError if `y_range` isn't a range; a warning if ratings are outside of it"
     y_range = check_range('y_range', y_range)
-    y = dls.train_ds.store.ratings()
-    out = (y<y_range[0])|(y>y_range[1])
-    if not out.any(): return
-    bad = some_of(int(out.sum()), len(y), f'ratings are outside y_range={tuple(y_range)}', round(y[out][0].item(), 4))
+    store = dls.train_ds.store
+    parts = [y[(y<y_range[0])|(y>y_range[1])] for y in store.ratings().split(store.piece)]
+    if not (n := sum(map(len, parts))): return
+    example = first(o for o in parts if len(o))[0].item()
+    bad = some_of(n, len(store), f'ratings are outside y_range={tuple(y_range)}', round(example, 4))
     warn(f'{bad}; the model cannot predict them, so widen the range')
 
 # %% ../../nbs/train/07_learner.ipynb #b9f71f17
@@ -658,9 +696,7 @@ def center_model(
 ):
     "Put the mean of the training ratings into `model`, and start the biases of items at the mean of their means"
     store = dls.train_ds.store
-    items,y = store.ids()[:,1].long(),store.ratings()[:,0].double()
-    counts = torch.bincount(items, minlength=dls.n_items)
-    sums = torch.zeros(len(counts), dtype=y.dtype, device=y.device).index_add_(0, items, y)
+    counts,sums = store.counts(1, dls.n_items),store.sums(1, dls.n_items)
     mean = (sums[counts>0]/counts[counts>0]).mean().item()
     before = model.center(mean).link.shift if model.can_center(mean) else None
     after = model.center(store.mean()).link.shift

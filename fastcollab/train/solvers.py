@@ -228,10 +228,6 @@ class GibbsChain:
         effects,times = self.model.session_effects,self.ds.store.timestamps()
         if effects is None or times is None: return
         effects.fit(self.ds.store.ids()[:,0].cpu(), times[:,-1].cpu(), self.errors())
-    def go_on(self):
-        "Get ready for more sweeps, also after an interruption in the middle of one"
-        self.sampler.refresh()
-        return self
 
 # %% ../../nbs/train/04_solvers.ipynb #c5c6cb3d
 def chain_notes(
@@ -288,6 +284,7 @@ class GibbsLoop:
         elif reads_tables(learn): self.chain.write()
         learn.train_iter,learn.loss = learn.train_iter+1,self.chain.errors().pow(2).mean()
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
+    def settle(self): "There is no state of an optimizer to complete"
     def end(self):
         "Write the tables of the model"
         if not self.finished: self.chain.finish()
@@ -318,7 +315,7 @@ def gibbs_chain(
 )->GibbsChain:
     "The chain of a learner, whose model becomes a `PosteriorAverage`"
     check_gibbs(learn)
-    if last is not None and last.model is learn.model and last.ds is learn.dls.train_ds: return last.go_on()
+    if last is not None and last.model is learn.model and last.ds is learn.dls.train_ds: return last
     if last is not None:
         raise ValueError('the model or the loaders have changed since the last fit_gibbs, so it cannot go on')
     model = collab_model(learn.model)

@@ -104,7 +104,7 @@ def test_explanations_are_the_weights(arch):
     learn = fitted(arch)
     user = CLICKS.userId.iloc[0]
     top = learn.recommend(user, 1)
-    why = learn.explain(user, top['item'][0], k=3)
+    why = learn.explain(user, top['item'][0], k=None)
     W,classes = learn.model.scorer().weights,learn.dls.classes['movieId']
     W = W.toarray() if hasattr(W, 'toarray') else W
     known = why[why.part=='rated']

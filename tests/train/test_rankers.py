@@ -72,9 +72,10 @@ def test_a_mix_explains_its_scores():
     learn,user = mixed(),CLICKS.userId.iloc[0]
     rec = learn.recommender()
     top = rec.recommend(user, 1)
-    why = rec.explain(user, top['item'][0], k=3)
+    why = rec.explain(user, top['item'][0], k=None)
     assert why.stars.sum()==pytest.approx(top.score[0], abs=1e-5)
-    assert abs(why[why.part=='remainder'].stars.item())<.02 and (why.part=='rated').sum()==3
+    assert abs(why[why.part=='remainder'].stars.item())<.02 and (why.part=='rated').sum()==(CLICKS.userId==user).sum()
+    assert rec.explain(user, top['item'][0], k=3).stars.sum()==pytest.approx(top.score[0], abs=1e-5)
     als,ease = rec.parts
     click = why[why.part=='rated'].iloc[0]
     u,i,j = (rec.ids[k].get_loc(o)+1 for k,o in ((0,user),(1,top['item'][0]),(1,click['item'])))
