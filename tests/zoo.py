@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, EASE, HybridMF,
     HybridNN, ItemKNN, LeadEnsemble, LightGCN, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, RankEnsemble,
-    Recommender, SLIM, Successors, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, rmse,
+    Recommender, SLIM, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, rmse,
     synthetic_ratings)
 from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
@@ -123,7 +123,6 @@ ZOO = dict(
     ItemKNN=Entry(solved(ItemKNN, k=5), 'history', vectors=False, additive=True, closed=True),
     EASE=Entry(solved(EASE, reg=5.), 'history', vectors=False, additive=True, closed=True),
     SLIM=Entry(solved(SLIM, l1=.1, l2=5.), 'history', vectors=False, additive=True, closed=True),
-    Successors=Entry(solved(Successors), 'history', times=True, vectors=False, additive=True, closed=True),
     RankEnsemble=Entry(ranked_by, 'ensemble', vectors=False, additive=True, closed=True),
     Flat=Entry(Flat, 'model', vectors=False, foreign=True),
     Params=Entry(Params, 'model', vectors=False, foreign=True),
