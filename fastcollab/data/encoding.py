@@ -8,11 +8,12 @@ __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SIDES', 'EncodingPlan', 'check_plan
            'time_cut', 'Split', 'sort_buckets', 'id_rows_of', 'entity_rows', 'PartFiles', 'write_parts', 'read_column',
            'write_by_user', 'write_times', 'file_sum', 'file_stamp', 'same_files', 'Encoding', 'read_encoding',
            'encoding_encoder', 'save_times', 'read_times', 'id_tables', 'kept_values', 'say_what_is_odd', 'ask_values',
-           'write_columns', 'learned_features', 'free_name', 'move_entities', 'check_room', 'encode_parquet',
+           'write_columns', 'learned_features', 'free_name', 'move_entities', 'check_room', 'locked', 'encode_parquet',
            'extend_encoding']
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd0004
 import hashlib, json, os, shutil, uuid
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from warnings import warn
@@ -722,6 +723,7 @@ def check_room(
 def _place(folder, plan, sources, write):
     "Write an encoding by `write(part)`, and put it in the place of an older one"
     part,data = folder/f'.writing-{(name := uuid.uuid4().hex[:12])}',f'data-{name}'
+    for o in folder.glob('.writing-*'): shutil.rmtree(o, ignore_errors=True)   # of a process that was killed
     try:
         part.mkdir(parents=True)
         check_room(folder, sum(o['rows'] for o in sources))
@@ -735,7 +737,7 @@ def _place(folder, plan, sources, write):
     except BaseException as e:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(folder/data, ignore_errors=True)
-        if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
+        if {o.name for o in folder.iterdir()}<={'.lock'}: shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(e, OSError) or e.errno is None: raise
         raise OSError(f'{folder} could not be written: {e.strerror or e}; make room, or name another folder. Nothing was left behind') from e
     for o in folder.glob('data-*'):
@@ -747,6 +749,17 @@ def _sources(table, folder):
     return [{**file_stamp(f, folder), 'sum':file_sum(f), 'rows':n} for f,n in zip(table.files, table.rows)]
 def _nothing(n): pass   # where nobody wants to see how far it is
 
+@contextmanager
+def locked(folder:Path):
+    "One process at a time writes to `folder`, where the system can say so; the lock of a killed process is gone"
+    try: import fcntl
+    except ImportError:   # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder/'.lock', 'w') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 def encode_parquet(
     path, # File, folder or pattern of Parquet files
     folder, # Where to keep the encoding
@@ -756,12 +769,13 @@ def encode_parquet(
     "Encode Parquet files, unless that was done already"
     table,folder = ParquetTable(path),Path(folder)
     if folder.exists() and not folder.is_dir(): raise FileExistsError(f'{folder} is a file; name a folder')
-    old = read_encoding(folder)
-    if old and old.plan==plan and same_files(old.info['sources'], table.files, folder): return old
-    if not old and folder.is_dir() and any(not o.name.startswith('.') for o in folder.iterdir()):
+    if not read_encoding(folder) and folder.is_dir() and any(not o.name.startswith('.') for o in folder.iterdir()):
         raise FileExistsError(f'{folder} holds other files; name a new folder')
     check_plan(plan, table)
-    return _place(folder, plan, _sources(table, folder), lambda part: write_columns(Job(table, plan, part, show)))
+    with locked(folder):
+        old = read_encoding(folder)   # maybe another process has just made it
+        if old and old.plan==plan and same_files(old.info['sources'], table.files, folder): return old
+        return _place(folder, plan, _sources(table, folder), lambda part: write_columns(Job(table, plan, part, show)))
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd0038
 def extend_encoding(
@@ -784,4 +798,4 @@ def extend_encoding(
         for o in base.data.iterdir(): shutil.copy(o, part/o.name)
         for o in ('ends','items','values'): column_file(part, 'train', o).unlink()
         return write_columns(Job(table, base.plan, part, show), base)
-    return _place(base.folder, base.plan, base.info['sources']+sources, write)
+    with locked(base.folder): return _place(base.folder, base.plan, base.info['sources']+sources, write)
