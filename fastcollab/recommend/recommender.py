@@ -8,6 +8,7 @@ __all__ = ['candidate_rows', 'title_text', 'list_table', 'nearest_rows', 'terms_
 
 # %% ../../nbs/recommend/08_recommender.ipynb #8ebc59fb
 import copy
+from pathlib import Path
 
 import numpy as np, pandas as pd, pyarrow, torch
 from torch import Tensor
@@ -16,13 +17,14 @@ from ..cores import limited
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import *
 from .base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
-from .explain import explanation_sentence, explanation_table, score_parts
+from .explain import average_parts, explanation_sentence, explanation_table, score_parts
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
     read_new_table, replaced_rows)
 from .history import SIDES, UserHistory, id_row, id_rows
 from .saved import *
-from .scorers import DotScorer, check_scorer, exact_scores, load_scorer, no_numbers, top_items
+from fastcollab.recommend.scorers import (DotScorer, Scorer, check_scorer, exact_scores, load_scorer, no_numbers,
+    top_items)
 from .solve import Decay, as_decay
 
 # %% ../../nbs/recommend/08_recommender.ipynb #c45c6294
@@ -262,7 +264,7 @@ _PER_CANDIDATE,_PER_RATED,_SPARE = 128,16,8
 class Recommender:
     "Lists, predictions, similar items, fold-in and explanations from a trained model, in raw ids"
     def __init__(self,
-        scorer, # `DotScorer`, `NetScorer` or `ModelScorer`; row 0 is the unknown user or item
+        scorer:Scorer, # `DotScorer`, `NetScorer` or `ModelScorer`; row 0 is the unknown user or item
         ids:tuple, # `pd.Index` of users and of items, for rows 1, 2, ... of the scorer
         names:tuple, # Columns of users, items and ratings
         items:pd.DataFrame, # One row per item in the order of the ids: `title`, and columns for filters
@@ -275,6 +277,7 @@ class Recommender:
         self.value = check_choice('value', value, ('prediction','score'))
         self.scorer,self.ids,self.names,self.items,self.history = scorer,tuple(ids),tuple(names),items,history
         self.terms,self.rated,self.separators,self.decays = tuple(terms),tuple(rated),separators or {},[None,None]
+        self._averages = None # What the mean rating consists of, found when first needed
 
     @property
     def n_users(self)->int:
@@ -306,11 +309,11 @@ class Recommender:
         return max(1, int(mb*2**18)//(self.n_items-1+_PER_CANDIDATE*(k+_SPARE)+rated))
 
     def batches(self,
-        users=None, # A user id or several; everybody if None
+        users:object=None, # A user id or several; everybody if None
         k:int=10, # Items per list
         exclude_seen:bool=True, # Leave out what a user has rated?
-        items=None, # Only among these items
-        exclude=None, # Not these items
+        items:list|None=None, # Only among these items
+        exclude:list|None=None, # Not these items
         filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
         as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
@@ -328,11 +331,11 @@ class Recommender:
             yield list_table(part, rows, numbers, self.ids, titles, self.value)
 
     def recommend(self,
-        users=None, # A user id or several; everybody if None
+        users:object=None, # A user id or several; everybody if None
         k:int=10, # Items per list
         exclude_seen:bool=True, # Leave out what a user has rated?
-        items=None, # Only among these items
-        exclude=None, # Not these items
+        items:list|None=None, # Only among these items
+        exclude:list|None=None, # Not these items
         filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
         as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
@@ -343,8 +346,8 @@ class Recommender:
         return give_table(parts[0] if len(parts)==1 else pd.concat(parts, ignore_index=True), kind)
 
     def predict(self,
-        users, # A user id or several, or a table with the columns of users and items
-        items=None, # An item id or several; None if `users` is a table
+        users:object, # A user id or several, or a table with the columns of users and items
+        items:object=None, # An item id or several; None if `users` is a table
         unknown:str='average', # Pairs with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
     )->float|np.ndarray: # In the unit of the ratings; one number for one pair, else (n,) float32
         "Predicted ratings of users for items"
@@ -364,7 +367,7 @@ class Recommender:
         return float(res[0]) if single else res
 
     def similar_items(self,
-        item, # An item id
+        item:object, # An item id
         k:int=10, # How many
         metric:str='cosine', # 'cosine', or 'dot' for the dot product, which favors popular and polarizing items
         as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
@@ -372,7 +375,7 @@ class Recommender:
         "The items whose vectors are closest to that of `item`"
         return give_table(self._similar(1, item, k, metric), asked_kind(as_))
     def similar_users(self,
-        user, # A user id
+        user:object, # A user id
         k:int=10, # How many
         metric:str='cosine', # 'cosine' or 'dot'
         as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
@@ -429,6 +432,7 @@ class Recommender:
         ratings,table = as_frame(ratings),as_frame(table)
         if side==0 and self.scorer.with_met(*self.history[:2]) is not None: return self._fold_history(ratings, table)
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
+        res._averages = None
         ranked = state.terms[0].ranked is not None
         if side and ranked and ratings is not None:
             raise TypeError('clicks on new items say little about scores that only rank; fold them in by their '
@@ -471,22 +475,30 @@ class Recommender:
         return res
 
     def explain(self,
-        user, # A user id
-        item, # An item id
-        k:int=5, # Rated items to name, those that contribute most
-    )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction; see `attrs['sentence']` too
-        "Why the prediction of `item` for `user` is what it is"
+        user:object, # A user id
+        item:object, # An item id
+        k:int|None=5, # Groups of ratings to name, those that contribute most; None for each rating alone
+    )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction
+        "Why the prediction of `item` for `user` is what it is; `attrs['sentence']` says it in words"
         state = self._fold_state('explain')
-        k = check_int('k', k, what='rated items')
+        k = check_int('k', k, none='each rating alone', what='groups of ratings')
         u,i,titles = id_row(user, self.ids[0], 0),id_row(item, self.ids[1], 1),title_text(self.items['title']).array
-        parts = score_parts(state, self.decay(0).vec, u, i, k)
-        at = parts.rated.numpy()-1
+        if self._averages is None: self._averages = average_parts(state)
+        parts = score_parts(state, self.decay(0).vec, u, i, k, self._averages, None if k is None else self._labels(u))
+        at,average = parts.rated.numpy()-1,parts.ratings.mean().item() if len(parts.ratings) else 0.
         res = explanation_table(parts, self.link, self.ids[1].to_numpy()[at], titles.take(at))
-        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, parts.average, self.value)
+        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, average, self.value)
         return res
+    def _labels(self, u):
+        "The categories of what a user has rated, by row, from the first column of sets; None without one"
+        sets = [o for o in self.separators if o in self.items and pd.api.types.is_string_dtype(self.items[o])]
+        if not sets: return None
+        rows = self.history.rated_by(u)[0].unique().numpy()
+        values = self.items[sets[0]].iloc[rows-1].fillna('').str.split(self.separators[sets[0]], regex=False)
+        return {r:set(o)-{''} for r,o in zip(rows.tolist(), values)}
 
     def save(self,
-        path, # Folder, new or with an older recommender
+        path:str|Path, # Folder, new or with an older recommender
     ):
         "Write a folder that `Recommender.load` reads; at any moment it holds all of the old one or all of the new one"
         scorer,tensors = self.scorer.state()
@@ -502,7 +514,7 @@ class Recommender:
 
     @classmethod
     def load(cls,
-        path, # Folder that `save` wrote
+        path:str|Path, # Folder that `save` wrote
         model:torch.nn.Module|None=None, # For a model of your own: one of its class and size, which gets the weights
     )->'Recommender': # ArtifactError, a ValueError, if it is damaged, foreign or newer; FileNotFoundError if there is none
         "Read a recommender; nothing in the folder is run"
@@ -540,7 +552,7 @@ class Recommender:
         connectivity,expansion = check_int('connectivity', connectivity),check_int('expansion', expansion)
         return ann_index(self.scorer.factors(1), self._biased, connectivity, expansion)
     def queries(self,
-        users, # A user id or several
+        users:object, # A user id or several
     )->np.ndarray: # (n,d) float32
         "What to ask the index of `to_ann` with"
         self._need_factors('queries')
@@ -548,7 +560,7 @@ class Recommender:
     @property
     def _biased(self): return any(self.scorer.factors(side).bias is not None for side in (0,1))
     def to_onnx(self,
-        path, # File to write
+        path:str|Path, # File to write
     ):
         "Write the scoring as ONNX: from `x` (n,2) int64, rows of users and items (1, 2, ...), to `rating` (n,)"
         write_onnx(path, self.scorer.module())

@@ -18,7 +18,7 @@ from ..cores import *
 from .base import *
 from .saved import *
 from ..kernels.jit import load_kernels
-from ..ranking import auc_scores
+from ..ranking import PairCounts, auc_scores
 
 # %% ../../nbs/recommend/01_scorers.ipynb #1aa91cf4
 class Scorer:
@@ -674,16 +674,48 @@ def _whole(scorer, u, seen, n, out):
     s[rows,cols] = -torch.inf
     return s,rows,cols
 
+# %% ../../nbs/recommend/01_scorers.ipynb #h16f0015
+def _held_scores(scorer, u, held):
+    "Scores of the held-out items of some users, in the order of `held.indices`, float32"
+    ends,items = held.indptr,held.indices
+    res,step = np.empty(len(items), np.float32),min(256, max(32, 512*len(u)//max(1, len(items))))
+    for o in range(0, len(u), step):
+        part,rows = slice(*ends[[o,min(o+step, len(u))]]),np.diff(ends[o:o+step+1])
+        some,at = np.unique(items[part], return_inverse=True)
+        block = scorer.block(u[o:o+step], torch.from_numpy(some).long()).numpy()
+        res[part] = block[np.repeat(np.arange(len(rows)), rows),at]
+    return res
+
+def _counted(blocks, counts):
+    "The same blocks, each counted before it is given away"
+    for first,s in blocks:
+        counts.add(first, s.numpy())
+        yield first,s
+
+def _all_aucs(scorer, u, seen, held, n, counts):
+    "AUC of some users whose blocks were counted, (n,)"
+    res,left = counts.aucs(n),np.flatnonzero(counts.left)
+    for o in range(0, len(left), 32):
+        rows = left[o:o+32]
+        s,_,_ = _whole(scorer, u[rows], seen, n, torch.empty(len(rows)*n))
+        res[rows] = auc_scores(s.numpy(), held[rows])
+    return res
+
 # %% ../../nbs/recommend/01_scorers.ipynb #5a17f005
 def _rank(scorer, u, k, seen, held, n, out):
     "Lists (n,k) of some users, and their AUC, (n,), if `held` says what they should find"
-    auc = None
-    if held is None and scorer.slices: blocks,rows,cols = _tiles(scorer, u, seen, n, out)
+    auc,counts = None,None
+    if scorer.slices:
+        blocks,rows,cols = _tiles(scorer, u, seen, n, out)
+        if held is not None:
+            counts = PairCounts(held[:,:n+1], _held_scores(scorer, u, held[:,:n+1]))
+            blocks = _counted(blocks, counts)
     else:
         s,rows,cols = _whole(scorer, u, seen, n, out)
         if held is not None: auc = auc_scores(s.numpy(), held)
         blocks = [(0,s)]
     value,col = best_columns(blocks, min(k+_SPARE, n), u)
+    if counts: auc = _all_aucs(scorer, u, seen, held, n, counts)
     item,fine = _refined(scorer, u, None, torch.arange(1, n+1), k, value, col, rows, cols)
     return torch.where(fine.isinf(), 0, item).numpy(),auc
 
@@ -699,7 +731,7 @@ def ranked_lists(
 )->tuple: # Rows of items (n,k) int64, 0 where a list is shorter; and AUC (n,), None without `held`
     "The items with the highest scores of each user, and how well all items are in order"
     if not 1<=k<n_items: raise ValueError(f'k is {k}, but there are {n_items-1:,} items; lower k')
-    n,tiled = n_items-1,held is None and scorer.slices
+    n,tiled = n_items-1,scorer.slices
     size,buffers = 256 if tiled else max(16, 2**22//n),[]
     def work(at):
         out = buffers.pop() if buffers else torch.empty(size*(min(_TILE, n) if tiled else n))

@@ -344,8 +344,13 @@ class TorchLoop:
     def close(self):
         "Bring the model up to date, after an epoch or an interruption"
         self.learn.opt.flush()
+    def settle(self):
+        "Complete the state of the optimizer, after a fit that wasn't interrupted"
     def end(self):
         "Give back what the loop holds, after a fit"
+    def dataset(self):
+        "The `RatingsDataset` it reads"
+        return self.learn.dl.dataset
     def fits(self)->bool:
         "Can it train another epoch, whatever callbacks have done to the model since the last one?"
         return True
@@ -355,7 +360,7 @@ class TorchLoop:
         learn,dl = self.learn,self.learn.dl
         learn.n_iter = n = len(dl)
         dl.before_iter()
-        self.ds,hypers = dl.dataset,hypers_ahead(learn, n)
+        self.ds,hypers = self.dataset(),hypers_ahead(learn, n)
         self.open(hypers, n)
         try: self.pieces(dl, hypers)
         finally: self.close()
@@ -484,8 +489,7 @@ class FusedLoop(TorchLoop):
     def __init__(self, learn):
         super().__init__(learn)
         self.bs = learn.dls.train.bs*(1+learn.dls.train_ds.n_neg)   # a list counts as so many ratings
-        self.threads = loop_threads(self.bs, len(learn.dls.train_ds))
-        self.kernel,self.plan = load_kernels('mf'),collab_model(learn.model).fuse_plan(learn.dls.train_ds)
+        self.threads,self.kernel,self.plan = self.team_size(),load_kernels('mf'),self.new_plan()
         self.init_loss(rating_loss(learn.loss_func))
         self.sides,self.categories = plan_arrays(self.kernel, self.plan, self.bs, self.threads)
         self.width = self.sides[0].now.shape[1]
@@ -494,6 +498,12 @@ class FusedLoop(TorchLoop):
         self.big = size>2**26   # bytes; fresh memory costs more time than smaller tables are worth
         self.stage = None   # room for a parameter of a device
         self.pool = ThreadPoolExecutor(self.threads-1) if self.threads>1 else None
+    def team_size(self)->int:
+        "How many threads work together"
+        return loop_threads(self.bs, len(self.learn.dls.train_ds))
+    def new_plan(self):
+        "The `FusePlan` of the tables to train"
+        return collab_model(self.learn.model).fuse_plan(self.learn.dls.train_ds)
     def init_loss(self,
         loss, # `RatingLoss`
     ):
@@ -639,11 +649,16 @@ class FusedLists(FusedLoop):
         self.train_chunk = self.lists.train_lists(self.rule.formula)
         self.pair = self.rule.formula
         self.link = self.lists.ListNumbers(ds.n_neg, np.ascontiguousarray(self.rule.table, np.float32))
+    def negatives(self, order):
+        "Negatives of the interactions `order`, (n,n_neg)"
+        return self.ds.negatives(torch.from_numpy(order), self.learn.dl.epoch_seed, self.learn.dls.train.bs).numpy()
+    def shares(self, weights):
+        "Weights (n,) over their mean in each minibatch"
+        return batch_shares(weights, self.learn.dls.train.bs)
     def taker(self, source, sizes, shifts):
-        order,bs = source.order,self.learn.dls.train.bs
-        neg = self.ds.negatives(torch.from_numpy(order), self.learn.dl.epoch_seed, bs).numpy()
+        neg = self.negatives(source.order)
         chunk,offsets = self.new_chunk(neg.size+len(neg)),np.ascontiguousarray(self.rule.offsets, np.float32)
-        source = source._replace(ratings=batch_shares(source.ratings[order,0], bs))
+        source = source._replace(ratings=self.shares(source.ratings[source.order,0]))
         def part(start, stop):
             return self.lists.take_lists(source, neg, offsets, sizes, shifts, chunk, start, stop)
         return chunk,part
