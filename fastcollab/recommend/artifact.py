@@ -155,7 +155,8 @@ def _check_version(path, manifest):
         raise ArtifactError(f'{path} was saved by an older fastcollab (format {version}); save the recommender again')
     if version>VERSION:
         reads = f'this fastcollab reads format {_OLDEST} to {VERSION}'
-        raise ArtifactError(f'{path} was saved by a newer fastcollab (format {version}), and {reads}; update fastcollab')
+        raise ArtifactError(
+            f'{path} was saved by a newer fastcollab (format {version}), and {reads}; update fastcollab')
 
 
 # %% ../../nbs/recommend/07_artifact.ipynb #c5ac7c41
@@ -266,7 +267,8 @@ class StoredTable:
 
     def _check_text(self):
         "A long text that many rows share takes little space until it is read"
-        names = [o.name for o in self.schema if pyarrow.types.is_string(o.type) or pyarrow.types.is_large_string(o.type)]
+        kinds = pyarrow.types.is_string,pyarrow.types.is_large_string
+        names = [o.name for o in self.schema if any(is_kind(o.type) for is_kind in kinds)]
         if not names: return
         for col in self._open(read_dictionary=names).read(columns=names).columns:
             total = 0
@@ -306,7 +308,7 @@ class StoredTable:
 # %% ../../nbs/recommend/07_artifact.ipynb #f1370e0f
 def open_artifact(
     path, # Folder that `write_artifact` wrote
-)->tuple: # `info`; tensors by name; `StoredTable`s by name; ArtifactError if it is damaged, FileNotFoundError if there is none
+)->tuple: # `info`; tensors and `StoredTable`s by name; ArtifactError if damaged, FileNotFoundError if there is none
     "Check all of an artifact, and map its files"
     path = Path(path)
     manifest,files = _manifest(path),None

@@ -199,7 +199,8 @@ def check_info(
     check_terms(info.get('terms'), tensors)
     tensors.done()
     need_list('names', names, 3)
-    need(all(type(o) in (str,int) for o in names) and len(set(names))==3, f'names are {brief(names)}, and not 3 columns')
+    columns = all(type(o) in (str,int) for o in names) and len(set(names))==3
+    need(columns, f'names are {brief(names)}, and not 3 columns')
     need(isinstance(separators, dict), f'separators are {brief(separators)}, and not texts by column')
     for o in separators.values(): need_text('a separator', o)
     need_range('rated', info.get('rated'), finite=False)
@@ -516,7 +517,7 @@ class Recommender:
     def load(cls,
         path:str|Path, # Folder that `save` wrote
         model:torch.nn.Module|None=None, # For a model of your own: one of its class and size, which gets the weights
-    )->'Recommender': # ArtifactError, a ValueError, if it is damaged, foreign or newer; FileNotFoundError if there is none
+    )->'Recommender': # ArtifactError (a ValueError) if it is damaged or foreign; FileNotFoundError if there is none
         "Read a recommender; nothing in the folder is run"
         info,tensors,tables = open_artifact(path)
         try: parts = cls._checked(info, tensors, tables)
