@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['ACTS', 'SCORERS', 'Scorer', 'check_link', 'DotScorer', 'NetScorer', 'net_scorer', 'add_columns', 'ModelScorer',
-           'HistoryScorer', 'met_items', 'z_scores', 'EnsembleScorer', 'check_scorer', 'load_scorer', 'scorers_agree',
-           'topk', 'exact_scores', 'no_numbers', 'top_items', 'one_thread_each', 'best_columns', 'ranked_lists']
+           'HistoryScorer', 'met_items', 'check_rule', 'z_scores', 'EnsembleScorer', 'check_scorer', 'load_scorer',
+           'scorers_agree', 'topk', 'exact_scores', 'no_numbers', 'top_items', 'one_thread_each', 'best_columns',
+           'ranked_lists']
 
 # %% ../../nbs/recommend/01_scorers.ipynb #541b2028
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -17,6 +19,7 @@ from scipy.sparse import csr_matrix, issparse, vstack
 from ..cores import *
 from .base import *
 from .saved import *
+from .weights import *
 from ..kernels.jit import load_kernels
 from ..ranking import PairCounts, auc_scores
 
@@ -25,6 +28,7 @@ class Scorer:
     "What a recommender asks of a model; rows of users and items are int64, and row 0 is the unknown one"
     kind = None # Name in a saved recommender
     concurrent,slices = True,False # May several threads ask at once? May the items of `block` be a slice?
+    scorers,weights = (),() # Scorers whose z-scores are summed, and their weights
     def __init__(self,
         link:Link=Link(), # From scores to ratings
         vectors:tuple=(None,None), # Vectors of users and of items, for similarity, (n,k) each
@@ -44,7 +48,15 @@ class Scorer:
     def vectors(self, side)->torch.Tensor|None:
         "Vectors of users (0) or items (1) to compare, (n,k); None if there are none"
         return self._vectors[side]
-    def with_met(self, ends, items)->'Scorer|None':
+    def similarity(self, side, row, metric='cosine')->torch.Tensor|None:
+        "How similar each row of users (0) or items (1) is to `row`, by 'cosine' or 'dot', (n,) float64; None if unknown"
+        if (v := self.vectors(side)) is None: return None
+        v = v.double()
+        res = v@v[row]
+        return res if metric=='dot' else res/(v.norm(dim=1)*v[row].norm()).clamp(min=1e-12)
+    def met_adds(self, items, i)->torch.Tensor|None:
+        "What having met each of `items` (m,) adds to the score of item `i`, or of the mean one if None: (m,) float64"
+    def with_met(self, ends, items, n_items)->'Scorer|None':
         "The scorer of users who have met other items, where that is all that scores depend on; None if it isn't"
     def state(self)->tuple:
         "What to save: a dict that JSON can hold, and a dict of tensors"
@@ -369,9 +381,10 @@ class HistoryScorer(Scorer):
     def __init__(self,
         met:csr_matrix, # What users have met, and how much it counts, (n_users,n_items) float32; row 0 is the mean user
         weights, # Weight from an item that was met to an item, (n_items,n_items) float32, an array or sparse
+        rule:WeightRule|None=None, # How the weights were solved, for new items; None if that isn't known
     ):
         super().__init__()
-        self.met,self.weights = met,weights
+        self.met,self.weights,self.rule = met,weights,rule
 
     def block(self, u, i=None, out=None):
         s = self.met[u.numpy()]@self.weights
@@ -386,16 +399,34 @@ class HistoryScorer(Scorer):
     def with_met(self,
         ends:torch.Tensor, # Where the items of each user begin, and where the last ones end, (n_users+1,) int64
         items:torch.Tensor, # Rows of items, sorted by user
-    )->'HistoryScorer':
-        "The same weights for other users"
-        return HistoryScorer(met_items(ends.numpy(), items.numpy(), self.met.shape[1]), self.weights)
+        n_items:int, # Rows of items; with more of them than before, all weights are solved again
+    )->'HistoryScorer': # TypeError for new items if it isn't known how
+        "The scorer of users who have met other items"
+        met,weights = met_items(ends.numpy(), items.numpy(), n_items),self.weights
+        if n_items==self.met.shape[1]: return HistoryScorer(met, weights, self.rule)
+        if self.rule is None: raise TypeError('weights of new items need a rule to solve them, and the model has none')
+        return HistoryScorer(met, self.rule(_without_first(met)), self.rule)
+    def similarity(self, side, row, metric='cosine'):
+        "Items are as similar as what having met them says of all items, themselves included: the rows of weights+1"
+        if not side: return None
+        def flat(o): return np.asarray(o.todense() if issparse(o) else o, np.float64).ravel()
+        own,W = flat(self.weights[[row]]),self.weights
+        res = np.asarray(W@own, np.float64)+own+flat(W[:,[row]])
+        res[row] += 1
+        if metric=='dot': return torch.from_numpy(res)
+        squares = flat(W.multiply(W).sum(1)) if issparse(W) else np.einsum('ij,ij->i', W, W)
+        return torch.from_numpy(res/np.sqrt((squares+1)*(squares[row]+1)))
+    def met_adds(self, items, i):
+        W = self.weights[items.numpy()]
+        res = W[:,1:].mean(1) if i is None else W[:,[i]].toarray() if issparse(W) else W[:,i]
+        return torch.from_numpy(np.asarray(res, np.float64).ravel())
 
     def state(self):
         arrays = {f'met_{k}':v for k,v in _csr_parts(self.met).items()}
         if not issparse(self.weights): arrays['weights'] = self.weights
         else: arrays.update({f'weights_{k}':v for k,v in _csr_parts(self.weights).items()})
         tensors = {k:torch.tensor(v) for k,v in arrays.items()}             # copies: a model may share the arrays
-        return super().state()[0],tensors
+        return {**super().state()[0], 'rule':self.rule},tensors
     @classmethod
     def from_state(cls, info, tensors, model=None):
         def sparse(name):
@@ -403,10 +434,12 @@ class HistoryScorer(Scorer):
             return csr_matrix((data, items, ends), shape=(len(ends)-1,n_items))
         n_items = len(tensors['weights'] if 'weights' in tensors else tensors['weights_ends'])
         if 'weights' not in tensors: n_items -= 1
-        return cls(sparse('met'), tensors['weights'].numpy() if 'weights' in tensors else sparse('weights'))
+        rule = None if info.get('rule') is None else WeightRule(*info['rule'])
+        return cls(sparse('met'), tensors['weights'].numpy() if 'weights' in tensors else sparse('weights'), rule)
     @classmethod
     def check_state(cls, info, tensors, at='scorer.'):
         super().check_state(info, tensors, at)
+        check_rule(info.get('rule'))
         def sparse(name, rows):
             ends = tensors.take(f'{at}{name}_ends', (rows,), 'int')
             n = tensors.take(f'{at}{name}_items', (None,), 'int', below='items').numel()
@@ -430,6 +463,25 @@ def met_items(
     return vstack([csr_matrix(share.astype(np.float32)), res[1:]], format='csr')
 
 def _csr_parts(m): return dict(values=m.data, items=m.indices, ends=m.indptr)
+def _without_first(met):
+    "The same rows, the first of them empty: the unknown user teaches nothing"
+    n = met.indptr[1]
+    return csr_matrix((met.data[n:], met.indices[n:], np.r_[0,met.indptr[1:]-n]), shape=met.shape)
+
+# %% ../../nbs/recommend/01_scorers.ipynb #c1930011
+def check_rule(
+    rule, # What JSON held of a `WeightRule`; None for none
+):
+    "Misfit unless it's a rule with arguments that it takes"
+    if rule is None: return
+    need_list('a rule', rule, 2)
+    need_text('a rule', rule[0], RULES)
+    need(isinstance(rule[1], dict), f'the arguments of a rule are {brief(rule[1])}')
+    known = list(inspect.signature(RULES[rule[0]]).parameters)[1:]
+    for k,v in rule[1].items():
+        need_text('an argument of a rule', k, known)
+        need(v is None or isinstance(v, bool) or is_number(v) and v>=0, f'{k} is {brief(v)}, and not a number')
+
 
 # %% ../../nbs/recommend/01_scorers.ipynb #36759819
 def z_scores(
@@ -461,6 +513,10 @@ class EnsembleScorer(Scorer):
         u,i = torch.broadcast_tensors(u, i)
         rows,at = u.unique(return_inverse=True)
         return self.block(rows, torch.arange(self.n_items))[at,i].double()
+
+    def similarity(self, side, row, metric='cosine'):
+        found = (o.similarity(side, row, metric) for o in self.scorers)
+        return next((o for o in found if o is not None), None)
 
     def state(self):
         info,tensors = super().state()[0],{}
