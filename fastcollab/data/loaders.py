@@ -616,7 +616,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         val_bs:int|None=None, # Ratings per validation batch, `bs` if None
         shuffle:bool=True, # A new order of the training part in every epoch?
         drop_last:bool=False, # Leave out a last training batch of fewer ratings?
-        device=None, # Where the ratings are kept; fastai's default device if None
+        device:str|torch.device|None=None, # Where the ratings are kept; fastai's default device if None
         num_workers:int=0, # As in fastai; the ratings are on the device already, so there are no workers
         pin_memory:bool=False, # As in fastai; there is nothing to copy to the device
     ): # `CollabDataLoaders`
@@ -659,7 +659,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         val_bs:int|None=None, # Interactions per validation batch; at least 8192 if None
         shuffle:bool=True, # A new order of the training part in every epoch?
         drop_last:bool=False, # Leave out a last training batch of fewer interactions?
-        device=None, # Where the interactions are kept; fastai's default device if None
+        device:str|torch.device|None=None, # Where the interactions are kept; fastai's default device if None
     ): # `CollabDataLoaders` for ranking losses
         "Loaders from a table of interactions, with negatives in each batch"
         df = check_frame('interactions', interactions)
@@ -679,7 +679,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
 
     @classmethod
     def from_csv(cls,
-        csv, # File to read, see `read_table`
+        csv:str|Path, # File to read, see `read_table`
         **kwargs, # Arguments of `from_df` and of `pd.read_csv`
     ): # `CollabDataLoaders`
         "Loaders from a CSV file, or from text of another kind"
@@ -688,7 +688,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         return cls.from_df(read_table(csv, pd.read_csv, **rest), **own)
     @classmethod
     def from_parquet(cls,
-        file, # File, folder or pattern with *; or a folder that `fastcollab encode` wrote
+        file:str|Path, # File, folder or pattern with *; or a folder that `fastcollab encode` wrote
         mapped:bool|None=None, # Read from memory-mapped files? None: unless it is a file of 4 million rows or fewer
         interactions:bool=False, # Are the rows clicks? Then the arguments are those of `from_interactions`
         min_count:int=1, # Ids with fewer training rows become the unknown one; for mapped files
@@ -726,8 +726,15 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         valid = RatingsDL(parts[1], bs=val_bs, neg_seed=0 if implicit else None, **more)
         return cls(train, valid, path=path, device=ifnone(device, default_device()))
 
+    def __repr__(self):
+        ds,n_valid = self.train.dataset,len(self.valid.dataset)
+        what,ids = 'interactions' if ds.implicit else 'ratings',[repr(o) for o in (ds.user_name,ds.item_name)]
+        features = f', features {", ".join(f.name for f in ds.features)}' if ds.features else ''
+        size = f'{ds.n_users-1:,} users ({ids[0]}) and {ds.n_items-1:,} items ({ids[1]})'
+        head = f'{type(self).__name__}: {len(ds):,} {what} to train on, {n_valid:,} to validate'
+        return f'{head}, {size}{features}; batches of {self.train.bs:,} on {self.device or "cpu"}'
     def test_dl(self,
-        test_items, # `DataFrame`, one row as a `Series` or dict, or a list of such rows
+        test_items:object, # `DataFrame`, one row as a `Series` or dict, or a list of such rows
         bs:int|None=None, # Rows per batch, as in validation if None
         unknown:str='average', # Unknown ids: 'average' warns once, 'nan' says nothing, 'raise' is a KeyError
         with_labels:bool|None=None, # With ratings as targets? If there is such a column, if None
