@@ -33,6 +33,7 @@ from ..models.nn import CollabNN
 from ..models.svdpp import SVDPlusPlus
 from ..recommend.recommender import Recommender
 from .als import *
+from .arguments import *
 from .auto import *
 from .callbacks import *
 from .choice import *
@@ -243,6 +244,7 @@ class CollabLearner(Learner):
     _recommender = None # What it was built from, and the recommender
     kept = None # `KeptRatings` of an exported learner
     bias_wd = .02 # In exports of older versions
+    @checked(**LEARNER)
     @delegates(Learner.__init__)
     def __init__(self,
         dls, # `CollabDataLoaders`
@@ -277,13 +279,19 @@ class CollabLearner(Learner):
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
         return device_reason(self) or why_not_compiled(self)
+    fit,fit_flat_cos,fit_sgdr,fine_tune = (checked(check_groups, **FIT)(o) for o in
+        (Learner.fit, Learner.fit_flat_cos, Learner.fit_sgdr, Learner.fine_tune))
     def create_opt(self):
-        super().create_opt()
+        try: super().create_opt()
+        except AttributeError:
+            if error := no_optimizer(self.opt): raise error from None
+            raise
         self.scale_decays()
         for p in rating_loss(self.loss_func).parameters(): self.opt.state[p]['do_wd'] = False   # cuts needn't be small
     def scale_decays(self):
         "Decay the biases of the model less than its vectors, if the optimizer is one of fastai's"
         if isinstance(self.opt, Optimizer): scale_decays(self.opt, collab_model(self.model).bias_params(), self.bias_wd)
+    @checked(check_groups, **FIT)
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
         reset_opt=False, start_epoch=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
@@ -321,11 +329,18 @@ class CollabLearner(Learner):
         if isinstance(self.opt, Optimizer): follow_params(self.opt)
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights
+    def _do_one_batch(self):
+        try: super()._do_one_batch()
+        except AttributeError:
+            if self.training: check_loss_value(self.loss_grad)
+            raise
     def _do_grad_opt(self):
+        check_loss_value(self.loss)
         # on other devices, `item` would wait for every step
         if self.loss.device.type=='cpu' and not math.isfinite(self.loss.item()):
             raise CancelFitException() if finding_lr(self) else diverged(self, self.iter, self.loss)
         super()._do_grad_opt()
+    @checked(**FIT)
     def fit_gibbs(self,
         sweeps:int=150, # How often everything is drawn; the first 20 draws don't count
         every:int=10, # Sweeps between two lines of the table of the fit
@@ -345,6 +360,7 @@ class CollabLearner(Learner):
             self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
             try: self.fit(len(loop.epochs))
             finally: self._solver = None
+    @checked(**FIT)
     def fit_als(self,
         epochs:int=10, # How often users and items are solved
         reg:float|None=None, # Decay of vectors; 30 for clicks, .1 for ratings if None
@@ -358,6 +374,7 @@ class CollabLearner(Learner):
             self._solver = als_loop(self, reg=reg, alpha=alpha, cg=cg)
             try: self.fit(epochs)
             finally: self._solver = None
+    @checked(**FIT)
     def fit_sgd(self,
         epochs:int=20, # Epochs, each one step for each interaction
         lr:float=.05, # Size of the first steps; they fall to a tenth. WARP, whose steps weigh more, takes .002
@@ -371,6 +388,7 @@ class CollabLearner(Learner):
             self._solver = sgd_loop(self, lr, reg, check_seed(seed))
             try: self.fit(epochs)
             finally: self._solver = None
+    @checked(**FIT)
     def fit_auto(self,
         budget:float|None=None, # Seconds it may take; 30 at up to 100,000 ratings, and more in proportion, if None
         seed:int=0, # Of the hidden part and of all draws
@@ -526,9 +544,9 @@ def new_model(
         return build(dls, **(config or {}))
     rule = emb_szs is None or isinstance(emb_szs, dict) and not emb_szs
     if not rule: kwargs['emb_szs'] = embedding_sizes(dls, emb_szs)
-    given = {k:v for k,v in kwargs.items() if v is not None}
-    n_factors = check_int('n_factors', ifnone(n_factors, 50))
-    return build(dls, n_factors=n_factors, **{**(config or {}), **given})
+    given = {k:v for k,v in dict(n_factors=n_factors, **kwargs).items() if v is not None}
+    check_config(arch, config, given)
+    return build(dls, **{'n_factors':50, **(config or {}), **given})
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0021
 _archs = [[DotProductBias,CollabNN], [HybridMF,HybridNN]]   # without and with features, without and with a neural net
@@ -620,6 +638,7 @@ def prepare_model(
     center:bool|None=None, # Put the mean of the training ratings into it? None: where it has room
 ):
     "Check the range of `model`, center it, and make the parameters of the loss its own"
+    check_fits(model, dls)
     contract,loss = collab_model(model),rating_loss(loss_func)
     if contract.y_range is not None: check_y_range(dls, contract.y_range)
     if center is None: center = loss.takes_ratings and contract.can_center(dls.train_ds.store.mean())
@@ -664,7 +683,8 @@ def new_learner(
     return CollabLearner(dls, model, cbs=cbs, **kwargs)
 
 # %% ../../nbs/train/07_learner.ipynb #f06a001a
-@delegates(Learner.__init__, but=['model'])
+@checked(**LEARNER)
+@delegates(CollabLearner.__init__, but=['model'])
 def collab_learner(
     dls:CollabDataLoaders, # Ratings
     n_factors:int|None=None, # Length of the vectors, or width of the hidden layer with `use_nn`; 50 if None
