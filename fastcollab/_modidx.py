@@ -3781,4 +3781,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'fastcollab.train.solvers.sweep_only': ( 'train/solvers.html#sweep_only',
                                                                                    'fastcollab/train/solvers.py'),
                                           'fastcollab.train.solvers.turned': ('train/solvers.html#turned', 'fastcollab/train/solvers.py')},
-            'fastcollab.writing': {'fastcollab.writing.replacing': ('writing.html#replacing', 'fastcollab/writing.py')}}}
+            'fastcollab.writing': { 'fastcollab.writing.is_formula': ('writing.html#is_formula', 'fastcollab/writing.py'),
+                                    'fastcollab.writing.replacing': ('writing.html#replacing', 'fastcollab/writing.py'),
+                                    'fastcollab.writing.without_formulas': ('writing.html#without_formulas', 'fastcollab/writing.py'),
+                                    'fastcollab.writing.write_csv': ('writing.html#write_csv', 'fastcollab/writing.py')}}}

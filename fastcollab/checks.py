@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plain_value', 'plain_repr', 'short_repr', 'type_name', 'some_of', 'example_row', 'any_of', 'check_choice',
            'check_int', 'is_finite', 'check_number', 'check_share', 'check_range', 'check_seed', 'check_flag',
-           'check_function', 'check_name', 'check_list', 'check_path', 'did_you_mean', 'check_names', 'checked',
+           'check_function', 'check_path', 'check_name', 'check_list', 'did_you_mean', 'check_names', 'checked',
            'table_kind', 'is_uuid', 'as_uuids', 'arrow_frame', 'as_frame', 'check_frame', 'asked_kind', 'give_table',
            'need_column', 'data_columns', 'pick_column', 'check_unique', 'finite_numbers', 'unknown_ids']
 
@@ -49,6 +49,7 @@ def short_repr(
     except Exception: text = f'<{type(o).__name__}>'   # some objects cannot show themselves
     return text if len(text)<=most else text[:most-3]+'...'
 
+# %% ../nbs/00_checks.ipynb #a190001b
 def type_name(
     o, # Any object
 )->str: # 'list', 'polars.lazyframe.frame.LazyFrame'
@@ -203,6 +204,19 @@ def check_function(
     or_none = f', or None for {none}' if none else ''
     raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give {what}{or_none}')
 
+def check_path(
+    name:str, # Name of the argument
+    value, # What came
+    none:str='', # What None means; None isn't allowed if empty
+): # `value`; TypeError or ValueError if it names no file
+    "Check that an argument names a file or a folder"
+    if value is None and none: return None
+    if not isinstance(value, (str,os.PathLike)):
+        raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give a file name or a Path')
+    if '\0' in os.fspath(value): raise ValueError(f'{name} is {str(value)!r}; a file name has no NUL in it')
+    return value
+
+# %% ../nbs/00_checks.ipynb #a190001e
 def check_name(
     name:str, # Name of the argument
     value, # What came
@@ -224,18 +238,6 @@ def check_list(
         if n is None or len(value)==n: return [rule(name, o) for o in value]
         raise ValueError(f'{name} has {len(value)} entries; give {n} {what}')
     raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give a list of {what}')
-
-def check_path(
-    name:str, # Name of the argument
-    value, # What came
-    none:str='', # What None means; None isn't allowed if empty
-): # `value`; TypeError or ValueError if it names no file
-    "Check that an argument names a file or a folder"
-    if value is None and none: return None
-    if not isinstance(value, (str,os.PathLike)):
-        raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give a file name or a Path')
-    if '\0' in os.fspath(value): raise ValueError(f'{name} is {str(value)!r}; a file name has no NUL in it')
-    return value
 
 # %% ../nbs/00_checks.ipynb #a190000a
 def did_you_mean(

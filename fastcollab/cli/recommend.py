@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 from .common import find_id, open_recommender, print_table
-from ..writing import replacing
+from ..writing import replacing, without_formulas, write_csv
 from fastprogress import progress_bar
 
 # %% ../../nbs/cli/04_recommend.ipynb #7ef456ed
-def _write_csv(batches, file):
+def _write_csv(batches, file, formulas=False):
     "Write tables one after the other as CSV; the number of rows"
     rows = 0
     for df in batches:
+        if not formulas: df = without_formulas(df)
         df.to_csv(file, mode='a' if rows else 'w', header=not rows, index=False)
         rows += len(df)
     return rows
@@ -42,9 +43,11 @@ def _write_parquet(batches, file):
 def write_lists(
     batches, # Tables of lists
     out:Path, # File to write, .csv or .parquet
+    formulas:bool=False, # Write text that begins like a formula as it is? See `without_formulas`
 )->int: # Rows written
     "Write lists as they come; the file gets its name when it is complete"
-    with replacing(out) as part: return (_write_csv if out.suffix=='.csv' else _write_parquet)(batches, part)
+    with replacing(out) as part:
+        return _write_csv(batches, part, formulas) if out.suffix=='.csv' else _write_parquet(batches, part)
 
 # %% ../../nbs/cli/04_recommend.ipynb #ff85ae47
 def check_options(
@@ -84,6 +87,7 @@ def recommend(
     csv:Path=None, # Write the list to this file instead of showing it
     out:Path=None, # File for the lists of everybody, .parquet or .csv
     mb:float=64, # Memory for scores, in MB
+    formulas:bool=False, # Leave titles that begin with =, +, - or @ as they are in CSV? Spreadsheets run them
 ):
     "The best items for a user, or for everybody"
     check_options(user, all, csv, out)
@@ -91,6 +95,6 @@ def recommend(
     if not all:
         df = rec.recommend(find_id(rec, 0, user), k, not seen, filters=filters, mb=mb)
         if csv is None: return print_table(df)
-        with replacing(csv) as part: return df.to_csv(part, index=False)
-    rows = write_lists(list_batches(rec, k, not seen, filters, mb), out)
+        return write_csv(df, csv, formulas)
+    rows = write_lists(list_batches(rec, k, not seen, filters, mb), out, formulas)
     print(f'{rows:,} rows for {rec.n_users-1:,} users written to {out}')

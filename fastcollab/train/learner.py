@@ -436,6 +436,8 @@ class CollabLearner(Learner):
         self.kept = kept if history else kept.without_history()
         try:
             with replacing(self.path/fname) as part: super().export(part.absolute(), *args, **kwargs)
+        except RuntimeError as e:   # torch's words for a disk that takes no more
+            raise OSError(f'{self.path/fname} cannot be written; is the disk full? {e}') from None
         finally: self.kept,self.dls,self.opt = before   # after an error, fastai would leave them out
 
     # ---- Predictions

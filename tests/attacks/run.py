@@ -24,7 +24,7 @@ def drawn(n, seed, kinds=KINDS):
 def warm():
     "Compile what is compiled once: it is no hang"
     for o in ('ratings','clicks','features','sampled'): values.recommender(o)
-    values.quiet(values.new(arch=values.SVDPlusPlus))
+    values.quiet(values.new(arch=values.SVDPlusPlus), 'fit', 1)
 
 def work(todo):
     "Judge cases, and write a line about each; the process may not live to see the end"
