@@ -28,6 +28,7 @@ from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, RankEnsem
 
 # Models in closed form for clicks
 from fastcollab.models.neighbors import EASE, ItemKNN, Popular, SLIM
+from fastcollab.models.lightgcn import LightGCN
 
 # Losses and metrics
 from fastcollab.losses import RatingLoss, RatingMSE, OrdinalLoss, gravity

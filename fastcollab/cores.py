@@ -55,6 +55,9 @@ class _Shared:
 _first_pid,_shared,_mine = os.getpid(),_Shared(),threading.local()
 
 def _forked(): return os.getpid()!=_first_pid
+def _one_thread(): torch.set_num_threads(1)
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_one_thread)
+
 def _state():
     "The state of this process: a fork begins anew"
     global _shared

@@ -136,6 +136,10 @@ def as_subclass(self, cls):
 
 def default_device(use=None): return DEVICE
 
+def scatter(t, devices, sizes, dim, streams):
+    "What `DataParallel` does with a batch, for one device"
+    return (t.to(DEVICE),)
+
 @contextmanager
 def pretending():
     "Modules that move keep their parameters, as on a GPU, and files know the device"
@@ -143,7 +147,7 @@ def pretending():
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with (patch('torch.load', load), patch('torch.Generator', PretendGenerator),
-            patch('fastai.learner.default_device', default_device),
+            patch('fastai.learner.default_device', default_device), patch('torch._C._scatter', scatter, create=True),
             patch('fastai.data.core.default_device', default_device),
             patch.object(Tensor, 'as_subclass', as_subclass)): yield DEVICE
     finally: torch.__future__.set_swap_module_params_on_conversion(before)

@@ -5,8 +5,9 @@ from typing import Callable, NamedTuple
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
 from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, EASE, HybridMF,
-    HybridNN, ItemKNN, LeadEnsemble, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, RankEnsemble, Recommender,
-    SLIM, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, rmse, synthetic_ratings)
+    HybridNN, ItemKNN, LeadEnsemble, LightGCN, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, RankEnsemble,
+    Recommender, SLIM, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, rmse,
+    synthetic_ratings)
 from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
 from torch import Tensor, nn
@@ -117,6 +118,7 @@ ZOO = dict(
     WeightedEnsemble=Entry(ensemble_of(DotProductBias, CollabNN), 'model'),
     WeightedEnsemble_foreign=Entry(ensemble_of(Features, HybridMF), 'model', features=True),
     LeadEnsemble=Entry(led_by(DotProductBias), 'dot', nine),
+    LightGCN=Entry(LightGCN, 'dot', nine, fit=(45,5e-2)),
     Popular=Entry(solved(Popular), 'dot', vectors=False, additive=True, closed=True),
     ItemKNN=Entry(solved(ItemKNN, k=5), 'history', vectors=False, additive=True, closed=True),
     EASE=Entry(solved(EASE, reg=5.), 'history', vectors=False, additive=True, closed=True),

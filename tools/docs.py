@@ -2,7 +2,7 @@
 
 A page of a module shows signatures, docments as tables, and links to the source. `make docs` builds the site and
 links.py checks it."""
-import inspect, re
+import inspect, re, tempfile
 from base64 import b64decode
 from html import escape, unescape
 from importlib import import_module
@@ -13,6 +13,7 @@ from xml.etree.ElementTree import tostring
 import yaml
 from fastcore.docments import DocmentTbl, DocmentText, docstring, empty
 from fastcore.nbio import read_nb
+from markdown.extensions.toc import slugify
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
@@ -25,9 +26,23 @@ ROOT = Path(__file__).resolve().parent.parent
 # what the text calls instances
 VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoaders', interp='CollabInterpretation')
 PLACES = {'nbs':'api/index.md', **{f'nbs/{o}':'api/index.md' for o in PACKAGES if o},
-    'nbs/tutorials':'tutorials/index.md',
+    'nbs/tutorials':'tutorials/index.md', 'nbs/cases':'tutorials/index.md', 'nbs/guide':'guide/index.md',
     'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
-ALONE = dict(hide=['navigation'])   # a page that is a section by itself
+# The reference in the order people need it: the classes that have a page of their own, and the modules of a group, of
+# which those that `fastcollab.all` takes nothing from come last
+GROUPS = {'Data':(['CollabDataLoaders'], ['data']),
+    'Models and losses':([], ['models','losses','ranking_losses']),
+    'Training':(['CollabLearner'], ['train']),
+    'Recommending':(['Recommender'], ['recommend']),
+    'Evaluation and interpretation':(['CollabInterpretation'], ['evaluate','interpret','metrics','ranking']),
+    'Command line and helpers':([], ['cli','checks','cores','writing','kernels'])}
+MAP = r'<iframe class="map" src="map.html" title="\1"></iframe>'
+CASES = '''## Case studies
+
+Five public notebooks, retold with this library. Their text and outputs are for the original MovieLens and Netflix Prize
+data. Without it they run on synthetic ratings, and you get other numbers.
+
+'''
 log = get_plugin_logger('docs')   # a warning fails the build
 site = None   # the `Site` being built: hooks of mkdocs are functions of a module
 
@@ -130,8 +145,40 @@ class Page:
                     ROOT/'nbs'/self.src, self.uri)
         body = [o for o in parts(self.nb, self.code) if o and not o.startswith('<!--')]
         link = f'<a class="source" href="{self.source}">source</a>\n\n' if self.module else ''
-        return top(self.title, self.description, link, **{} if self.module or self.src.parent!=Path()
-            else ALONE) + '\n\n'.join(body)
+        text = '\n\n'.join(body)
+        # on the home page the map can be searched
+        if self.uri=='index.md': text = re.sub(r'!\[(.*?)\]\([^)]*item_map\.png\)', MAP, text)
+        return top(self.title, self.description, link) + text
+
+    def headings(self):
+        "The headings of the second level"
+        return [o for c in self.nb.cells if c.cell_type=='markdown' for o in re.findall('^## (.*)$', c.source, re.M)]
+
+    def helps(self, site):
+        "Does `fastcollab.all` leave out all that this module exports?"
+        return not any(getattr(site.all, o, None) is getattr(self.module, o) for o in self.module.__all__)
+
+class ClassPage:
+    "All that can be done with one class, without how it is made: its methods at a glance, then each of them"
+    def __init__(self, cls, page): self.cls,self.page,self.uri = cls,page,f'reference/{cls.__name__}.md'
+    title = property(lambda self: self.cls.__name__)
+    description = property(lambda self: docstring(self.cls))
+
+    def markdown(self):
+        known = sorted(methods(self.cls), key=lambda o: isinstance(getattr(self.cls, o[0]), property))   # they come last
+        rows = ''.join(f'<tr><td><a href="#{name.lower()}"><code>{name}</code></a></td><td>{inline(docstring(fn))}</td></tr>'
+            for name,fn in known)
+        head = '<tr><th>Method</th><th>What it does</th></tr>'
+        glance = f'<div class="docments"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+        made = f'[How it is made, with examples]({get_relative_url(self.page.uri, self.uri)})'
+        return top(self.title, self.description) + '\n\n'.join([made, '## At a glance', glance, '## Methods',
+            *(o for name,fn in known for o in self.entry(name, fn))])
+
+    def entry(self, name, fn):
+        yield f'### `{name}` {{ #{name.lower()} }}'
+        yield f'```python\n{Signature(fn)}\n```'
+        yield f'<p>{inline(docstring(fn))}</p>'
+        yield docments_table(fn)
 
 def top(title, description='', link='', **meta):
     "Front matter, title, link to the source and lead of a page"
@@ -158,18 +205,24 @@ def source(path):
     lang = 'python' if path.suffix=='.py' else 'text'
     return top(name, search=dict(exclude=True)) + f'````{lang} linenums="1"\n{path.read_text(encoding="utf8")}````\n'
 
-def package_title(name): return {'':'Checks, losses, metrics, and files', 'cli':'CLI'}.get(name, name.capitalize())
-def package_doc(name): return import_module(f'fastcollab.{name}'.strip('.')).__doc__
-
 class Site:
     "All pages, and the files that belong to them"
     def __init__(self, config):
-        self.config,self.files = config,[]
+        self.config,self.files,self.all = config,[],import_module('fastcollab.all')
         self.pages = [Page(o) for o in sorted(proc_nbs(n_workers=2).rglob('*.ipynb'))]
         self.modules = sorted((o for o in self.pages if o.module), key=lambda o: (PACKAGES.index(o.package),
             o.src.name))
-        self.packages = {k:list(v) for k,v in groupby(self.modules, lambda o: o.package)}
-        self.tutorials = [o for o in self.pages if o.src.parent==Path('tutorials')]
+        self.groups = {name:self.group(*o) for name,o in GROUPS.items()}
+
+    def folder(self, name): return [o for o in self.pages if o.src.parent==Path(name)]
+
+    def group(self, classes, places):
+        "Pages of a group of the reference: of classes, of modules, of modules that are helpers"
+        pages = sorted((o for o in self.modules if o.package in places or o.uri.removesuffix('.md') in places),
+            key=lambda o: places.index(o.package or o.uri.removesuffix('.md')))
+        homes = {name:next(o for o in pages if name in o.module.__all__) for name in classes}
+        return ([ClassPage(getattr(o.module, name), o) for name,o in homes.items()],
+            [o for o in pages if not o.helps(self)], [o for o in pages if o.helps(self)])
 
     def add(self, uri, text): self.files.append(File.generated(self.config, uri, content=text))
 
@@ -191,31 +244,56 @@ class Site:
         return uri
 
     def add_index(self, uri, title, description, sections):
-        "A page that lists the pages of `sections`, a dict of a heading to pages, in their order"
+        "A page that lists the pages of `sections`, pairs of a heading and pages"
         def rows(pages):
             return '\n'.join(f'1. [{o.title}]({get_relative_url(o.uri, uri)}): {o.description}'.rstrip(': ')
                 for o in pages)
-        self.add(uri, top(title, description) + '\n\n'.join(f'{head}{rows(pages)}' for head,pages in sections.items())
+        self.add(uri, top(title, description) + '\n\n'.join(f'{head}{rows(pages)}' for head,pages in sections if pages)
             + '\n')
+
+    def add_guide(self):
+        "The list of all recipes, by page"
+        def rows(page): return '\n'.join(f'1. [{o}]({get_relative_url(page.uri, "guide/index.md")}#{slugify(o, "-")})'
+            for o in page.headings())
+        text = '\n\n'.join(f'## {o.title}\n\n{o.description}\n\n{rows(o)}' for o in self.folder('guide'))
+        self.add('guide/index.md', top('How do I ...',
+            'Short recipes that run as they stand. Copy one, and change the names of columns.') + text)
+
+    def add_map(self):
+        "The interactive map of the home page: a model of synthetic ratings, trained here"
+        lib = self.all
+        dls = lib.CollabDataLoaders.from_df(lib.synthetic_ratings(), genre_name='genres', seed=42, bs=512)
+        lib.set_seed(42)
+        learn = lib.collab_learner(dls, n_factors=5, y_range=(0,5.5))
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(5, 2e-2, wd=.1)
+        page = lib.CollabInterpretation.from_learner(learn).plot_factors(by='genre', top=30, interactive=True)
+        with tempfile.TemporaryDirectory() as folder:
+            page.save(Path(folder)/'map.html')
+            self.files.append(File.generated(self.config, 'map.html', content=(Path(folder)/'map.html').read_bytes()))
 
     def build(self):
         "Every page as a file of mkdocs"
         for o in self.pages: self.add(o.uri, o.markdown())
+        for classes,_,_ in self.groups.values():
+            for o in classes: self.add(o.uri, o.markdown())
         for o in self.modules: self.place((ROOT/'fastcollab'/o.uri).with_suffix('.py'))
+        self.add_guide()
+        self.add_map()
         self.add_index('tutorials/index.md', 'Tutorials',
-            'In reading order. Each is a notebook that runs as it stands.', {'':self.tutorials})
-        self.add_index('api/index.md', 'API',
-            'The packages from the ground up: a module imports only from those above it on this page. Each page is '
-            'the notebook that a module is exported from.',
-            {f'## {package_title(k)}\n\n{inline(package_doc(k))}\n\n':v for k,v in self.packages.items()})
+            'In reading order. Each is a notebook that runs as it stands.',
+            [('',self.folder('tutorials')), (CASES,self.folder('cases'))])
+        self.add_index('api/index.md', 'Reference',
+            'In the order in which you need it. A page of a module is the notebook that it is exported from; helpers, '
+            'which you need to change the library, not to use it, come last.',
+            [o for name,(classes,modules,helpers) in self.groups.items() for o in (
+                (f'## {name}\n\n', classes+modules or helpers), ('### Helpers\n\n', helpers*bool(classes+modules)))])
         for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):
             text = self.relink((ROOT/o).read_text(encoding='utf8'), ROOT/o, PLACES[o])
-            self.add(PLACES[o], f'---\n{yaml.dump(ALONE)}---\n\n{text}')
+            self.add(PLACES[o], text)
         results = [f'## {o.stem}\n\n```text\n{o.read_text(encoding="utf8")}```'
             for o in sorted((ROOT/'benchmarks/results').glob('*.txt'))]
-        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.', **ALONE)
+        self.add('figures.md', top('Figures', 'What the commands in `benchmarks/` printed.')
             + '\n\n'.join(results))
-        self.all = import_module('fastcollab.all')
         # a name that two modules define is the one of `fastcollab.all`; two that are not there are linked on their own
         # pages only
         self.public,homes = {},{}
@@ -258,10 +336,14 @@ def on_config(config):
     global site
     site = Site(config)
     uris = lambda pages: [o.uri for o in pages]
-    api = [{package_title(k):uris(v)} for k,v in site.packages.items()]
-    config.nav = [dict(Home='index.md'), dict(Tutorials=['tutorials/index.md', *uris(site.tutorials)]),
-        dict(API=['api/index.md', *api]),
-        dict(Figures='figures.md'), dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]
+    reference = [{name:[*uris(classes+modules), *([dict(Helpers=uris(helpers))] if helpers else [])]}
+        for name,(classes,modules,helpers) in site.groups.items()]
+    config.nav = [{'Start':['index.md', *uris(site.folder('start')), dict(Figures='figures.md'),
+            dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]},
+        {'How do I ...':['guide/index.md', *uris(site.folder('guide'))]},
+        {'Tutorials':['tutorials/index.md', *uris(site.folder('tutorials')),
+            *([{'Case studies':uris(site.folder('cases'))}] if site.folder('cases') else [])]},
+        {'Reference':['api/index.md', *reference]}]
 
 def on_files(files, config):
     # notebooks as they are: their pages come instead

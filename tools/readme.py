@@ -28,7 +28,9 @@ def parts(nb, code):
         src = cell.get('source', '').strip()
         if not src or src.startswith('#| hide'): continue
         if cell.cell_type=='markdown': yield src
-        elif cell.cell_type=='code': yield from code(cell)
+        elif cell.cell_type=='code':
+            made = list(code(cell))
+            yield from made[src.startswith('#| echo: false'):]   # what such a cell shows, without its source
 
 def relink(md, place):
     "`md` with links to files replaced by what `place` makes of them"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
 from ..interpret.core import CollabInterpretation
-from ..train.learner import baseline_rmse
+from ..train.verdict import baseline_rmse
 from ..writing import replacing
 
 # %% ../../nbs/cli/01_fit.ipynb #db78363d

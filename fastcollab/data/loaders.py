@@ -118,6 +118,7 @@ class RatingsDataset(TabularNames):
         "Move to `device`"
         def move(o): return None if o is None else o.to(device)
         self.store.to(device)
+        device = self.store.device   # ratings in files stay in host memory, and tables stay with them
         self.tables,self.entities = [*map(move, self.tables)],[*map(move, self.entities)]
         return self
     def take(self,
@@ -258,7 +259,7 @@ class RatingsDL(TfmdDL):
         finally: random.setstate(state)
         self.seed,self.user_weight,self._n_inp,self._types = seed,user_weight,1,{tuple:[Tensor,Tensor]}
         self.neg_seed = neg_seed
-        self.order = Order(seed, None if user_weight is None else partial(sqrt_user_weights, dataset.store))
+        self.order = dataset.store.order(seed, None if user_weight is None else partial(sqrt_user_weights, dataset.store))
 
     @property
     def device(self): return self._device
@@ -274,6 +275,9 @@ class RatingsDL(TfmdDL):
         "Why you can't run an epoch by reading `dataset.rows` in the order of `get_idxs`, `bs` rows a step"
         fs = [type(o).__name__ for o in self.after_batch.fs]
         return f'the loader transforms each batch with {fs}' if fs else ''
+    def to_detach(self, b, cpu=True, gather=True):
+        "What fastai keeps of a batch; where there are several processes, all see the same one, so nothing is gathered"
+        return to_detach(b, cpu, gather=False)
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if '__iter__' in vars(cls) and 'why_batches' not in vars(cls): cls.why_batches = _own_batches
@@ -292,7 +296,8 @@ class RatingsDL(TfmdDL):
         x,*y = self.dataset.rows(idx)
         if self.epoch_seed is None and self.dataset.n_neg: self.order.next_seed()   # fastai may set the order itself
         neg = self.dataset.negatives(idx, ifnone(self.neg_seed, self.epoch_seed), self.bs)
-        return (x,*y) if neg is None else (x,neg,*y)
+        parts = (x,*y) if neg is None else (x,neg,*y)
+        return parts if self.device is None else tuple(o.to(self.device) for o in parts)
     def skip_epochs(self,
         n:int, # Epochs
     ):
@@ -301,7 +306,7 @@ class RatingsDL(TfmdDL):
 
     def __iter__(self):
         self.before_iter()
-        idxs = torch.as_tensor(self.get_idxs())
+        idxs = row_order(self.get_idxs())
         n,step = (len(idxs)//self.bs*self.bs if self.drop_last else len(idxs)), self.bs*max(1, self._piece//self.bs)
         for o in range(0, n, step):
             parts = self.rows(idxs[o:min(o+step, n)].to(self.dataset.device))

@@ -26,6 +26,21 @@ def _pair_key(users, days):
 
 def _unit_text(unit): return 'dates' if unit=='date' else f'numbers in {unit}'
 
+class _Counted:
+    "Distinct numbers and their counts, from one part after the other"
+    def __init__(self): self.parts,self.size,self.known = [],0,2**20
+    def add(self, values):
+        self.parts.append(np.unique(values, return_counts=True))
+        self.size += len(self.parts[-1][0])
+        if self.size>2*self.known:
+            self.parts = [self.result()]
+            self.size = len(self.parts[0][0])
+            self.known = max(2**20, self.size)
+    def result(self):
+        values,counts = (np.concatenate(o) for o in zip(*self.parts))
+        res,place = np.unique(values, return_inverse=True)
+        return res,np.bincount(place, counts, len(res)).astype(np.int64)
+
 # %% ../../nbs/data/04_timestamps.ipynb #7218339f
 class TimestampEncoder:
     "Timestamps as rows of pairs of user and day, of days, and of how busy a pair is; and as a second"
@@ -47,10 +62,20 @@ class TimestampEncoder:
         if (secs<0).all():
             rows = f'all {len(col):,} training rows'
             raise ValueError(f'time column {self.name!r} is empty in {rows}; leave out time_name')
-        days = secs//86400                                                  # -1 stays -1
-        key = _pair_key(users, days)
-        self.first,self.days = secs[secs>=0].min(),np.unique(days[days>=0])
-        self.pairs,count = np.unique(key[key>=0], return_counts=True)
+        return self.setup_parts([(secs,users)], self.unit)
+    def setup_parts(self,
+        parts, # Seconds since 1970, -1 where missing, and rows of users, (n,) each, of one part after the other
+        unit:str, # Unit of the column
+    ): # self
+        "`setup` for times that don't fit into memory"
+        self.unit,self.first,days,pairs = unit,np.iinfo(np.int64).max,np.zeros(0, np.int64),_Counted()
+        for secs,users in parts:
+            day = secs//86400                                               # -1 stays -1
+            key = _pair_key(users, day)
+            self.first = min(self.first, secs[secs>=0].min(initial=self.first))
+            days = np.union1d(days, day[day>=0])
+            pairs.add(key[key>=0])
+        self.days,(self.pairs,count) = days,pairs.result()
         self.busy = np.frexp(count)[1]                                      # 1 for one rating, 2 for two or three
         return self
 
@@ -67,6 +92,12 @@ class TimestampEncoder:
         if missing.any():
             rows = f'{missing.sum():,} of {len(col):,} rows, e.g. row {missing.argmax()}'
             warn(f'time column {self.name!r} is empty in {rows}; they are predicted without a time')
+        return self.encode_seconds(secs, users)
+    def encode_seconds(self,
+        secs:np.ndarray, # Seconds since 1970, -1 where missing, (n,) int64
+        users:np.ndarray, # Row of the user of each, (n,)
+    )->np.ndarray: # As of `encode`
+        "Categories of times that were read already"
         days = secs//86400
         pair,second = _places(self.pairs, _pair_key(users, days)),np.clip(secs-self.first+1, 0, 2**31-1)
         return np.stack([pair, _places(self.days, days), np.append(0, self.busy)[pair], second], 1).astype(np.int32)

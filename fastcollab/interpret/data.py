@@ -20,6 +20,7 @@ from ..models.base import collab_model
 from ..recommend.recommender import *
 from ..recommend.scorers import *
 from ..train.learner import *
+from ..train.verdict import *
 
 # %% ../../nbs/interpret/02_data.ipynb #e9ccb4a6
 class FitRecord(NamedTuple):

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,INLINE
 from .steps import AHEAD,DECAY,EPS,KEPT,LOG_RATIO,MOM,RATE,SQR_MOM,Steps
 

@@ -9,7 +9,7 @@ __all__ = ['PANEL', 'TAKE', 'gram', 'equations', 'exact', 'multiply', 'residual'
 import math
 
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,INNER
 from .threads import add
 from .tiles import *

@@ -12,7 +12,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,FORMULA,INNER
 from .threads import wait
 from .vectors import *

@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,FORMULA,INLINE,INNER
 from .mf import RATINGS_AHEAD,key_of,sigmoid,with_names
 from .mf import train as train_ratings

@@ -17,8 +17,8 @@ import math, types
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from .adam import missed
+from .compile import njit
 from .jit import CALLED,FORMULA,INLINE,INNER,aligned
 from .steps import AHEAD,DECAY,EPS,KEPT,LOG_RATIO,MOM,RATE,SQR_MOM
 from .threads import GIVE_UP,prefetch,wait

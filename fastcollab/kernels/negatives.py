@@ -11,7 +11,7 @@ __all__ = ['GOLDEN', 'MIX1', 'MIX2', 'LOW32', 'OWN_BITS', 'TRIES', 'shifted', 'm
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,INLINE,INNER
 
 # %% ../../nbs/kernels/05_negatives.ipynb #2093117b

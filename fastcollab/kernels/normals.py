@@ -7,7 +7,7 @@ __all__ = ['LANES', 'CHUNK', 'HALF', 'STEP', 'LOG2', 'PI', 'LOG', 'SIN', 'COS', 
 
 # %% ../../nbs/kernels/05_normals.ipynb #b8a62ed0
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,INLINE,INNER
 
 # %% ../../nbs/kernels/05_normals.ipynb #03c3fdf3

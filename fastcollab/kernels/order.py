@@ -7,7 +7,7 @@ __all__ = ['below', 'user_auc', 'best']
 
 # %% ../../nbs/kernels/09_order.ipynb #110e2ec6
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,INNER
 
 # %% ../../nbs/kernels/09_order.ipynb #0c53abed

@@ -7,7 +7,7 @@ __all__ = ['add_samples']
 
 # %% ../../nbs/kernels/08_posterior.ipynb #e2dd3a0c
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED
 from .gibbs import look_up
 

@@ -6,7 +6,7 @@
 __all__ = ['count_draws']
 
 # %% ../../nbs/kernels/09_resample.ipynb #f340b57b
-from numba import njit
+from .compile import njit
 from .jit import CALLED
 from .negatives import GOLDEN,mixed,shifted
 

@@ -10,9 +10,10 @@ __all__ = ['BLOCKS', 'PAIRS_AHEAD', 'SOME', 'DRAWS', 'sort_pairs', 'row_gap', 'r
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from .compile import njit
 from .jit import CALLED,INLINE,INNER
 from .mf import sigmoid
 from .negatives import GOLDEN,bit_of,has_bit,listed,mixed,next_bits,shifted

@@ -7,7 +7,7 @@ __all__ = ['column', 'columns']
 
 # %% ../../nbs/kernels/10_slim.ipynb #88aff75f
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,INNER
 from .threads import add
 

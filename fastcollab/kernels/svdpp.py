@@ -10,7 +10,7 @@ __all__ = ['add_sums', 'add_rows', 'add_rows_back', 'Tables', 'Batch', 'id_vecto
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from .compile import njit
 from .jit import CALLED,INNER
 from .rows import sum_rows
 

@@ -13,8 +13,8 @@ __all__ = ['CACHE', 'loss_pair', 'Table', 'new_table', 'with_steps', 'normal', '
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from .adam import missed
+from .compile import njit
 from .jit import CALLED,FORMULA,INLINE,INNER,aligned
 from .mf import missed_bias,rating_of,squared_error,step_at,with_names
 from .rows import LANES,spread_row,sum_rows

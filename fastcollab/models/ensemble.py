@@ -290,7 +290,6 @@ class LeadEnsemble(WeightedEnsemble):
 # %% ../../nbs/models/07_ensemble.ipynb #9fa07107
 class RankEnsemble(CollabModel):
     "The weighted sum of the z-scored scores of several models"
-    splitter = staticmethod(params)
     def __init__(self,
         models:list, # `CollabModel`s of the same users and items
         weights:list|None=None, # One number each; the same if None

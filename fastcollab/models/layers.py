@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'MODEL', 'create_params', 'ParamEmbedding', 'is_plain_table', 'find_hook', 'GenreEmbedding',
-           'FeatureEmbedding', 'emb_size']
+           'FeatureEmbedding', 'SparseProduct', 'csr_tensor', 'emb_size']
 
 # %% ../../nbs/models/00_layers.ipynb #ae8a15dd
 from functools import partial
@@ -103,6 +103,27 @@ class FeatureEmbedding(Module):
     )->list: # A vector per row for each feature, (bs,nf)
         "The vectors of each feature"
         return [t(o) for t,o in zip(self.tables, g.split(self.widths, 1))] if self.widths else []
+
+# %% ../../nbs/models/00_layers.ipynb #1c9c0002
+class SparseProduct(torch.autograd.Function):
+    "Product of a sparse matrix (n,m) and a table (m,k); the gradient is the product with its transpose"
+    @staticmethod
+    def forward(ctx, table, mat, trans):
+        ctx.trans = trans
+        return mat@table
+    @staticmethod
+    def backward(ctx, g): return ctx.trans@g,None,None
+
+def csr_tensor(
+    ends:Tensor, # Where the entries of each row begin, and where the last ones end, (n+1,) int64
+    cols:Tensor, # Columns of the entries, (nnz,)
+    values:Tensor, # The entries, (nnz,)
+    shape:tuple, # Rows and columns
+)->Tensor: # Sparse, without PyTorch's note that such tensors are in beta, which says nothing to who trains a model
+    "A sparse matrix"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Sparse ')
+        return torch.sparse_csr_tensor(ends, cols.long(), values, shape)
 
 # %% ../../nbs/models/00_layers.ipynb #3e71e482
 def emb_size(

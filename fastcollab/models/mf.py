@@ -80,13 +80,18 @@ class BiasBaseline(CollabModel):
         y:Tensor, # Its ratings, (n,1)
     ): # self
         "Set mean and biases from ratings"
-        (u,i),y = x.cpu().long().T,y.cpu().double()      # sums of many ratings want float64, which not every device has
-        def damped(idx, err, n):
-            count = self.damping + torch.bincount(idx, minlength=n)
-            return err.new_zeros(n).index_add_(0, idx, err) / count.clamp(min=1e-9)   # 0/0 without ratings and damping
-        err = y[:,0] - (mean := y.mean())
-        i_bias = damped(i, err, self.n_items)
-        u_bias = damped(u, err-i_bias[i], self.n_users)
+        (u,i),y = x.cpu().T,y.cpu()[:,0]
+        def pieces(): return zip(*(o.split(2**22) for o in (u,i,y)))        # a large table is copied a piece at a time
+        mean = sum(y.sum(dtype=torch.float64) for *_,y in pieces())/len(y)  # sums of many ratings want float64
+        def damped(side, n, rest):
+            total,count = torch.zeros(2, n, dtype=torch.float64)
+            for *ids,y in pieces():
+                idx = ids[side].long()
+                total.index_add_(0, idx, rest(ids[1].long(), y.double()))
+                count += torch.bincount(idx, minlength=n)
+            return total/(self.damping+count).clamp(min=1e-9)               # 0/0 without ratings and damping
+        i_bias = damped(1, self.n_items, lambda i, y: y-mean)
+        u_bias = damped(0, self.n_users, lambda i, y: y-mean-i_bias[i])
         for p,v in zip((self.mean,self.i_bias,self.u_bias), (mean,i_bias,u_bias)):
             p.data = v.reshape(p.shape).to(p.device, torch.float32)
         return self

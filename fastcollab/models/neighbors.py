@@ -20,7 +20,7 @@ from ..recommend.scorers import HistoryScorer,met_items
 # %% ../../nbs/models/08_neighbors.ipynb #327d338c
 class Popular(CollabModel):
     "The share of users who have met an item: a baseline for lists"
-    in_closed_form,splitter = True,staticmethod(params)
+    in_closed_form = True
     def __init__(self,
         n_users:int, # Rows of users, `#na#` included
         n_items:int, # Rows of items, `#na#` included
@@ -42,7 +42,7 @@ class Popular(CollabModel):
 # %% ../../nbs/models/08_neighbors.ipynb #b5cb4102
 class HistoryModel(CollabModel):
     "A score is the sum of the weights between what a user has met and an item"
-    in_closed_form,splitter = True,staticmethod(params)
+    in_closed_form = True
     own = 'met_ends','met_items','weights','weight_ends','weight_items','weight_values'
     sized_by_data = (*CollabModel.sized_by_data,*own)
     _cached = None # Versions of the tensors, and the scorer made of them

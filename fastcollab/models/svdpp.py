@@ -20,23 +20,6 @@ from .layers import *
 from .session import *
 from ..recommend.base import *
 
-# %% ../../nbs/models/06_svdpp.ipynb #a83e0f3c
-class _SparseProduct(torch.autograd.Function):
-    "Product of a sparse matrix (n,m) and a table (m,k); the gradient is the product with its transpose"
-    @staticmethod
-    def forward(ctx, table, mat, trans):
-        ctx.trans = trans
-        return mat@table
-    @staticmethod
-    def backward(ctx, g): return ctx.trans@g,None,None
-
-@contextmanager
-def _quiet():
-    "Without PyTorch's notes that sparse matrices are in beta, which you can't act on when you train a model"
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='Sparse ')
-        yield
-
 # %% ../../nbs/models/06_svdpp.ipynb #0d943570
 class ImplicitSum(Module):
     "For each row of one side, the sum of the vectors of the rows it was rated with, over the root of their number"
@@ -60,11 +43,11 @@ class ImplicitSum(Module):
     def _sparse(self, name, *shape):
         ends,cols = (getattr(self, f'{name}_{o}') for o in ('ends','cols'))
         scale = self.scale.repeat_interleave(ends.diff(), output_size=len(cols)) if name=='mat' else self.scale[cols]
-        with _quiet(): return torch.sparse_csr_tensor(ends, cols.long(), scale, shape)
+        return csr_tensor(ends, cols, scale, shape)
     def forward(self)->Tensor: # (n,k)
         "The sums of all rows"
         mat,trans = self._sparse('mat', self.n, self.m),self._sparse('trans', self.m, self.n)
-        return _SparseProduct.apply(self.weight, mat, trans)
+        return SparseProduct.apply(self.weight, mat, trans)
 
 # %% ../../nbs/models/06_svdpp.ipynb #fcd527dd
 def category_sum(

@@ -105,6 +105,7 @@ def fold_rows(
     others,ratings = others[keep],ratings[keep]
     ends = row_ends(torch.searchsorted(rows, own[keep]), len(rows))
     start = start_factors(state, side, rows, others, ends)
+    if not state.terms[side].solved: return start
     if (clicks := state.terms[side].clicks) is not None:
         return solve_clicks(state.factors[1-side], others, ratings, ends, start, clicks)
     if (decay_by_rank := state.terms[side].ranked) is not None:
@@ -204,7 +205,7 @@ def find_decay(
 )->Decay: # The usual units if there are not enough ratings to tell
     "How strongly to hold new rows where they start, so that hidden ratings are predicted best"
     own = state.terms[side].clicks,state.terms[side].ranked
-    if own!=(None,None): return Decay(1., 1.)   # clicks have a decay of their own
+    if own!=(None,None) or not state.terms[side].solved: return Decay(1., 1.)   # clicks have a decay of their own
     units = [decay_units(state, o, rated) for o in (side,1-side)]
     def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1]) for o in units]
     trial = _trial(state.history, side, len(state.factors[side].vec), np.random.default_rng(0))

@@ -16,7 +16,7 @@ from ..cores import limited
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
 from .base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
-from .explain import explanation_sentence, explanation_table, score_parts
+from .explain import average_parts, explanation_sentence, explanation_table, score_parts
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
     read_new_table, replaced_rows)
@@ -98,6 +98,7 @@ def terms_state(
         if term is None: continue
         if term.clicks is not None: tensors[f'terms{side}.clicks'] = torch.tensor(term.clicks, dtype=torch.float64)
         if term.ranked is not None: tensors[f'terms{side}.ranked'] = torch.tensor(term.ranked, dtype=torch.float64)
+        if not term.solved: tensors[f'terms{side}.unsolved'] = torch.ones(1)
         if term.implicit is not None: put(f'terms{side}.implicit', term.implicit)
         for k,f in enumerate(term.features):
             info[side].append(dict(name=f.name, how=f.how, agg=f.agg, codec=f.codec))
@@ -122,7 +123,8 @@ def load_terms(
         clicks = tensors.get(f'terms{side}.clicks')
         clicks = None if clicks is None else ClickTerms(*clicks.tolist())
         ranked = tensors[f'terms{side}.ranked'].item() if f'terms{side}.ranked' in tensors else None
-        res.append(None if features is None else FoldTerms(implicit, features, clicks, ranked))
+        solved = f'terms{side}.unsolved' not in tensors
+        res.append(None if features is None else FoldTerms(implicit, features, clicks, ranked, solved))
     return tuple(res)
 
 # %% ../../nbs/recommend/08_recommender.ipynb #424673c2
@@ -199,6 +201,7 @@ class Recommender:
         self.value = check_choice('value', value, ('prediction','score'))
         self.scorer,self.ids,self.names,self.items,self.history = scorer,tuple(ids),tuple(names),items,history
         self.terms,self.rated,self.separators,self.decays = tuple(terms),tuple(rated),separators or {},[None,None]
+        self._averages = None # What the mean rating consists of, found when first needed
 
     @property
     def n_users(self)->int:
@@ -353,12 +356,14 @@ class Recommender:
         ratings,table = as_frame(ratings),as_frame(table)
         if side==0 and self.scorer.with_met(*self.history[:2]) is not None: return self._fold_history(ratings, table)
         state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
+        res._averages = None
         ranked = state.terms[0].ranked is not None
         if side and ranked and ratings is not None:
             raise TypeError('clicks on new items say little about scores that only rank; fold them in by their '
                 'features, fold_in_items(items=...), or train with fit_als')
         bounds,clicks = self.link.y_range or self.rated,ranked or state.terms[side].clicks is not None
         if clicks: bounds = 0,np.inf
+        if not state.terms[side].solved: clicks,bounds = True,(-np.inf,np.inf)   # who met what is all that counts
         weightless = ratings is not None and self.names[2] not in ratings
         if clicks and weightless: ratings = ratings.assign(**{self.names[2]:1.})
         new = read_new_ratings(ratings, self.names, self.ids, side, bounds)
@@ -396,17 +401,25 @@ class Recommender:
     def explain(self,
         user, # A user id
         item, # An item id
-        k:int=5, # Rated items to name, those that contribute most
-    )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction; see `attrs['sentence']` too
-        "Why the prediction of `item` for `user` is what it is"
+        k:int|None=5, # Groups of ratings to name, those that contribute most; None for each rating alone
+    )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction
+        "Why the prediction of `item` for `user` is what it is; `attrs['sentence']` says it in words"
         state = self._fold_state('explain')
-        k = check_int('k', k, what='rated items')
+        k = check_int('k', k, none='each rating alone', what='groups of ratings')
         u,i,titles = id_row(user, self.ids[0], 0),id_row(item, self.ids[1], 1),title_text(self.items['title']).array
-        parts = score_parts(state, self.decay(0).vec, u, i, k)
-        at = parts.rated.numpy()-1
+        if self._averages is None: self._averages = average_parts(state)
+        parts = score_parts(state, self.decay(0).vec, u, i, k, self._averages, None if k is None else self._labels(u))
+        at,average = parts.rated.numpy()-1,parts.ratings.mean().item() if len(parts.ratings) else 0.
         res = explanation_table(parts, self.link, self.ids[1].to_numpy()[at], titles.take(at))
-        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, parts.average, self.value)
+        res.attrs['sentence'] = explanation_sentence(titles[i-1], res, average, self.value)
         return res
+    def _labels(self, u):
+        "The categories of what a user has rated, by row, from the first column of sets; None without one"
+        sets = [o for o in self.separators if o in self.items and pd.api.types.is_string_dtype(self.items[o])]
+        if not sets: return None
+        rows = self.history.rated_by(u)[0].unique().numpy()
+        values = self.items[sets[0]].iloc[rows-1].fillna('').str.split(self.separators[sets[0]], regex=False)
+        return {r:set(o)-{''} for r,o in zip(rows.tolist(), values)}
 
     def save(self,
         path, # Folder, new or with an older recommender

@@ -38,7 +38,10 @@ def new_id_share(
     x:Tensor, # Rows of users and items of the training ratings, (n,2)
 )->float: # In [0.01,0.1]
     "Share of future ratings whose user or item is new, by the Good-Turing estimate"
-    singles = sum((torch.bincount(x[:,k].long())==1).sum().item() for k in (0,1))
+    def counts(k):
+        n = int(x[:,k].max())+1 if len(x) else 0
+        return sum(torch.bincount(o[:,k], minlength=n) for o in x.split(2**22))   # some million ratings at a time
+    singles = sum((counts(k)==1).sum().item() for k in (0,1))
     return min(.1, max(.01, singles/max(1, len(x))))
 
 # %% ../../nbs/train/05_auto.ipynb #f05a0004

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIAL', 'BLEND', 'ALONE', 'trial_loaders', 'gibbs_seconds', 'adam_seconds', 'AutoPlan', 'auto_plan',
-           'ensemble_weights', 'count_like', 'AutoChoice', 'choose']
+           'ensemble_weights', 'AutoChoice', 'choose']
 
 # %% ../../nbs/train/05_choice.ipynb #974fb878
 from dataclasses import dataclass, field
@@ -98,14 +98,6 @@ def ensemble_weights(
         loss = w@part@w
         if (w>=0).all() and loss<least-1e-12: best,least = np.bincount(used, w, len(gram)),loss
     return best
-
-# %% ../../nbs/train/05_choice.ipynb #69ea0f77
-def count_like(
-    y:np.ndarray, # Ratings, (n,)
-)->bool:
-    "Are these counts, whole numbers whose standard deviation is larger than their mean?"
-    whole = (y>=0).all() and (y==y.round()).all()
-    return bool(whole and len(np.unique(y))>20 and y.std()>y.mean())
 
 # %% ../../nbs/train/05_choice.ipynb #3b5f39fe
 _titles = dict(mean='mean rating', averages='user and item biases', gibbs='SVD++, Gibbs sampling', adam='SVD++, Adam',

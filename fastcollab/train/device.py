@@ -15,7 +15,7 @@ from warnings import warn
 from fastai.basics import *
 from ..kernels.steps import *
 from ..losses import rating_loss
-from ..models.base import collab_model
+from ..models.base import collab_model,is_spread
 from .loops import *
 from .schedules import finding_lr, sets_hypers
 from .set_loop import *
@@ -284,7 +284,10 @@ def why_not_device(
 )->str: # Empty if there is no reason
     "Why `learn` can't train in a `RecordedLoop`"
     if reason := why_not_loop(learn) or why_hooked(learn): return reason
+    if is_spread(learn.model): return 'DataParallel shares the batches among devices'
     if rating_loss(learn.loss_func).ranks: return 'the loss compares lists'
+    at,to = learn.dls.train_ds.device,torch.device(learn.dls.device)   # one may have a number, 'cuda:0'
+    if at.type!=to.type: return f'the ratings stay on {at}, in files'
     if learn.opt is None: return ''
     groups = ({learn.opt.state[p].get('step', 0) for p in o if p.requires_grad} for o in learn.opt.param_lists)
     if any(len(o)>1 for o in groups): return 'the parameters are not all stepped alike'

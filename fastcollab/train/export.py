@@ -129,7 +129,9 @@ def kept_ratings(
     (u,i),y = train.store.ids().cpu().T,train.store.ratings().cpu()[:,0]
     if not len(y) and learn.kept is not None: return learn.kept.cpu()
     rated = (y.min().item(),y.max().item()) if len(y) else collab_model(learn.model).link.y_range
-    return KeptRatings(UserHistory.from_ratings(u, i, y, train.n_users), rated or (-math.inf,math.inf))
+    by_user = train.store.by_user()
+    history = UserHistory(*by_user) if by_user else UserHistory.from_ratings(u, i, y, train.n_users)
+    return KeptRatings(history, rated or (-math.inf,math.inf))
 
 # %% ../../nbs/train/06_export.ipynb #9577a917
 def ranked_terms(
@@ -139,7 +141,7 @@ def ranked_terms(
 )->tuple: # The same, with `ranked` for users
     "Fold terms of a model of clicks"
     users = scorer.factors(0)
-    if users is None or terms[0] is None or terms[0].clicks is not None: return terms
+    if users is None or terms[0] is None or terms[0].clicks is not None or not terms[0].solved: return terms
     known = history.ends.diff()>0
     known = known if known.any() else torch.ones_like(known)
     spread = (users.vec[known]-users.vec[0]).double().square().mean().item() if users.vec.numel() else 1.

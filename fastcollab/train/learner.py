@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows', 'loader_outputs', 'batch_answers',
-           'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'training_way', 'learner_summary',
+           'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows', 'training_way', 'tensor_state',
+           'last_values', 'model_error', 'learner_verdict', 'one_verdict', 'is_new', 'warn_new', 'learner_summary',
            'learner_state', 'forget_solution', 'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model',
            'check_y_range', 'offered_range', 'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments',
            'auto_arguments', 'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner',
-           'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto',
-           'baseline_rmse']
+           'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
+import threading
 from typing import NamedTuple
+from warnings import warn
 
 from fastai.collab import *
 from fastai.callback.schedule import ParamScheduler
@@ -23,6 +25,7 @@ from ..cores import *
 from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
+from ..data.ratings import count_like
 from ..losses import *
 from ..metrics import *
 from ..models.base import *
@@ -39,6 +42,7 @@ from .callbacks import *
 from .choice import *
 from .closed import *
 from .device import *
+from .distributed import *
 from .export import *
 from .loops import *
 from .optimizer import *
@@ -49,23 +53,27 @@ from .set_loop import *
 from .sampler import default_factors
 from .sgd import *
 from .solvers import *
+from .verdict import *
 from ..writing import replacing
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0001
+_asking = threading.RLock()   # fastai keeps the batch it is at in the learner
+
 @contextmanager
 def unchanged(
     learn:Learner, # Learner to ask
 ):
-    "Restore the modes of the model and the history of the last fit at the end of the context"
-    recorder,training = getattr(learn, 'recorder', None),learn.training
-    modes = [(m,m.training) for m in learn.model.modules()]
-    history = {k:getattr(recorder, k) for k in ('lrs','iters','losses','values','metric_names') if hasattr(recorder, k)}
-    try:
-        with limited(): yield
-    finally:
-        learn.training = training
-        for m,mode in modes: m.training = mode
-        for k,v in history.items(): setattr(recorder, k, v)
+    "Restore the modes of the model and the history of the last fit at the end of the context; one thread at a time"
+    with _asking:
+        recorder,training = getattr(learn, 'recorder', None),learn.training
+        names = 'lrs','iters','losses','values','metric_names'
+        history = {k:getattr(recorder, k) for k in names if hasattr(recorder, k)}
+        try:
+            with reading(learn.model), limited(): yield
+        finally:
+            learn.training = training
+            for k,v in history.items(): setattr(recorder, k, v)
+
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0004
 _gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())
@@ -77,7 +85,7 @@ def lazy_rows(
 ):
     "Let the rows of tables wait until a batch needs them, where the optimizer and the callbacks allow it"
     lazy = isinstance(learn.opt, LazyAdam) and (loop is None or loop.lazy)
-    lazy = lazy and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
+    lazy = lazy and not is_spread(learn.model) and not needs_batches(learn, _gradient_events) and not why_hooked(learn)
     if lazy: learn.opt.attach(learn.model)
     try: yield
     finally:
@@ -199,6 +207,68 @@ def training_way(
     device = learn.dls.train_ds.device
     return 'fused, in a compiled loop'+('' if device.type=='cpu' else f', which tables on {device} are copied to')
 
+# %% ../../nbs/train/07_learner.ipynb #7e20b001
+def tensor_state(
+    model:nn.Module, # Any model
+)->tuple: # Equal as long as nothing has changed
+    "Place and version of each tensor"
+    return tuple((o.data_ptr(),o._version) for o in (*model.parameters(), *model.buffers()))
+
+def last_values(
+    learn:Learner, # Learner, maybe fitted
+)->list: # Losses of training and of validation, and metrics; empty if there was no fit
+    "The last line of the table of a fit"
+    recorder = getattr(learn, 'recorder', None)
+    return list(recorder.values[-1]) if getattr(recorder, 'values', None) and recorder.valid_metrics else []
+
+def model_error(
+    learn:Learner, # A `CollabLearner` of ratings, with validation ratings
+)->float:
+    "RMSE on the validation part"
+    loss,values = rating_loss(learn.loss_func),last_values(learn)
+    known = learn._validated is not None and learn._validated==tensor_state(learn.model)
+    if known and len(values)>1 and loss.squared_error and loss.reduction=='mean': return values[1]**.5
+    dl = learn.dls.valid.new(bs=2**13)
+    preds = loader_outputs(learn.model, dl, loss.activation)
+    return float(((preds-to_np(dl.dataset.store.ratings())[:,0])**2).mean()**.5)
+
+# %% ../../nbs/train/07_learner.ipynb #7e20b002
+def learner_verdict(
+    learn:Learner, # A `CollabLearner`
+)->Verdict|None: # None without validation rows
+    "A learner beside what needs no training"
+    if (base := baselines(learn.dls)) is None: return None
+    auto,values = bool(learn.auto_choice),last_values(learn)
+    if base.part is not None: return Verdict(list_ndcg(learn.model, learn.dls, base.part), base, auto)
+    return Verdict(model_error(learn), base, auto, overfit=len(values)>1 and values[0]<.6*values[1])
+
+@contextmanager
+def one_verdict(
+    learn:Learner, # A `CollabLearner`, about to be fitted
+):
+    "Say once, at the end of the outermost fit, how good the model is"
+    outer,learn._fits = not learn._fits,True
+    try: yield
+    finally: learn._fits = not outer
+    if not outer or learn.logger is noop: return
+    if (verdict := learner_verdict(learn)) is not None: learn.logger(verdict)
+
+# %% ../../nbs/train/07_learner.ipynb #7e20b004
+def is_new(
+    learn:Learner, # A `CollabLearner`
+)->bool:
+    "Has `collab_learner` built the model, and has nothing changed it since?"
+    return learn._new is not None and learn._new==tensor_state(learn.model)
+
+def warn_new(
+    learn:Learner, # A `CollabLearner` that is asked for a recommender
+):
+    "Warn if the model isn't trained"
+    if not is_new(learn): return
+    closed = collab_model(learn.model).in_closed_form
+    call = 'fit_auto()' if learn.auto else 'fit(1)' if closed else 'fit_one_cycle(5, 5e-3)'
+    warn(f'this learner is not trained yet, so its answers are random; call learn.{call} first')
+
 # %% ../../nbs/train/07_learner.ipynb #f06a000d
 def learner_summary(
     learn:Learner, # A `CollabLearner`
@@ -220,6 +290,8 @@ def learner_summary(
         res += ['Model unfrozen' if opt.frozen_idx==0 else f'Model frozen up to parameter group #{opt.frozen_idx}', '']
     notes = collab_model(learn.model).fit_notes()
     if notes: res += [*notes, '']
+    verdict = 'not trained yet' if is_new(learn) else learner_verdict(learn)
+    if verdict is not None: res += [f'Verdict: {verdict}', '']
     return '\n'.join([*res, 'Callbacks:', *(f'  - {cb}' for cb in learn.cbs.sorted('order'))])
 
 # %% ../../nbs/train/07_learner.ipynb #f06a000f
@@ -227,8 +299,7 @@ def learner_state(
     learn:Learner, # Learner of ratings
 )->tuple: # Equal as long as nothing has changed
     "What a recommender depends on: the model, the loaders, the loss, and the version of each tensor of the model"
-    tensors = [*learn.model.parameters(), *learn.model.buffers()]
-    return learn.model,learn.dls,learn.loss_func,tuple((o.data_ptr(),o._version) for o in tensors)
+    return learn.model,learn.dls,learn.loss_func,tensor_state(learn.model)
 
 # %% ../../nbs/train/07_learner.ipynb #7ef715de
 def forget_solution(
@@ -243,7 +314,9 @@ class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
     kept = None # `KeptRatings` of an exported learner
+    ranks = None # The processes that train together, in the context of `distributed`
     bias_wd = .02 # In exports of older versions
+    _fits,_validated,_new = False,None,None # Within a fit? States of the model at its last validation, and when new
     @checked(**LEARNER)
     @delegates(Learner.__init__)
     def __init__(self,
@@ -264,7 +337,7 @@ class CollabLearner(Learner):
         "The settings of Adam that fit the data"
         return None if self.auto is None else self.auto.config
     def __getstate__(self):
-        dropped = '_recommender','_chain','_ranking'
+        dropped = '_recommender','_chain','_ranking','_fits','_validated'
         return {k:v for k,v in super().__getstate__().items() if k not in dropped}
     def __setstate__(self, state):
         super().__setstate__({'step_times':{}, **state, '_chain':None, '_ranking':None})
@@ -279,8 +352,7 @@ class CollabLearner(Learner):
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
         return device_reason(self) or why_not_compiled(self)
-    fit,fit_flat_cos,fit_sgdr,fine_tune = (checked(check_groups, **FIT)(o) for o in
-        (Learner.fit, Learner.fit_flat_cos, Learner.fit_sgdr, Learner.fine_tune))
+    fit_sgdr = checked(check_groups, **FIT)(Learner.fit_sgdr)
     def create_opt(self):
         try: super().create_opt()
         except AttributeError:
@@ -292,6 +364,17 @@ class CollabLearner(Learner):
         "Decay the biases of the model less than its vectors, if the optimizer is one of fastai's"
         if isinstance(self.opt, Optimizer): scale_decays(self.opt, collab_model(self.model).bias_params(), self.bias_wd)
     @checked(check_groups, **FIT)
+    @delegates(Learner.fit)
+    def fit(self, n_epoch, *args, **kwargs):
+        with one_verdict(self): super().fit(n_epoch, *args, **kwargs)
+    @checked(check_groups, **FIT)
+    @delegates(Learner.fine_tune)
+    def fine_tune(self, epochs, *args, **kwargs):
+        with one_verdict(self): super().fine_tune(epochs, *args, **kwargs)
+    def verdict(self)->Verdict|None: # None without validation rows
+        "How much better or worse the model is than averages, or than the most popular items, and what to do"
+        return learner_verdict(self)
+    @checked(check_groups, **FIT)
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
         reset_opt=False, start_epoch=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
@@ -300,22 +383,48 @@ class CollabLearner(Learner):
         lr_max = np.array([h['lr'] for h in self.opt.hypers])
         scheds = one_cycle(lr_max, self.moms if moms is None else moms, div, div_final, pct_start)
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    @checked(check_groups, **FIT)
+    def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
+        start_epoch=0):
+        "Fit `self.model` for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
+        cbs = L(cbs)+([SkipToEpoch(start_epoch)] if start_epoch else [])
+        super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
     def _do_fit(self):
         self.need_ratings()
-        self._recommender,self._loop = None,self._solver or self._best_loop()
+        if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
+        self._new = self._validated = None
+        self._recommender,self._loop = None,self._solver_here() or self._best_loop()
         if not self._solver: forget_solution(collab_model(self.model))
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
         try:
             with limited(step_threads(self)): super()._do_fit()
+            if self._loop: self._loop.settle()
+        except CancelFitException:
+            if self._loop: self._loop.settle()
+            raise
         finally:
             if self._loop: self._loop.end()
             self._loop = self._recommender = None
+    def _solver_here(self):
+        if self.ranks and (self._solver or collab_model(self.model).in_closed_form):
+            raise ValueError('solvers work in one process; call them outside of learn.distributed()')
+        return self._solver
     def _best_loop(self):
+        if self.ranks: return rank_loop(self, self.ranks)
         return ClosedFormLoop(self) if collab_model(self.model).in_closed_form else fit_loop(self)
+    @property
+    def in_fit(self)->bool:
+        "Is this in a fit, and not in a validation alone?"
+        return self._loop is not None
+    @delegates(distributed_fit)
+    def distributed(self, **kwargs):
+        "A context in which fits train in all processes that torchrun started"
+        return distributed_fit(self, **kwargs)
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()
         if self._loop and not self._loop.fits():
+            self._loop.settle()
             self._loop.end()
             self._loop = self._best_loop()
         with lazy_rows(self, self._loop):
@@ -325,6 +434,7 @@ class CollabLearner(Learner):
         self.ranking.begin()
         super()._do_epoch_validate(ds_idx, dl)
         self.ranking.begin()   # what was ranked is not kept
+        if dl is None: self._validated = tensor_state(self.model)
     def _do_epoch_train(self):
         if isinstance(self.opt, Optimizer): follow_params(self.opt)
         super()._do_epoch_train()
@@ -397,11 +507,13 @@ class CollabLearner(Learner):
         "Try models on a hidden part of the training ratings, print how they did, and fit the best, or a blend of two"
         if self.auto is None:
             raise ValueError("this learner has no settings; make it with collab_learner(dls, arch='auto')")
-        fit_auto(self, budget, check_seed(seed), cbs)
+        with one_verdict(self): fit_auto(self, budget, check_seed(seed), cbs)
     fit_best = fit_auto   # another name
     @delegates(Learner.lr_find)
     def lr_find(self, *args, **kwargs):
         self.need_ratings()
+        if self.ranks: raise ValueError('look for a learning rate before learn.distributed(), in one process')
+        self.need_parameters()
         return super().lr_find(*args, **kwargs)
     def need_ratings(self):
         "ValueError if there is nothing to train on"
@@ -409,6 +521,11 @@ class CollabLearner(Learner):
         n,bs = len(self.dls.train_ds),self.dls.train.bs
         if n: raise ValueError(f'{n:,} ratings fill no batch of {bs:,}; lower bs')
         raise ValueError('there are no ratings to train on; a loaded learner gets some with learn.dls = dls')
+    def need_parameters(self):
+        "ValueError if steps would train nothing"
+        if any(o.requires_grad for o in self.model.parameters()): return
+        raise ValueError(f'no parameter of {collab_model(self.model).name} is trained in steps: it is fitted at once, or '
+            'all of them are frozen')
     @delegates(Learner.load)
     def load(self, file, **kwargs):
         self._recommender = None
@@ -475,6 +592,7 @@ class CollabLearner(Learner):
         items:pd.DataFrame|None=None, # A row per item: its id, `title`, and columns for filters; from training if None
     )->Recommender: # On the CPU; its history is the training part
         "A `Recommender` that answers without the learner"
+        warn_new(self)
         return export_recommender(self, items)
     def kept_recommender(self)->Recommender:
         "The recommender of the last call, unless a fit, `load` or another change has come since"
@@ -506,7 +624,7 @@ class CollabLearner(Learner):
     def explain(self,
         user, # A user id
         item, # An item id
-        k:int=5, # Rated items to name
+        k:int|None=5, # Groups of ratings to name; None for each rating alone
     )->pd.DataFrame: # `part, item, title, rating, stars`; `attrs['sentence']` says it in words
         "Why the prediction of `item` for `user` is what it is"
         return self.kept_recommender().explain(user, item, k)
@@ -574,10 +692,11 @@ def check_y_range(
 ):
     "ValueError if `y_range` isn't a range; a warning if ratings are outside of it"
     y_range = check_range('y_range', y_range)
-    y = dls.train_ds.store.ratings()
-    out = (y<y_range[0])|(y>y_range[1])
-    if not out.any(): return
-    bad = some_of(int(out.sum()), len(y), f'ratings are outside y_range={tuple(y_range)}', round(y[out][0].item(), 4))
+    store = dls.train_ds.store
+    parts = [y[(y<y_range[0])|(y>y_range[1])] for y in store.ratings().split(store.piece)]
+    if not (n := sum(map(len, parts))): return
+    example = first(o for o in parts if len(o))[0].item()
+    bad = some_of(n, len(store), f'ratings are outside y_range={tuple(y_range)}', round(example, 4))
     warn(f'{bad}; the model cannot predict them, so widen the range')
 
 # %% ../../nbs/train/07_learner.ipynb #b9f71f17
@@ -599,9 +718,7 @@ def center_model(
 ):
     "Put the mean of the training ratings into `model`, and start the biases of items at the mean of their means"
     store = dls.train_ds.store
-    items,y = store.ids()[:,1].long(),store.ratings()[:,0].double()
-    counts = torch.bincount(items, minlength=dls.n_items)
-    sums = torch.zeros(len(counts), dtype=y.dtype, device=y.device).index_add_(0, items, y)
+    counts,sums = store.counts(1, dls.n_items),store.sums(1, dls.n_items)
     mean = (sums[counts>0]/counts[counts>0]).mean().item()
     before = model.center(mean).link.shift if model.can_center(mean) else None
     after = model.center(store.mean()).link.shift
@@ -723,6 +840,7 @@ def collab_learner(
     prepare_model(model, dls, loss_func, center)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
     if auto: learn.auto = AutoArguments(auto, {**given, 'center':center, 'bias_wd':bias_wd})
+    if model is not arch: learn._new = tensor_state(model)
     return learn
 
 # %% ../../nbs/train/07_learner.ipynb #b789ac7b
@@ -859,16 +977,3 @@ def fit_auto(
     learn.logger(str(learn.auto_choice))
     fit_choice(learn, learn.auto_choice, seed, cbs)
     learn._recommender = None
-
-# %% ../../nbs/train/07_learner.ipynb #7464572b
-def baseline_rmse(
-    dls:CollabDataLoaders, # Ratings
-    damping:float=5., # See `BiasBaseline`
-)->pd.Series: # RMSE over all validation rows, in stars, of 'global mean' and 'user + item bias'
-    "What averages would achieve on the validation part of `dls`"
-    y = dls.valid_ds.store.ratings()
-    if not len(y): raise ValueError('there are no validation ratings to measure on')
-    model = BiasBaseline.from_dls(dls, damping=damping).to(y.device)
-    preds = torch.cat([model(b[0]).reshape(-1) for b in dls.valid])
-    errors = {'global mean':rmse(model.mean.expand_as(y), y), 'user + item bias':rmse(preds, y)}
-    return pd.Series({k:v.item() for k,v in errors.items()}, name='valid_rmse')

@@ -41,7 +41,7 @@ def why_not_sets(
 )->str: # Empty if there is no reason
     "Why `learn` doesn't train in the compiled loop of sets"
     if learn.fused is False: return 'fused=False'
-    if reason := why_not_loop(learn): return reason
+    if reason := why_not_loop(learn, {*instead, *mixed}): return reason
     if rating_loss(learn.loss_func).ranks: return 'the loss compares lists'
     plan = collab_model(learn.model).set_plan()
     if isinstance(plan, str): return plan

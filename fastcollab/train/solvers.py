@@ -228,10 +228,6 @@ class GibbsChain:
         effects,times = self.model.session_effects,self.ds.store.timestamps()
         if effects is None or times is None: return
         effects.fit(self.ds.store.ids()[:,0].cpu(), times[:,-1].cpu(), self.errors())
-    def go_on(self):
-        "Get ready for more sweeps, also after an interruption in the middle of one"
-        self.sampler.refresh()
-        return self
 
 # %% ../../nbs/train/04_solvers.ipynb #c5c6cb3d
 def chain_notes(
@@ -318,7 +314,7 @@ def gibbs_chain(
 )->GibbsChain:
     "The chain of a learner, whose model becomes a `PosteriorAverage`"
     check_gibbs(learn)
-    if last is not None and last.model is learn.model and last.ds is learn.dls.train_ds: return last.go_on()
+    if last is not None and last.model is learn.model and last.ds is learn.dls.train_ds: return last
     if last is not None:
         raise ValueError('the model or the loaders have changed since the last fit_gibbs, so it cannot go on')
     model = collab_model(learn.model)

@@ -124,7 +124,7 @@ def test_vectors_and_biases(name):
     for side,n in enumerate((contract.n_users,contract.n_items)):
         v,b = contract.vectors(side),contract.biases(side)
         if name=='Popular' and side==0: continue
-        assert (v is not None)==ZOO[name].vectors and (b is not None)==(name not in ('DotProduct',)
+        assert (v is not None)==ZOO[name].vectors and (b is not None)==(name not in ('DotProduct','LightGCN')
             and (ZOO[name].kind=='dot' or name=='Twice'))
         for o in (v,b):
             if o is None: continue
@@ -209,7 +209,7 @@ def test_fold_terms(name):
         terms = contract.fold_terms(side)
         assert (terms is None)==(ZOO[name].kind!='dot' or name=='Popular' and side==1)
         if terms is None: continue
-        assert isinstance(terms, FoldTerms) and (terms.implicit is not None)==name.startswith('SVD')
+        assert isinstance(terms, FoldTerms) and (terms.implicit is not None)==name.startswith(('SVD','LightGCN'))
         assert [o.name for o in terms.features]==[o.name for o in contract.features if o.side==side]
         for o in terms.features:
             assert len(o.rows)==(contract.n_users,contract.n_items)[side] and not o.factors.vec.requires_grad

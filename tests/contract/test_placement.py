@@ -1,7 +1,10 @@
 "Every public door with ratings and model on a pretended device: what a GPU would refuse fails here, without a GPU"
+import sys
+
 import numpy as np, pandas as pd, pytest, torch
+from fastai.callback.core import TrainEvalCallback
 from fastai.callback.tracker import SaveModelCallback
-from fastai.tabular.all import nn, set_seed
+from fastai.tabular.all import Callback, Recorder, nn, set_seed
 from fastcollab.all import (CollabInterpretation, FitSessionEffects, OrdinalLoss, Recommender, ValidRMSE, baseline_rmse,
     collab_learner, load_learner)
 from zoo import BASE, ZOO, build, loaders, names
@@ -203,6 +206,82 @@ def test_model_moves_before_the_fit(name):
     learn = made(name, 'cpu')
     learn.model.to(DEVICE)
     assert places(quiet(learn, 1, 1e-2))=={'cpu'}
+
+@pytest.mark.parametrize('fused', ['auto',False,'device'])
+@pytest.mark.parametrize('name', ['DotProductBias','CollabNN','SVDPlusPlus_times','HybridMF_add'])
+def test_moments_from_files(name, fused, tmp_path):
+    "A fit goes on at the other place as it goes on at the first one: files of weights hold the moments, too"
+    a = fitted(name, 'cpu', fused=fused)
+    a.path = tmp_path
+    a.save('weights')
+    b = made(name, DEVICE, fused=fused)
+    b.path = tmp_path
+    b.load('weights')
+    a.dls = loaders(name, device='cpu')   # from the first epoch on
+    for o in (a,b): quiet(o, 1, 1e-3, how='fit')
+    assert places(b)=={'pretend'} and close(a, b) and np.allclose(a.recorder.values, b.recorder.values, rtol=1e-3)
+    b.save('weights')
+    assert np.allclose(a.load('weights').predict(BASE[:8]), b.predict(BASE[:8]), atol=1e-4) and places(a)=={'cpu'}
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_loaded_learners_train(name, tmp_path):
+    "An exported learner opens on the other kind of machine, gets loaders there, and a fit goes on"
+    for device,other in (('cpu',DEVICE),(DEVICE,'cpu')):
+        learn = fitted(name, device)
+        learn.path = tmp_path
+        learn.export('learner.pkl')
+        loaded = load_learner(tmp_path/'learner.pkl', cpu=other=='cpu')
+        loaded.dls = loaders(name, device=other)
+        assert np.allclose(loaded.get_preds()[0], learn.get_preds()[0], atol=1e-4)
+        assert places(quiet(loaded, 1, 1e-3))=={torch.device(other).type} and len(loaded.recommend([1,2], 3))==6
+
+# Mixed precision and several devices
+
+@pytest.mark.parametrize('mode', ['fp16','bf16'])
+@pytest.mark.parametrize('name', TRAINED)
+def test_mixed_precision(name, mode, monkeypatch):
+    "Tables train as they do without; nets train in half precision, and predict in single precision"
+    # there is no half precision on the pretended device, and for `MixedPrecision` only CUDA has it
+    for o in ('autocast','GradScaler'):
+        f = getattr(torch.amp, o)
+        monkeypatch.setattr(f'fastai.callback.fp16.{o}', lambda device, f=f, **kwargs: f('cpu', **kwargs))
+    a,b = (made(name, 'cpu', unk_p=0) for _ in range(2))
+    getattr(b, f'to_{mode}')()
+    for o in (a,b): quiet(o, 3, 1e-2)
+    assert {p.dtype for p in b.model.parameters() if p.dtype.is_floating_point}=={torch.float32}
+    assert b.get_preds()[0].dtype==torch.float32 and np.isfinite(b.predict(BASE[:5])).all()
+    if not a.fused_reason: assert not b.fused_reason and close(a, b, 0)
+    elif 'bn' not in name and 'ps' not in ZOO[name].args and name!='Params':
+        assert abs(a.recorder.values[-1][1]/b.recorder.values[-1][1]-1)<.1
+
+def test_mixed_precision_on_a_device():
+    "It doesn't keep a model of tables from the compiled loop, or a device from a net"
+    assert not made(fused=True).to_fp16().fused_reason
+    assert 'MixedPrecision' in made('CollabNN', fused='device').to_fp16().fused_reason
+
+class Parallel(Callback):
+    "`ParallelTrainer`, which `learn.to_parallel()` adds; its module asks for the package accelerate"
+    run_after,run_before = TrainEvalCallback,Recorder
+    def before_fit(self): self.learn.model = nn.DataParallel(self.learn.model)
+    def after_fit(self): self.learn.model = self.learn.model.module
+
+@pytest.mark.parametrize('place', ['cpu',DEVICE], ids=str)
+@pytest.mark.parametrize('name', ['DotProductBias','HybridMF_add','SVDPlusPlus_times','CollabNN','Flat','LeadEnsemble'])
+def test_data_parallel(name, place, monkeypatch):
+    "The same numbers in a wrapper, in the compiled loop where the model has one"
+    if place=='cpu': monkeypatch.setattr(sys.modules[nn.DataParallel.__module__], '_get_available_device_type', lambda: None)
+    a,b = (made(name, place, unk_p=0, cbs=o) for o in (None,Parallel()))
+    for o in (a,b): quiet(o, 2, 1e-2)
+    assert type(b.model) is type(a.model) and a.fused_reason==b.fused_reason and close(a, b, 2e-3)   # rows do not wait
+    assert np.allclose(a.recorder.values, b.recorder.values, rtol=1e-3) and places(b)==places(a)
+    wrapped = quiet(made(name, place, unk_p=0), 1, 1e-2)
+    want = wrapped.predict(BASE[:5])
+    wrapped.model = nn.DataParallel(wrapped.model)
+    assert np.allclose(wrapped.predict(BASE[:5]), want) and len(wrapped.recommend([1,2], 3))==6
+    assert np.isfinite(wrapped.validate()[0]) and np.isfinite(quiet(wrapped, 1, 1e-2).recorder.values[-1]).all()
+
+def test_data_parallel_is_not_recorded():
+    with pytest.raises(ValueError, match='DataParallel shares'): quiet(made('CollabNN', fused='device', cbs=Parallel()), 1)
 
 def test_gibbs():
     "The sampler draws on the CPU; its samples are kept where the model is"

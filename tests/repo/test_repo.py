@@ -228,7 +228,7 @@ def test_notebook_outputs(path):
                 text), f'cell {cell["id"]}: {text[:200]}'
             assert o.get('name') != 'stderr', f'cell {cell["id"]} writes to stderr'
 
-TUTORIALS = [o for o in NOTEBOOKS if o.parent.name=='tutorials']
+TUTORIALS = [o for k in ('tutorials','cases') for o in NOTEBOOKS if o.parent.name==k]
 
 @pytest.mark.parametrize('path', TUTORIALS, ids=place)
 def test_tutorials_open_and_end(path):
@@ -243,9 +243,12 @@ def test_tutorials_open_and_end(path):
     assert k==len(TUTORIALS)-1 or TUTORIALS[k+1] in links, f'no link to {TUTORIALS[k+1].name}'
 
 def test_tutorials_are_numbered_and_listed():
-    "The numbers of their names are the reading order, and the README has all of them in it"
-    assert [o.stem[:3] for o in TUTORIALS] == [f'{k:02}_' for k in range(1, len(TUTORIALS)+1)]
-    assert re.findall(r'nbs/tutorials/(\w+)\.ipynb', (ROOT/'README.md').read_text()) == [o.stem for o in TUTORIALS]
+    "The numbers of their names are the reading order, and the README has all of them in it, case studies last"
+    for folder in ('tutorials','cases'):
+        numbers = [o.stem[:3] for o in TUTORIALS if o.parent.name==folder]
+        assert numbers == [f'{k:02}_' for k in range(1, len(numbers)+1)]
+    readme = (ROOT/'README.md').read_text()
+    assert re.findall(r'nbs/(?:tutorials|cases)/(\w+)\.ipynb', readme) == [o.stem for o in TUTORIALS]
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=place)
 def test_links_between_notebooks(path):

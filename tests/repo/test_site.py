@@ -12,7 +12,6 @@ for o in ('material','mkdocs','ziamath'):
 from browser import console_errors, contrast, serve, set_width, too_wide
 
 from links import Links, check
-from packages import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(o.relative_to(ROOT/'fastcollab').with_suffix('').as_posix() for o in (ROOT/'fastcollab').rglob('*.py')
@@ -108,18 +107,44 @@ def test_pictures(site):
 
 def listed(html): return re.findall(r'<li><a href="(?:\.\./)?([\w./]+)\.html">', html.split('<article')[1])
 
-def test_tutorials_are_in_the_order_of_their_names(texts):
-    assert listed(texts['tutorials/index.html'])==[re.sub(r'^\d+_', '', o.stem)
-        for o in sorted((ROOT/'nbs/tutorials').glob('*.ipynb'))]
+def names(folder): return [re.sub(r'^\d+_', '', o.stem) for o in sorted((ROOT/'nbs'/folder).glob('*.ipynb'))]
 
-def test_modules_are_in_sections_by_package(texts):
-    "Packages from the ground up, each under its heading, and in them the notebooks in the order of their numbers"
-    files = [o for k in PACKAGES for o in sorted((ROOT/'nbs'/k).glob('[0-9]*.ipynb'))]
-    assert listed(texts['api/index.html'])==[re.search(r'default_exp ([\w.]+)', o.read_text())[1].replace('.', '/')
-        for o in files]
-    heads = re.findall(r'<h2 id="[^"]*">(.*?)<a', texts['api/index.html'].split('<article')[1])
-    assert heads==['Kernels','Checks, losses, metrics, and files','Data','Recommend','Models','Train','Evaluate',
-        'Interpret','CLI']
+def test_tutorials_are_in_the_order_of_their_names(texts):
+    "Tutorials, then case studies"
+    assert [o.split('/')[-1] for o in listed(texts['tutorials/index.html'])]==names('tutorials')+names('cases')
+
+def headings(html, level): return re.findall(rf'<h{level} id="[^"]*">(.*?)<a', html.split('<article')[1])
+
+def test_four_tabs(texts):
+    tabs = re.findall(r'class="md-tabs__link">\s*(.*?)\s*</a>', texts['index.html'], re.S)
+    assert tabs==['Start','How do I ...','Tutorials','Reference']
+    assert 'class="map" src="map.html"' in texts['index.html'] and texts['map.html'].count('The Silent')>5
+
+def test_recipes_are_listed_with_their_pages(texts):
+    "Each heading of a page of the guide is a recipe: there are 20 or more, and the list leads to each"
+    found = re.findall(r'<li><a href="([\w.]+)#([\w-]+)">', texts['guide/index.html'])
+    assert len(found)>=20 and [o for o in found if o[1] not in Links(texts[f'guide/{o[0]}']).ids]==[]
+    assert len(found)==sum(len(headings(texts[f'guide/{o}.html'], 2)) for o in names('guide'))
+
+def test_the_reference_has_all_modules_in_six_groups(texts):
+    "Classes first, then modules, and helpers last"
+    page = texts['api/index.html']
+    pages = listed(page)
+    assert sorted(o for o in pages if not o.startswith('reference/'))==MODULES
+    groups = headings(page, 2)
+    assert groups==['Data','Models and losses','Training','Recommending','Evaluation and interpretation',
+        'Command line and helpers']
+    assert pages[0]=='reference/CollabDataLoaders' and 'reference/Recommender' in pages
+    assert pages.index('train/learner')<pages.index('train/loops') and pages[-1].startswith('kernels/')
+
+@pytest.mark.parametrize('name', ['CollabDataLoaders','CollabLearner','CollabInterpretation','Recommender'])
+def test_a_class_has_all_its_methods_on_one_page(name, texts):
+    "At a glance, then each with its arguments"
+    text = texts[f'reference/{name}.html']
+    cls = getattr(importlib.import_module('fastcollab.all'), name)
+    public = [k for k,o in vars(cls).items() if k[0]!='_' and inspect.isroutine(o) and o.__doc__]
+    assert len(public)>5 and [o for o in public if text.count(f'id="{o.lower()}"')!=1]==[]
+    assert text.index('id="at-a-glance"')<text.index('id="methods"')
 
 def test_nothing_is_fetched_from_elsewhere(texts):
     for page,text in texts.items():
@@ -181,11 +206,17 @@ def test_palettes(browser, url, scheme):
     find(browser, 'form[data-md-component=palette] label:not([hidden])')[0].click()
     assert wait(lambda: (lightness('body', 'backgroundColor')<80)!=(scheme=='dark'))
 
-def test_search(browser, url):
+@pytest.mark.parametrize('query,page', [('collab_learner','learner.html'), ('evaluate','evaluating.html'),
+    ('implicit feedback','glossary.html'), ('cold start','cold_start.html'), ('deploy','shipping.html'),
+    ('hyperparameters','training.html'), ('similar items','.html'), ('save model','shipping.html'),
+    ('lightfm','coming_from.html'), ('glossary','glossary.html')])
+def test_search(browser, url, query, page):
+    "What people look for is among the first hits"
     look(browser, f'{url}/index.html')
-    find(browser, '[data-md-component=search-query]')[0].send_keys('collab_learner')
+    find(browser, '[data-md-component=search-query]')[0].send_keys(query)
     hits = wait(lambda: [o.get_attribute('href') for o in find(browser, '.md-search-result__link')])
-    assert any('learner.html' in o for o in hits[:3]) and console_errors(browser)==[]
+    assert any(page in o for o in hits[:5]), hits[:5]
+    assert console_errors(browser)==[]
 
 def test_navigation_on_a_phone(browser, url):
     "From the first page to a tutorial and back to the modules, by the drawer"
@@ -194,7 +225,7 @@ def test_navigation_on_a_phone(browser, url):
             and (o.text.strip()==text or not text)])[0].click()
     look(browser, f'{url}/index.html', 400)
     click('header label[for=__drawer]', '')
-    click('.md-sidebar--primary a', 'Tutorials')
+    click('.md-sidebar--primary a, .md-sidebar--primary label', 'Tutorials')
     assert wait(lambda: 'tutorials/index.html' in browser.current_url)
     click('article li a', '')
     assert wait(lambda: 'index' not in browser.current_url) and too_wide(browser)==0

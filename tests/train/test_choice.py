@@ -4,7 +4,8 @@ import warnings
 import numpy as np, pandas as pd, pytest, torch
 from fastcollab.all import (CollabDataLoaders, LeadEnsemble, PosteriorAverage, baseline_rmse, collab_learner,
     load_learner, rmse, synthetic_ratings)
-from fastcollab.train.choice import AutoChoice, auto_plan, choose, count_like, trial_loaders
+from fastcollab.data.ratings import count_like
+from fastcollab.train.choice import AutoChoice, auto_plan, choose, trial_loaders
 from fastcollab.train.learner import fit_choice
 from hypothesis import given, settings, strategies as st
 

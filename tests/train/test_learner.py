@@ -4,8 +4,8 @@ import copy, math, warnings
 import numpy as np, pytest, torch
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
 from fastai.tabular.all import AvgMetric, Callback, DataLoader, Module, nn, set_seed
-from fastcollab.all import (BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter, DotProductBias,
-    IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner, create_params, load_learner, mae, movielens_fold,
+from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter,
+    DotProductBias, IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner, create_params, load_learner, mae, movielens_fold,
     movielens, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -292,3 +292,21 @@ def test_one_number_per_row(dls):
         outputs = learn.get_preds(with_loss=True)
         assert [o.shape for o in outputs] == [(len(dls.valid_ds),)]*3
         assert torch.allclose((outputs[0]-outputs[1])**2, outputs[2], atol=1e-5)
+
+@pytest.mark.parametrize('what', ['closed form','frozen','lr_find'])
+def test_nothing_to_train(dls, what):
+    "Steps that would move nothing are one error in words, which leaves the learner as it was"
+    learn = collab_learner(dls, arch=BiasBaseline.from_dls(dls)) if what=='closed form' else collab_learner(dls, n_factors=4)
+    if what!='closed form':
+        for p in learn.model.parameters(): p.requires_grad_(False)
+    with pytest.raises(ValueError, match='no parameter of .* is trained in steps'):
+        learn.lr_find() if what=='lr_find' else quiet(learn, 1)
+    assert np.isfinite(learn.get_preds()[0]).all() and np.isfinite(learn.validate()[0])
+
+def test_a_model_in_closed_form_is_exported(dls, tmp_path):
+    "Although an optimizer would hold nothing"
+    learn = collab_learner(dls, arch=BiasBaseline.from_dls(dls), path=tmp_path)
+    learn.export('e.pkl')
+    learn.save('weights')
+    some = dls.valid_ds.items[:5]
+    assert np.allclose(load_learner(tmp_path/'e.pkl').predict(some), learn.load('weights').predict(some))

@@ -1,0 +1,4 @@
+"`python -m fastcollab.cli`, which `torchrun -m fastcollab.cli` needs: the command `fastcollab`"
+from .main import main
+
+main()

@@ -1,0 +1,76 @@
+"What two processes do in `test_distributed.py`: `torchrun together.py SCENARIO FOLDER`"
+import json, os, signal, sys, time
+from pathlib import Path
+
+from fastcollab.all import *
+from fastcollab.data.synthetic import synthetic_ratings
+from fastcollab.ranks import own_place
+from fastcollab.train.distributed import Share
+
+RANK = own_place().rank
+RATINGS = synthetic_ratings(300, 80, 6000, seed=0)
+
+def new_learner(kind='ratings', seed=1, **kwargs):
+    "A small learner whose weights depend on `seed`"
+    given = dict(bs=512, val_bs=1024, seed=0, **kwargs)
+    if kind=='clicks': dls = CollabDataLoaders.from_interactions(to_implicit(RATINGS), n_neg=3, sampler='popularity', **given)
+    else: dls = CollabDataLoaders.from_df(RATINGS, genre_name='genres' if kind=='genres' else None, **given)
+    set_seed(seed)
+    if kind=='net': return collab_learner(dls, use_nn=True, layers=[16], n_factors=8, metrics=rmse)
+    if kind=='clicks': return collab_learner(dls, n_factors=8, loss_func=SampledSoftmaxLoss(), fused=False)
+    return collab_learner(dls, n_factors=8, unk_p=.1, metrics=rmse, fused=kind!='torch' and 'auto')
+
+def fit(learn, cbs=None, **kwargs):
+    with learn.no_bar(), learn.distributed(**kwargs) if kwargs else learn.no_logging(): learn.fit_one_cycle(3, .02, cbs=cbs)
+    return learn
+
+def far(a, b):
+    "The largest difference"
+    return (torch.as_tensor(a, dtype=torch.float64)-torch.as_tensor(b, dtype=torch.float64)).abs().max().item()
+
+def compare(kind):
+    "How far a fit in all processes is from one in this process"
+    single,shared = fit(new_learner(kind)),fit(new_learner(kind, seed=1+RANK), world_size=2)
+    params = [[o.detach() for o in learn.model.parameters()] for learn in (single,shared)]
+    moments = [[v for p in learn.model.parameters() for k,v in learn.opt.state[p].items() if k in ('grad_avg','sqr_avg')]
+        for learn in (single,shared)]
+    res = dict(values=far(single.recorder.values, shared.recorder.values), params=max(map(far, *params)),
+        losses=far(single.recorder.losses, shared.recorder.losses), moments=max(map(far, *moments)))
+    if kind!='clicks': res['preds'] = far(single.get_preds()[0], shared.get_preds()[0])
+    return res
+
+def message(f):
+    "The error that `f` ends with"
+    try: f()
+    except (ValueError,ConnectionError) as e: return str(e)
+
+class Wait(CollabCallback):
+    "One process hangs"
+    def start_epoch(self, seed, device): time.sleep(5*RANK)
+
+def equal(out):
+    res = {k:compare(k) for k in ('ratings','genres','torch','net','clicks')}
+    learn = new_learner()
+    with learn.no_bar(), learn.distributed() as ranks:
+        res['share'] = len(Share(learn.dls.train_ds, ranks))/len(learn.dls.train_ds)
+        res['lr_find'],res['als'] = message(learn.lr_find),message(lambda: learn.fit_als(1))
+        learn.fit(1, .01)
+        within = learn.get_preds()[0]
+    res['order'] = far(within, learn.get_preds()[0])
+    res['other'] = message(lambda: fit(new_learner(valid_pct=.2+.1*RANK), timeout=60))
+    res['hung'] = message(lambda: fit(new_learner(), Wait(), timeout=2))
+    (out/f'{RANK}.json').write_text(json.dumps(res))
+    os._exit(0)   # the processes have lost each other
+
+class Die(CollabCallback):
+    "A process is killed in its second epoch, once"
+    epochs = 0
+    def start_epoch(self, seed, device):
+        self.epochs += 1
+        if RANK and self.epochs==2 and not int(os.environ['TORCHELASTIC_RESTART_COUNT']): os.kill(os.getpid(), signal.SIGKILL)
+
+def die(out):
+    learn = fit(new_learner(path=out), Die(), checkpoint='fit', resume=True)
+    if RANK==0: (out/'values.json').write_text(json.dumps([list(o) for o in learn.recorder.values]))
+
+globals()[sys.argv[1]](Path(sys.argv[2]))
