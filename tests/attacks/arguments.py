@@ -1,8 +1,8 @@
 "Odd values for each argument of the public calls"
 import numpy as np, pandas as pd, torch
-from fastcollab.all import (CollabDataLoaders, CollabInterpretation, CollabNN, DotProductBias, IdDropout, LazyAdam,
-    LeaveLastSplitter, MSELossFlat, RandomSplitter, SVDPlusPlus, TemporalSplitter, collab_learner, evaluate, rmse,
-    synthetic_ratings, to_implicit)
+from fastcollab.all import (CollabDataLoaders, CollabInterpretation, CollabNN, DotProductBias, IdDropout,
+    LeaveLastSplitter, RandomSplitter, SVDPlusPlus, TemporalSplitter, collab_learner, evaluate, synthetic_ratings,
+    to_implicit)
 from .values import BASE, CLICKS, ODD, fitted, loaders, new, quiet, recommender, works
 from .verdict import Case, want
 
@@ -73,7 +73,8 @@ def make(cls, **given):
         want(model(torch.tensor([[1,1],[2,3]])).shape==(2,), 'another shape')
     door.__name__ = cls.__name__
     return door
-def synthetic(name, v): want(len(synthetic_ratings(**{'n_users':9, 'n_items':9, 'n_ratings':40, name:v}))>0, 'no rows')
+def synthetic(name, v): want(len(synthetic_ratings(**{'n_users':9, 'n_items':9, 'n_ratings':40, name:v}))>0,
+    'no rows')
 def split(cls):
     def door(name, v):
         train,valid = cls(**{name:v})(BASE)
@@ -84,54 +85,53 @@ def clicks_of(name, v): want(len(to_implicit(BASE, **{name:v}))>=0, 'no rows')
 def interpret(name, v): CollabInterpretation(fitted()).plot_factors(**{name:v})
 def dropout(name, v): IdDropout(**{name:v})
 
-SHARE,SEED,POSITIVE = number(0, 1),whole(-2**63, 2**64-1, none=True),number(0, 1e6)
-COLUMN,FLAG,PATH = among(None),flag,places
+SHARE,SEED,POSITIVE,COLUMN = number(0, 1),whole(-2**63, 2**64-1, none=True),number(0, 1e6),among(None)
+SEVERAL = slice,list,tuple,set,range,np.ndarray,torch.Tensor,pd.Series
+RATE,SIZE = number(0, 1e3, none=True, more=SEVERAL),whole(high=2**16)
 CALLS = [ # door, and its arguments with what is right for them
-    (load, dict(bs=whole(), val_bs=whole(none=True), seed=SEED, valid_pct=number(0, 1), shuffle=FLAG, drop_last=FLAG,
+    (load, dict(bs=whole(), val_bs=whole(none=True), seed=SEED, valid_pct=SHARE, shuffle=flag, drop_last=flag,
         user_name=COLUMN, item_name=COLUMN, rating_name=COLUMN, genre_name=either, item_cols=either, user_cols=either,
         sep=either, title_name=COLUMN, time_name=COLUMN, user_weight=among(None), splitter=either, splits=either,
-        path=PATH, device=either, num_workers=either)),
-    (click, dict(n_neg=whole(high=100), sampler=never, duplicates=never, rule=never, alpha=POSITIVE, weight_name=COLUMN,
-        bs=whole(), seed=SEED, valid_pct=number(0, 1), path=PATH)),
+        path=places, device=either, num_workers=either)),
+    (click, dict(n_neg=whole(high=100), sampler=never, duplicates=never, rule=never, alpha=POSITIVE,
+        weight_name=COLUMN, bs=whole(), seed=SEED, valid_pct=SHARE, path=places)),
     (learn, dict(n_factors=whole(none=True, high=2**16), emb_szs=either, layers=either, config=either, y_range=either,
-        loss_func=either, arch=either, unk_p=number(0, 1, none=True), center=flag, bias_wd=number(0, 1e6), opt_func=either,
-        cbs=either, lr=number(0, 1e3, more=(slice,)), splitter=either, metrics=either, path=PATH, model_dir=PATH,
-        wd=number(0, 1e3, none=True, more=(list,tuple,np.ndarray,range,torch.Tensor,pd.Series,set)), moms=either, fused=either,
-        train_bn=FLAG, wd_bn_bias=FLAG, default_cbs=either, use_nn=FLAG)),
+        loss_func=either, arch=either, unk_p=number(0, 1, none=True), center=flag, bias_wd=POSITIVE, opt_func=either,
+        cbs=either, lr=number(0, 1e3, more=SEVERAL), splitter=either, metrics=either, path=places, model_dir=places,
+        wd=RATE, moms=either, fused=either, train_bn=flag, wd_bn_bias=flag, default_cbs=either, use_nn=flag)),
     (net, dict(n_factors=whole(none=True, high=2**16), layers=either, emb_szs=either, config=either)),
-    (fits('fit', n_epoch=1), dict(n_epoch=whole(0, LONG), lr=number(0, 1e3, none=True, more=(slice,list,tuple,np.ndarray,torch.Tensor)),
-        wd=number(0, 1e3, none=True, more=(list,tuple,np.ndarray,range,torch.Tensor)), cbs=either, reset_opt=FLAG,
+    (fits('fit', n_epoch=1), dict(n_epoch=whole(0, LONG), lr=RATE, wd=RATE, cbs=either, reset_opt=flag,
         start_epoch=either)),
-    (fits('fit_one_cycle', n_epoch=1), dict(lr_max=number(0, 1e3, none=True, more=(slice,list,tuple,np.ndarray,torch.Tensor)), div=POSITIVE,
-        div_final=POSITIVE, pct_start=SHARE, wd=number(0, 1e3, none=True, more=(list,tuple,np.ndarray,range,torch.Tensor)),
+    (fits('fit_one_cycle', n_epoch=1), dict(lr_max=RATE, div=POSITIVE, div_final=POSITIVE, pct_start=SHARE, wd=RATE,
         moms=either, cbs=either)),
-    (fits('fit_flat_cos', n_epoch=1), dict(lr=number(0, 1e3, none=True, more=(slice,list,tuple,np.ndarray,torch.Tensor)), div_final=POSITIVE, pct_start=SHARE)),
+    (fits('fit_flat_cos', n_epoch=1), dict(lr=RATE, div_final=POSITIVE, pct_start=SHARE)),
     (fits('fit_als', epochs=1), dict(reg=number(0, 1e6, none=True), alpha=either, cg=whole(none=True, high=LONG))),
     (fits('fit_sgd', epochs=1), dict(lr=POSITIVE, reg=number(0, 1e6), seed=SEED)),
-    (gibbs, dict(sweeps=whole(high=LONG), every=whole(), n_factors=whole(none=True), samples=whole(none=True), seed=SEED,
+    (gibbs, dict(sweeps=whole(high=LONG), every=whole(), n_factors=either, samples=whole(none=True), seed=SEED,
         cbs=either)),
-    (resumed, dict(resume=FLAG)),
+    (resumed, dict(resume=flag)),
     (predict, dict(unknown=never, interval=number(0, 1, none=True))),
-    (lists, dict(k=whole(high=20), exclude_seen=FLAG, filters=among(None), mb=number(0), as_=among(None), items=either,
+    (lists, dict(k=whole(high=20), exclude_seen=flag, filters=among(None), mb=number(0), as_=among(None), items=either,
         exclude=either)),
     (similar, dict(k=whole(high=19), metric=never, as_=among(None))),
     (explain, dict(k=whole())),
     (fold, dict(ratings=either, users=either)),
-    (measure, dict(k=either, style=among(None), min_rating=number(none=True), n_boot=whole(0, LONG), interval=SHARE,
-        seed=SEED, n_sampled=whole(none=True, high=18), auc=FLAG)),
-    (make(DotProductBias, n_factors=4), dict(n_factors=whole(high=2**16), y_range=either, emb=either)),
-    (make(CollabNN), dict(layers=either, emb_szs=either, ps=either, embed_p=either, use_bn=FLAG, act_cls=either)),
-    (make(SVDPlusPlus, n_factors=4), dict(n_factors=whole(high=2**16), y_range=either, timestamps=either)),
-    (synthetic, dict(n_users=whole(high=2**16), n_items=whole(high=2**16), n_ratings=whole(high=81), n_factors=whole(high=2**16), noise=number(0), seed=SEED)),
-    (split(RandomSplitter), dict(valid_pct=number(0, 1), seed=SEED)),
+    (measure, dict(k=either, style=among(None), min_rating=either, n_boot=whole(0, LONG), interval=SHARE, seed=SEED,
+        n_sampled=either, auc=flag)),
+    (make(DotProductBias, n_factors=4), dict(n_factors=SIZE, y_range=either, emb=either)),
+    (make(CollabNN), dict(layers=either, emb_szs=either, ps=either, embed_p=either, use_bn=flag, act_cls=either)),
+    (make(SVDPlusPlus, n_factors=4), dict(n_factors=SIZE, y_range=either, timestamps=either)),
+    (synthetic, dict(n_users=either, n_items=either, n_ratings=whole(high=81), n_factors=SIZE, noise=number(0),
+        seed=SEED)),
+    (split(RandomSplitter), dict(valid_pct=SHARE, seed=SEED)),
     (split(LeaveLastSplitter), dict(k=whole(high=5), time_name=never)),
-    (split(TemporalSplitter), dict(valid_pct=number(0, 1), time_name=never)),
-    (clicks_of, dict(threshold=number(none=True), rating_name=COLUMN)),
+    (split(TemporalSplitter), dict(valid_pct=SHARE, time_name=never)),
+    (clicks_of, dict(threshold=either, rating_name=COLUMN)),
     (interpret, dict(n=whole(), top=whole())),
-    (dropout, dict(p=SHARE)),
-]
-MISSPELT = [(load, 'batch_size'), (load, 'user_nam'), (learn, 'n_factor'), (learn, 'metric'), (learn, 'cb'), (learn, 'nn'),
-    (click, 'n_negs'), (fits('fit', n_epoch=1), 'epochs'), (fits('fit_one_cycle', n_epoch=1), 'lr_maxx'), (lists, 'top_k'), (gibbs, 'sweep'),
+    (dropout, dict(p=SHARE))]
+_fit,_cycle = fits('fit', n_epoch=1),fits('fit_one_cycle', n_epoch=1)
+MISSPELT = [(load, 'batch_size'), (load, 'user_nam'), (learn, 'n_factor'), (learn, 'metric'), (learn, 'cb'),
+    (learn, 'nn'), (click, 'n_negs'), (_fit, 'epochs'), (_cycle, 'lr_maxx'), (lists, 'top_k'), (gibbs, 'sweep'),
     (similar, 'kk'), (measure, 'n_bot'), (make(DotProductBias), 'factors'), (synthetic, 'users')]
 _counts = 'n_epoch','sweeps','n_boot','cg'
 
@@ -149,7 +149,8 @@ def cases():
                 bad = None if verdict is None else not verdict
                 def call(door=door, name=name, value=value, bad=bad): demand(door, name, value(), bad)
                 yield Case('arguments', f'{door.__name__}({name}={label})', call, bad)
-    for door,name in MISSPELT: yield Case('arguments', f'{door.__name__}({name}=5)', lambda d=door, n=name: d(n, 5), True)
+    for door,name in MISSPELT: yield Case('arguments', f'{door.__name__}({name}=5)', lambda d=door, n=name: d(n, 5),
+        True)
 
 def demand(door, name, value, bad):
     "Call; a value that is right has to work"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (1,2)]
 from attacks import values
-from attacks.verdict import VERDICTS, Case, Outcome, judge
+from attacks.verdict import VERDICTS, Outcome, judge
 
 KINDS = 'arguments','frames','ids','folders','events'
 MEMORY = 6*2**30   # bytes that a process may take: less than what a bad case would ask for
@@ -40,9 +40,10 @@ def work(todo):
 def judged(args, todo, start, step):
     "Outcomes by number of case, from processes that go on where an older one died"
     numbers,res = list(range(start, len(todo), step)),{}
+    own = [sys.executable, __file__, '--n', str(args.n), '--seed', str(args.seed), '--kinds', *args.kinds, '--only']
     while numbers:
-        call = [sys.executable, __file__, '--n', str(args.n), '--seed', str(args.seed), '--kinds', *args.kinds, '--only', ','.join(map(str, numbers))]
-        lines = [json.loads(o) for o in subprocess.run(call, stdout=subprocess.PIPE, text=True).stdout.splitlines() if o.startswith('[')]
+        out = subprocess.run([*own, ','.join(map(str, numbers))], stdout=subprocess.PIPE, text=True).stdout
+        lines = [json.loads(o) for o in out.splitlines() if o.startswith('[')]
         res.update({k:Outcome(todo[k], *o) for k,*o in lines if o})
         if lines and len(lines[-1])==1: res[lines[-1][0]] = Outcome(todo[lines[-1][0]], 'raw', 'the process died')
         if not lines: raise RuntimeError('no case could be tried')

@@ -1,12 +1,13 @@
 "One attack and what came of it"
-import ast, contextlib, functools, inspect, io, os, re, signal, tempfile, traceback, warnings
+import ast, contextlib, functools, io, os, re, signal, tempfile, traceback, warnings
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import fastcollab, matplotlib.pyplot as plt, torch
 
 OURS,HERE = (str(Path(o).resolve().parent) for o in (fastcollab.__file__,__file__))
-VERDICTS = dict(right='right', error='one clear error', raw='a raw traceback', wrong='accepted and wrong', hang='a hang')
+VERDICTS = dict(right='right', error='one clear error', raw='a raw traceback', wrong='accepted and wrong',
+    hang='a hang')
 
 class Case(NamedTuple):
     "One odd call at a public door"
@@ -38,7 +39,8 @@ def raises(file):
 def unclear(e):
     "Why an error isn't a clear one of ours, '' if it is"
     last,text = traceback.extract_tb(e.__traceback__)[-1],str(e.args[0] if isinstance(e, KeyError) and e.args else e)
-    if not isinstance(e, (ValueError,TypeError,KeyError,OSError,ImportError,FloatingPointError)): return 'another type of error'
+    if not isinstance(e,
+        (ValueError,TypeError,KeyError,OSError,ImportError,FloatingPointError)): return 'another type of error'
     if len(text)<20 or len(text)>1500: return f'{len(text):,} characters'
     called = isinstance(e, TypeError) and re.search(r'\(\) (got|missing|takes)\b', text)   # Python's own, at our door
     if called and (last.filename.startswith(HERE) or last.name=='wrapped' or '<lambda>' in text): return ''
