@@ -65,3 +65,8 @@ from fastcollab.interpret.feedback_loop import simulate_feedback, plot_feedback
 from fastcollab.interpret.item_map import item_map
 from fastcollab.interpret.core import CollabInterpretation
 from fastcollab.interpret.cold_start import MetadataEmbedding
+
+# Arguments in help() and in editors
+from fastcollab.signatures import explain_arguments
+explain_arguments(globals())
+del explain_arguments

@@ -384,7 +384,8 @@ def need_column(
     if found==1: return df[name]
     if found>1: raise ValueError(f'{found} columns are called {name!r}; rename all but one')
     kind,place = what+' ' if what else '', ' in '+table if table else ''
-    raise KeyError(f'no {kind}column {short_repr(name)}{place}; the columns are {short_repr(list(df.columns), 600)}')
+    shown = short_repr(list(df.columns), 600)+did_you_mean(name, df.columns)
+    raise KeyError(f'no {kind}column {short_repr(name)}{place}; the columns are {shown}')
 
 # %% ../nbs/00_checks.ipynb #114f6401
 _index_names = '','index','level_0','__index_level_0__'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'RANKING_METRICS', 'Hits', 'find_hits', 'held_out', 'user_mean', 'recall', 'precision', 'hit_rate',
-           'reciprocal_rank', 'ndcg', 'average_precision', 'auc_scores', 'exposure', 'coverage', 'exposure_gini',
-           'novelty', 'popularity_lift', 'genre_vectors', 'diversity']
+           'reciprocal_rank', 'ndcg', 'average_precision', 'PairCounts', 'auc_scores', 'exposure', 'coverage',
+           'exposure_gini', 'novelty', 'popularity_lift', 'genre_vectors', 'diversity']
 
 # %% ../nbs/03_ranking.ipynb #1204b15a
 from typing import NamedTuple
@@ -146,8 +146,33 @@ def average_precision(
         listless=('recommenders','lenskit'))
 
 # %% ../nbs/03_ranking.ipynb #4307f8e6
-_FEW = 16 # held-out items: with more, sorting a row is faster than comparing them with it
+_FEW = 100 # held-out items: with more, sorting a row is faster than comparing them with it
 
+class PairCounts:
+    "How many scores are below those of held-out items, counted in blocks of columns"
+    def __init__(self,
+        held:csr_matrix, # Held-out items of users, (n,n_items)
+        values:np.ndarray, # Their scores, in the order of `held.indices`
+    ):
+        self.ends,self.items,self.values,self.kernel = held.indptr,held.indices,values,load_kernels('order')
+        self.twice,self.gone = np.zeros(len(values), np.int64),np.zeros(len(self.ends)-1, np.int64)
+        self.left = np.diff(self.ends)>(_FEW if self.kernel else -1)
+    def add(self,
+        first:int, # Items before these
+        scores:np.ndarray, # Of items `first+1`, `first+2`, ..., (n,m); -inf for items that don't take part
+    ):
+        "Count a block"
+        args = self.ends,self.items,self.values,self.twice,self.gone,self.left
+        if self.kernel: self.kernel.count_below(scores, first, *args)
+    def aucs(self,
+        n:int, # Items whose scores were counted
+    )->np.ndarray: # (n,) float64; nan for users in `left`, who need another way
+        "AUC of each user"
+        res = np.full(len(self.left), np.nan)
+        if self.kernel: self.kernel.pair_aucs(self.ends, self.values, self.twice, self.gone, n, res)
+        return np.where(self.left, np.nan, res)
+
+# %% ../nbs/03_ranking.ipynb #h16f0012
 def _sorted_auc(row, mine):
     "`auc_scores` of one user"
     v = row[mine-1]
@@ -163,11 +188,12 @@ def auc_scores(
 )->np.ndarray: # (n,) float64; nan for users without held-out items, or without others
     "Share of the pairs of a held-out item and another one that the scores put in order"
     scores = np.ascontiguousarray(scores)
-    known,res = held[:,:scores.shape[1]+1],np.full(len(scores), np.nan)
-    ends,items,kernel = known.indptr,known.indices,load_kernels('order')
-    if kernel: kernel.user_auc(scores, ends, items, res, _FEW)
-    for r in np.flatnonzero(np.diff(ends)>(_FEW if kernel else 0)):
-        res[r] = _sorted_auc(scores[r], items[ends[r]:ends[r+1]])
+    known,n = held[:,:scores.shape[1]+1],scores.shape[1]
+    ends,items = known.indptr,known.indices
+    counts = PairCounts(known, scores[np.repeat(np.arange(len(scores)), np.diff(ends)),items-1])
+    counts.add(0, scores)
+    res = counts.aucs(n)
+    for r in np.flatnonzero(counts.left): res[r] = _sorted_auc(scores[r], items[ends[r]:ends[r+1]])
     return res
 
 # %% ../nbs/03_ranking.ipynb #b868c513

@@ -168,7 +168,7 @@ def test_lenskit(k):
 # ---- The whole order
 @pytest.mark.parametrize('seed', range(3))
 def test_auc(seed):
-    scores,_,held = sample(seed, m=(40,40,120)[seed])   # with many held-out items, rows are sorted
+    scores,_,held = sample(seed, m=(40,40,600)[seed])   # with many held-out items, rows are sorted
     got,dense = auc_scores(scores, held),held.toarray()[:,1:]
     for u,(s,h) in enumerate(zip(scores, dense)):
         part = s>-np.inf

@@ -19,7 +19,7 @@ from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 from nbdev.serve import proc_nbs
 from packages import PACKAGES
-from readme import above, outputs, parts, relink
+from readme import above, outputs, parts, relink, source
 from ziamath import Latex, config as zia
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,14 +28,15 @@ VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoader
 PLACES = {'nbs':'api/index.md', **{f'nbs/{o}':'api/index.md' for o in PACKAGES if o},
     'nbs/tutorials':'tutorials/index.md', 'nbs/cases':'tutorials/index.md', 'nbs/guide':'guide/index.md',
     'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
-# The reference in the order people need it: the classes that have a page of their own, and the modules of a group, of
-# which those that `fastcollab.all` takes nothing from come last
-GROUPS = {'Data':(['CollabDataLoaders'], ['data']),
-    'Models and losses':([], ['models','losses','ranking_losses']),
-    'Training':(['CollabLearner'], ['train']),
-    'Recommending':(['Recommender'], ['recommend']),
-    'Evaluation and interpretation':(['CollabInterpretation'], ['evaluate','interpret','metrics','ranking']),
-    'Command line and helpers':([], ['cli','checks','cores','writing','kernels'])}
+# The reference in the order people need it: the classes that have a page of their own, and the packages and modules of a
+# group, of which those that `fastcollab.all` takes nothing from come last. The last group has the rest.
+GROUPS = {'Data':(['CollabDataLoaders'], {'data'}),
+    'Models and losses':([], {'models','losses','ranking_losses'}),
+    'Training':(['CollabLearner'], {'train'}),
+    'Recommending':(['Recommender'], {'recommend'}),
+    'Evaluation and interpretation':(['CollabInterpretation'], {'evaluate','interpret','metrics','ranking'}),
+    'Command line and helpers':([], {'cli'})}
+BOOST = {'guide':4, 'start':3, 'tutorials':2}   # of hits in a search: what to do comes before how it is made
 MAP = r'<iframe class="map" src="map.html" title="\1"></iframe>'
 CASES = '''## Case studies
 
@@ -48,6 +49,10 @@ site = None   # the `Site` being built: hooks of mkdocs are functions of a modul
 
 zia.svg2 = False   # paths without names, which would clash on a page
 # ---- What is said of a symbol
+def said(sym):
+    "The docstring of a symbol, without the arguments, which have a table of their own"
+    return docstring(sym).split('\n\nArgs:')[0].split('\n\nReturns:')[0]
+
 class Signature(DocmentText):
     "A signature without what the table below it says: types and docments"
     def _fmt_param(self, nm, p): return super()._fmt_param(nm, {**p, 'anno':empty})
@@ -104,10 +109,9 @@ class Page:
 
     def code(self, cell):
         "The parts of a code cell"
-        src = re.sub(r'^#\|.*\n', '', cell.source, flags=re.M).strip()
-        if src.startswith('show_doc('): return self.doc(src[len('show_doc('):-1].split(',')[0])
+        if m := re.search(r'^show_doc\(([^,)]+)', cell.source, re.M): return self.doc(m[1])
         shown = outputs(cell, table=frame, image=lambda png: self.image(png, cell))
-        return [f'```python\n{src}\n```', *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
+        return [*source(cell), *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
 
     def image(self, png, cell):
         "A picture as a file of its own, named by its cell and described by what stands above it"
@@ -134,7 +138,7 @@ class Page:
         yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1]}" }}'
         yield f'<a class="source" href="{self.source}#__codelineno-0-{line}">source</a>'
         yield f'```python\n{Signature(sym)}\n```'
-        yield f'<p>{inline(docstring(sym))}</p>'
+        yield f'<p>{inline(said(sym))}</p>'
         yield docments_table(sym)
 
     def markdown(self):
@@ -148,7 +152,8 @@ class Page:
         text = '\n\n'.join(body)
         # on the home page the map can be searched
         if self.uri=='index.md': text = re.sub(r'!\[(.*?)\]\([^)]*item_map\.png\)', MAP, text)
-        return top(self.title, self.description, link) + text
+        boost = BOOST.get(self.src.parts[0], 1)
+        return top(self.title, self.description, link, search=dict(boost=boost)) + text
 
     def headings(self):
         "The headings of the second level"
@@ -162,22 +167,22 @@ class ClassPage:
     "All that can be done with one class, without how it is made: its methods at a glance, then each of them"
     def __init__(self, cls, page): self.cls,self.page,self.uri = cls,page,f'reference/{cls.__name__}.md'
     title = property(lambda self: self.cls.__name__)
-    description = property(lambda self: docstring(self.cls))
+    description = property(lambda self: said(self.cls))
 
     def markdown(self):
         known = sorted(methods(self.cls), key=lambda o: isinstance(getattr(self.cls, o[0]), property))   # they come last
-        rows = ''.join(f'<tr><td><a href="#{name.lower()}"><code>{name}</code></a></td><td>{inline(docstring(fn))}</td></tr>'
+        rows = ''.join(f'<tr><td><a href="#{name.lower()}"><code>{name}</code></a></td><td>{inline(said(fn))}</td></tr>'
             for name,fn in known)
         head = '<tr><th>Method</th><th>What it does</th></tr>'
         glance = f'<div class="docments"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
         made = f'[How it is made, with examples]({get_relative_url(self.page.uri, self.uri)})'
-        return top(self.title, self.description) + '\n\n'.join([made, '## At a glance', glance, '## Methods',
+        return top(self.title, self.description, search=dict(boost=2)) + '\n\n'.join([made, '## At a glance', glance, '## Methods',
             *(o for name,fn in known for o in self.entry(name, fn))])
 
     def entry(self, name, fn):
         yield f'### `{name}` {{ #{name.lower()} }}'
         yield f'```python\n{Signature(fn)}\n```'
-        yield f'<p>{inline(docstring(fn))}</p>'
+        yield f'<p>{inline(said(fn))}</p>'
         yield docments_table(fn)
 
 def top(title, description='', link='', **meta):
@@ -199,7 +204,7 @@ def formula(tex, block):
         'style':f'width:{width/size:.3f}em;height:{height/size:.3f}em;vertical-align:{math.getyofst()/size:.3f}em'})
     return tostring(svg, encoding='unicode')
 
-def source(path):
+def source_page(path):
     "A file of the repository as a page with numbered lines"
     name = path.relative_to(ROOT).as_posix()
     lang = 'python' if path.suffix=='.py' else 'text'
@@ -212,14 +217,16 @@ class Site:
         self.pages = [Page(o) for o in sorted(proc_nbs(n_workers=2).rglob('*.ipynb'))]
         self.modules = sorted((o for o in self.pages if o.module), key=lambda o: (PACKAGES.index(o.package),
             o.src.name))
-        self.groups = {name:self.group(*o) for name,o in GROUPS.items()}
+        self.groups,left = {},self.modules
+        for n,(name,(classes,places)) in enumerate(GROUPS.items()):
+            mine = [o for o in left if places & {o.package,o.uri.removesuffix('.md')} or n==len(GROUPS)-1]
+            left = [o for o in left if o not in mine]
+            self.groups[name] = self.group(classes, mine)
 
     def folder(self, name): return [o for o in self.pages if o.src.parent==Path(name)]
 
-    def group(self, classes, places):
+    def group(self, classes, pages):
         "Pages of a group of the reference: of classes, of modules, of modules that are helpers"
-        pages = sorted((o for o in self.modules if o.package in places or o.uri.removesuffix('.md') in places),
-            key=lambda o: places.index(o.package or o.uri.removesuffix('.md')))
         homes = {name:next(o for o in pages if name in o.module.__all__) for name in classes}
         return ([ClassPage(getattr(o.module, name), o) for name,o in homes.items()],
             [o for o in pages if not o.helps(self)], [o for o in pages if o.helps(self)])
@@ -240,7 +247,7 @@ class Site:
         uri = f'images/{file.name}' if file.suffix in ('.png','.svg','.jpg',
             '.gif') else f'source/{Path(name).with_suffix(".md")}'
         if not any(o.src_uri==uri for o in self.files):
-            self.add(uri, file.read_bytes() if uri.startswith('images') else source(file))
+            self.add(uri, file.read_bytes() if uri.startswith('images') else source_page(file))
         return uri
 
     def add_index(self, uri, title, description, sections):

@@ -28,9 +28,12 @@ def parts(nb, code):
         src = cell.get('source', '').strip()
         if not src or src.startswith('#| hide'): continue
         if cell.cell_type=='markdown': yield src
-        elif cell.cell_type=='code':
-            made = list(code(cell))
-            yield from made[src.startswith('#| echo: false'):]   # what such a cell shows, without its source
+        elif cell.cell_type=='code': yield from code(cell)
+
+def source(cell):
+    "The source of a cell as a block of Markdown, without directives; nothing if one of them hides it"
+    src = re.sub(r'^#\|.*\n', '', cell.source, flags=re.M).strip()
+    return [] if '#| echo: false' in cell.source else [f'```python\n{src}\n```']
 
 def relink(md, place):
     "`md` with links to files replaced by what `place` makes of them"
@@ -52,8 +55,7 @@ def readme(nb_path):
         return f'![{above(nb, cell)}]({name})'
     for c in nb.cells:
         if c.cell_type=='markdown': c.source = relink(c.source, lambda o: posixpath.normpath(f'{folder}/{o}'))
-    md = parts(nb, lambda cell: [f'```python\n{cell.source.strip()}\n```',
-        *outputs(cell, image=lambda png: image(png, cell))])
+    md = parts(nb, lambda cell: [*source(cell), *outputs(cell, image=lambda png: image(png, cell))])
     return '<!-- made from nbs/index.ipynb by tools/readme.py: edit that notebook -->\n\n' + '\n\n'.join(md) + '\n',pics
 
 if __name__=='__main__':

@@ -7,7 +7,7 @@ __all__ = ['parquet_files', 'partition_columns', 'column_kind', 'Piece', 'plain_
            'mixed_bits', 'id_bits', 'ValueTable']
 
 # %% ../../nbs/data/08_columns.ipynb #c01b0004
-import glob, os
+import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ class Piece(NamedTuple):
     start:int # Number of its first row in the file
     columns:dict # `pa.Array` of each column
 
-# %% ../../nbs/data/08_columns.ipynb #c01b000d
+# %% ../../nbs/data/08_columns.ipynb #c01b000e
 def _unreadable(file, e): return ValueError(f'{file} is damaged: {str(e).strip()}; get it again')
 
 def _part_schema(file):
@@ -81,7 +81,7 @@ def plain_column(
     if kind=='lists': return pc.binary_join(col.cast(pa.list_(pa.string())), sep)
     return col.cast(pa.string()) if kind=='text' else col
 
-# %% ../../nbs/data/08_columns.ipynb #c01b000e
+# %% ../../nbs/data/08_columns.ipynb #c01b0010
 class ParquetTable:
     "Parquet files as one table, read a piece at a time"
     rows_at_once = 2**20
@@ -132,7 +132,7 @@ class ParquetTable:
                         start += len(b)
             except (pa.ArrowException,OSError) as e: raise _unreadable(file, e) from e
 
-# %% ../../nbs/data/08_columns.ipynb #c01b0012
+# %% ../../nbs/data/08_columns.ipynb #c01b0014
 def _counted(ids, counts):
     "Distinct ids in ascending order, and the sums of their counts"
     if isinstance(ids, np.ndarray):
@@ -167,7 +167,7 @@ class IdCounter:
         self._merge()
         return self.parts[0]
 
-# %% ../../nbs/data/08_columns.ipynb #c01b0016
+# %% ../../nbs/data/08_columns.ipynb #c01b0018
 class IdNumbers:
     "The place of each id among the known ones"
     def __init__(self,
@@ -194,7 +194,7 @@ class IdNumbers:
         if inside.all(): return self.table[at]
         return np.where(inside, self.table[np.where(inside, at, 0)], -1)
 
-# %% ../../nbs/data/08_columns.ipynb #c01b0019
+# %% ../../nbs/data/08_columns.ipynb #c01b001b
 _STEPS = (30,0xbf58476d1ce4e5b9),(27,0x94d049bb133111eb),(31,1)
 
 def mixed_bits(
@@ -213,7 +213,7 @@ def id_bits(
     parts = (ids[o:o+2**20].to_numpy(zero_copy_only=False) for o in range(0, len(ids), 2**20))
     return np.concatenate([pd.util.hash_array(o.astype(object), categorize=False) for o in parts] or [np.zeros(0, np.uint64)])
 
-# %% ../../nbs/data/08_columns.ipynb #c01b001c
+# %% ../../nbs/data/08_columns.ipynb #c01b001e
 class ValueTable:
     "The lowest and the highest value of each id in some columns"
     def __init__(self,

@@ -8,6 +8,7 @@ __all__ = ['interaction_matrix']
 # %% ../../nbs/data/09_matrix.ipynb #f5878ecb
 import numpy as np
 from scipy.sparse import csr_matrix
+from .blocks import need_room
 
 # %% ../../nbs/data/09_matrix.ipynb #70ae82c6
 def interaction_matrix(
@@ -15,6 +16,7 @@ def interaction_matrix(
     weights:bool=True, # Use ratings or weights as entries? Otherwise each pair is a 1
 )->csr_matrix: # (n_users,n_items) float32, columns rising within a row
     "Who met what"
+    need_room(ds.store, 'a matrix of users and items', 40)
     ids,values = ds.store.arrays()
     values = np.ones(len(ids), np.float32) if values is None else values[:,0]
     res = csr_matrix((values, ids.T), shape=(ds.n_users,ds.n_items), dtype=np.float32)   # sums what comes twice

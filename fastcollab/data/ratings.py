@@ -13,6 +13,7 @@ from warnings import warn
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from ..checks import *
+from ..palette import BLUE
 
 # %% ../../nbs/data/05_ratings.ipynb #e51e3b54
 def rating_columns(
@@ -156,8 +157,10 @@ def odd_ratings(
 )->str: # Empty if they don't
     "Why the ratings look like something else, as the end of a sentence"
     few = df[list(names)].iloc[::len(df)//2**16+1]
-    y,levels = few[names[2]],few.nunique()
-    if len(y)<50 or not pd.api.types.is_numeric_dtype(y) or not (y==y.round()).all(): return ''
+    y = few[names[2]]
+    if len(y)<50 or not pd.api.types.is_numeric_dtype(y) or pd.api.types.is_complex_dtype(y): return ''
+    if not (y==y.round()).all(): return ''
+    levels = few.nunique()
     if y.min()>1e6: return f'holds numbers from {y.min():,.0f} on, as ids or seconds do'
     for o in names[:2]:
         if pd.api.types.is_numeric_dtype(few[o]) and levels[o]<=10 and few[o].max()<=10 and levels[names[2]]>50:
@@ -257,10 +260,10 @@ def plot_ratings(
     _,axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
     counts = df[rating].value_counts().sort_index()
     step = np.diff(counts.index).min() if len(counts)>1 else 1
-    axs[0].bar(counts.index, counts, width=.8*step, color='0.5')
+    axs[0].bar(counts.index, counts, width=.8*step, color=BLUE)
     axs[0].set(xlabel='rating', ylabel='number of ratings')
     for ax,name,what in zip(axs[1:], (user,item), ('user','item')):
         n = np.sort(df[name].value_counts().loc[lambda s: s>0])[::-1]
-        ax.loglog(np.arange(1, len(n)+1), n, color='k')
+        ax.loglog(np.arange(1, len(n)+1), n, color=BLUE)
         ax.set(xlabel=f'{what}, by rank', ylabel=f'ratings of the {what}')
     return axs

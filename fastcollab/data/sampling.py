@@ -103,7 +103,7 @@ class NegativeSampler:
     @property
     def counts(self)->np.ndarray: # (n_items-1,)
         "How many interactions each item has, from row 1 on"
-        return torch.bincount(self.ids[:,1].cpu().long(), minlength=self.n_items)[1:].numpy()
+        return sum(torch.bincount(o.cpu(), minlength=self.n_items) for o in self.ids[:,1].split(2**22))[1:].numpy()
     @property
     def weights(self)->np.ndarray: # (n_items-1,)
         "How often each item is drawn, up to a factor"

@@ -38,6 +38,7 @@ def RandomSplitter(
         rows = torch.randperm(n, generator=g, dtype=torch.int32 if n<2**31 else torch.int64).numpy()
         cut = int(valid_pct*n)
         return row_numbers(rows[cut:], rows[:cut])
+    _inner.in_files = dict(valid_pct=valid_pct, seed=seed)   # the same for rows that stay in files
     return _inner
 
 # %% ../../nbs/data/02_splits.ipynb #bd4df9d9
@@ -156,6 +157,7 @@ def TemporalSplitter(
         order = np.argsort(time_order(df, time_name), kind='stable')
         cut = len(df)-int(valid_pct*len(df))
         return row_numbers(order[:cut], order[cut:])
+    _inner.in_files = dict(valid_pct=valid_pct, time_name=time_name, by_time=True, at=at)
     return _inner
 
 # %% ../../nbs/data/02_splits.ipynb #5be55e24

@@ -24,7 +24,7 @@ def merged_levels(
 # %% ../../nbs/data/07_store.ipynb #4bf600b6
 class RatingStore:
     "Encoded ratings in memory, read by row number"
-    piece = 2**22 # ratings that sums over all of them look at together
+    piece,in_files = 2**22,False # Ratings that sums look at together; are they in files?
     def __init__(self,
         ids:Tensor, # Rows of users and items, (n,2) int32
         ratings:Tensor|None=None, # (n,1) float32; None if there are only pairs

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from fastai.torch_basics import *
 from ..checks import check_range, checked
+from ..data.blocks import need_room
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from ..kernels.jit import compiling,load_kernels
 from .base import *
@@ -259,6 +260,7 @@ class SVDPlusPlus(HybridModel):
         "A model of the size of `dls`, with who rated what in training"
         times = dls.train_ds.enc.timestamps
         kwargs = {'timestamps':times.sizes if times else (), **kwargs}
+        need_room(dls.train_ds.store, 'SVDPlusPlus', 40)
         return super().from_dls(dls, seen=dls.train_ds.store.ids(), **kwargs)
 
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)

@@ -8,6 +8,7 @@ __all__ = ['candidate_rows', 'title_text', 'list_table', 'nearest_rows', 'terms_
 
 # %% ../../nbs/recommend/08_recommender.ipynb #8ebc59fb
 import copy
+from pathlib import Path
 
 import numpy as np, pandas as pd, torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from ..cores import limited
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import ann_index, ann_queries, read_artifact, write_artifact, write_onnx
 from .base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
-from .explain import average_parts, explanation_sentence, explanation_table, score_parts
+from fastcollab.recommend.explain import (above_mean, average_parts, explanation_sentence, explanation_table, listed_parts,
+    score_parts, shared_traits)
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
     read_new_table, replaced_rows)
 from .history import SIDES, UserHistory, id_row, id_rows
-from .scorers import SCORERS, DotScorer, exact_scores, load_scorer, no_numbers, top_items
+from fastcollab.recommend.scorers import (SCORERS, DotScorer, EnsembleScorer, Scorer, exact_scores, load_scorer, no_numbers,
+    top_items)
 from .solve import Decay, as_decay
 
 # %% ../../nbs/recommend/08_recommender.ipynb #c45c6294
@@ -73,59 +76,60 @@ def list_table(
 
 # %% ../../nbs/recommend/08_recommender.ipynb #ef8f6af1
 def nearest_rows(
-    vectors:Tensor, # One vector per row, (n,k)
-    row:int, # The row whose neighbors you want
+    similarity:Tensor, # Of each row to the one whose neighbors you want, (n,); row 0 is the unknown one
+    row:int, # That row
     k:int=10, # How many
-    metric:str='cosine', # 'cosine' or 'dot'
 )->tuple: # Rows and similarities, (k,) numpy arrays; ties in the order of the rows
-    "The rows whose vectors are closest to that of `row`"
-    vectors = vectors.double()
-    similarity = vectors@vectors[row]
-    if metric=='cosine': similarity /= (vectors.norm(dim=1)*vectors[row].norm()).clamp(min=1e-12)
-    similarity[row] = -torch.inf
-    rows = np.lexsort((np.arange(len(vectors)), -similarity.numpy()))[:k]
-    return rows,similarity.float().numpy()[rows]
+    "The rows that are most similar to `row`"
+    s = similarity.numpy().copy()
+    s[[0,row]] = -np.inf
+    rows = np.lexsort((np.arange(len(s)), -s))[:k]
+    return rows,s[rows].astype(np.float32)
 
 # %% ../../nbs/recommend/08_recommender.ipynb #e4f47dd7
+def _term_state(term, name, tensors):
+    "What JSON can hold of the fold terms of a side or of a ranker; writes the rest to `tensors`"
+    def put(name, factors): tensors.update({f'{name}.{k}':v for k,v in factors._asdict().items() if v is not None})
+    if term is None: return None
+    if term.parts: return dict(parts=[_term_state(o, f'{name}.part{k}', tensors) for k,o in enumerate(term.parts)])
+    for k in ('clicks','ranked'):
+        if (v := getattr(term, k)) is not None: tensors[f'{name}.{k}'] = torch.tensor(v, dtype=torch.float64)
+    if not term.solved: tensors[f'{name}.unsolved'] = torch.ones(1)
+    if term.implicit is not None: put(f'{name}.implicit', term.implicit)
+    for k,f in enumerate(term.features):
+        tensors[f'{name}.{k}.rows'] = f.rows
+        put(f'{name}.{k}', f.factors)
+    return [dict(name=f.name, how=f.how, agg=f.agg, codec=f.codec) for f in term.features]
+
 def terms_state(
     terms:tuple, # `FoldTerms` of users and of items, or None
 )->tuple: # A list that JSON can hold, and tensors by name
     "Fold terms as numbers and tensors"
-    info,tensors = [],{}
-    def put(name, factors): tensors.update({f'{name}.{k}':v for k,v in factors._asdict().items() if v is not None})
-    for side,term in enumerate(terms):
-        info.append(None if term is None else [])
-        if term is None: continue
-        if term.clicks is not None: tensors[f'terms{side}.clicks'] = torch.tensor(term.clicks, dtype=torch.float64)
-        if term.ranked is not None: tensors[f'terms{side}.ranked'] = torch.tensor(term.ranked, dtype=torch.float64)
-        if not term.solved: tensors[f'terms{side}.unsolved'] = torch.ones(1)
-        if term.implicit is not None: put(f'terms{side}.implicit', term.implicit)
-        for k,f in enumerate(term.features):
-            info[side].append(dict(name=f.name, how=f.how, agg=f.agg, codec=f.codec))
-            tensors[f'terms{side}.{k}.rows'] = f.rows
-            put(f'terms{side}.{k}', f.factors)
-    return info,tensors
+    tensors = {}
+    return [_term_state(o, f'terms{side}', tensors) for side,o in enumerate(terms)],tensors
 
 # %% ../../nbs/recommend/08_recommender.ipynb #812408dc
+def _load_term(info, name, side, tensors):
+    "The fold terms that `_term_state` saved"
+    def get(name): return Factors(tensors[f'{name}.vec'], tensors.get(f'{name}.bias'))
+    def feature(k, o):
+        rows,factors = tensors[f'{name}.{k}.rows'],get(f'{name}.{k}')
+        return FeatureTerms(o['name'], side, o['how'], o['agg'], rows, factors, o['codec'])
+    if info is None: return None
+    if isinstance(info, dict):
+        return FoldTerms(parts=tuple(_load_term(o, f'{name}.part{k}', side, tensors) for k,o in enumerate(info['parts'])))
+    implicit = get(f'{name}.implicit') if f'{name}.implicit.vec' in tensors else None
+    clicks = ClickTerms(*tensors[f'{name}.clicks'].tolist()) if f'{name}.clicks' in tensors else None
+    ranked = tensors[f'{name}.ranked'].item() if f'{name}.ranked' in tensors else None
+    features = tuple(feature(k, o) for k,o in enumerate(info))
+    return FoldTerms(implicit, features, clicks, ranked, solved=f'{name}.unsolved' not in tensors)
+
 def load_terms(
     info:list, # As in `terms_state`
     tensors:dict, # Tensors by name
 )->tuple: # `FoldTerms` of users and of items, or None
     "The fold terms that `terms_state` saved"
-    def get(name): return Factors(tensors[f'{name}.vec'], tensors.get(f'{name}.bias'))
-    def feature(side, k, o):
-        rows,factors = tensors[f'terms{side}.{k}.rows'],get(f'terms{side}.{k}')
-        return FeatureTerms(o['name'], side, o['how'], o['agg'], rows, factors, o['codec'])
-    res = []
-    for side,features in enumerate(info):
-        implicit = get(f'terms{side}.implicit') if f'terms{side}.implicit.vec' in tensors else None
-        features = None if features is None else tuple(feature(side, k, o) for k,o in enumerate(features))
-        clicks = tensors.get(f'terms{side}.clicks')
-        clicks = None if clicks is None else ClickTerms(*clicks.tolist())
-        ranked = tensors[f'terms{side}.ranked'].item() if f'terms{side}.ranked' in tensors else None
-        solved = f'terms{side}.unsolved' not in tensors
-        res.append(None if features is None else FoldTerms(implicit, features, clicks, ranked, solved))
-    return tuple(res)
+    return tuple(_load_term(o, f'terms{side}', side, tensors) for side,o in enumerate(info))
 
 # %% ../../nbs/recommend/08_recommender.ipynb #424673c2
 _PER_ID = {f'scorer.{name}':side for side,one in enumerate(('user','item'))
@@ -138,7 +142,7 @@ def misfit_tensor(
 )->str|None: # None if everything fits
     "Which tensor of a saved recommender doesn't have a row per id"
     per_id = {**_PER_ID, **{f'terms{side}.implicit.{o}':1-side for side in (0,1) for o in Factors._fields}}
-    per_id.update({f'terms{side}.{k}.rows':side for side in (0,1) for k in range(len(info['terms'][side] or ()))})
+    per_id.update({f'terms{side}.{k}.rows':side for side in (0,1) for k,_ in enumerate(info['terms'][side] or ())})
     for name,side in per_id.items():
         if (t := tensors.get(name)) is None: continue
         if t.ndim!=1+(not name.endswith('bias')) or len(t)!=sizes[side]:
@@ -188,7 +192,7 @@ _PER_CANDIDATE,_PER_RATED,_SPARE = 128,16,8
 class Recommender:
     "Lists, predictions, similar items, fold-in and explanations from a trained model, in raw ids"
     def __init__(self,
-        scorer, # `DotScorer`, `NetScorer` or `ModelScorer`; row 0 is the unknown user or item
+        scorer:Scorer, # `DotScorer`, `NetScorer` or `ModelScorer`; row 0 is the unknown user or item
         ids:tuple, # `pd.Index` of users and of items, for rows 1, 2, ... of the scorer
         names:tuple, # Columns of users, items and ratings
         items:pd.DataFrame, # One row per item in the order of the ids: `title`, and columns for filters
@@ -233,11 +237,11 @@ class Recommender:
         return max(1, int(mb*2**18)//(self.n_items-1+_PER_CANDIDATE*(k+_SPARE)+rated))
 
     def batches(self,
-        users=None, # A user id or several; everybody if None
+        users:object=None, # A user id or several; everybody if None
         k:int=10, # Items per list
         exclude_seen:bool=True, # Leave out what a user has rated?
-        items=None, # Only among these items
-        exclude=None, # Not these items
+        items:list|None=None, # Only among these items
+        exclude:list|None=None, # Not these items
         filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
         as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
@@ -255,11 +259,11 @@ class Recommender:
             yield list_table(part, rows, numbers, self.ids, titles, self.value)
 
     def recommend(self,
-        users=None, # A user id or several; everybody if None
+        users:object=None, # A user id or several; everybody if None
         k:int=10, # Items per list
         exclude_seen:bool=True, # Leave out what a user has rated?
-        items=None, # Only among these items
-        exclude=None, # Not these items
+        items:list|None=None, # Only among these items
+        exclude:list|None=None, # Not these items
         filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
         as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
@@ -270,8 +274,8 @@ class Recommender:
         return give_table(parts[0] if len(parts)==1 else pd.concat(parts, ignore_index=True), kind)
 
     def predict(self,
-        users, # A user id or several, or a table with the columns of users and items
-        items=None, # An item id or several; None if `users` is a table
+        users:object, # A user id or several, or a table with the columns of users and items
+        items:object=None, # An item id or several; None if `users` is a table
         unknown:str='average', # Pairs with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
     )->float|np.ndarray: # In the unit of the ratings; one number for one pair, else (n,) float32
         "Predicted ratings of users for items"
@@ -291,7 +295,7 @@ class Recommender:
         return float(res[0]) if single else res
 
     def similar_items(self,
-        item, # An item id
+        item:object, # An item id
         k:int=10, # How many
         metric:str='cosine', # 'cosine', or 'dot' for the dot product, which favors popular and polarizing items
         as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
@@ -299,7 +303,7 @@ class Recommender:
         "The items whose vectors are closest to that of `item`"
         return give_table(self._similar(1, item, k, metric), asked_kind(as_))
     def similar_users(self,
-        user, # A user id
+        user:object, # A user id
         k:int=10, # How many
         metric:str='cosine', # 'cosine' or 'dot'
         as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
@@ -309,11 +313,12 @@ class Recommender:
     def _similar(self, side, id_, k, metric):
         check_choice('metric', metric, ('cosine','dot'))
         k = check_int('k', k, high=len(self.ids[side])-1, what=f'other {SIDES[side]}')
-        row,vectors = id_row(id_, self.ids[side], side),self.scorer.vectors(side)
-        if vectors is None: raise TypeError('the model has no vectors to compare; give it a method vectors(side)')
-        rows,similarity = nearest_rows(vectors[1:], row-1, k, metric)
-        found = {SIDES[side][:-1]:self.ids[side].to_numpy()[rows]}
-        if side: found['title'] = title_text(self.items['title']).array.take(rows)
+        row = id_row(id_, self.ids[side], side)
+        if (all_of_them := self.scorer.similarity(side, row, metric)) is None:
+            raise TypeError(f'the model has no vectors of {SIDES[side]} to compare; give it a method vectors(side)')
+        rows,similarity = nearest_rows(all_of_them, row, k)
+        found = {SIDES[side][:-1]:self.ids[side].to_numpy()[rows-1]}
+        if side: found['title'] = title_text(self.items['title']).array.take(rows-1)
         return pd.DataFrame(dict(rank=np.arange(1, k+1), **found, similarity=similarity))
 
     def _need_factors(self, what):
@@ -329,6 +334,20 @@ class Recommender:
             raise TypeError(f'{what} needs fold terms of {side}, and the model has none; give it a method fold_terms')
         terms = tuple(FoldTerms() if o is None else o for o in self.terms)
         return FoldState((self.scorer.factors(0),self.scorer.factors(1)), terms, self.link, self.history)
+
+    @property
+    def parts(self)->list: # Of `Recommender`s with the same ids and history
+        "The rankers that the scores are mixed of; none if there is one"
+        def part(k, scorer):
+            res = copy.copy(self)
+            res.terms = tuple(None if o is None or not o.parts else o.parts[k] for o in self.terms)
+            res.scorer,res.decays = scorer,[None,None]
+            return res
+        return [part(*o) for o in enumerate(self.scorer.scorers)]
+    @property
+    def _by_history(self):
+        "Do scores depend on nothing but what users have met?"
+        return self.scorer.with_met(*self.history[:2], self.n_items) is not None
 
     def decay(self,
         side:int=0, # 0 for users, 1 for items
@@ -354,8 +373,9 @@ class Recommender:
         if ratings is None and table is None:
             raise ValueError(f'nothing to fold in: give ratings, or a table of new {SIDES[side]}')
         ratings,table = as_frame(ratings),as_frame(table)
-        if side==0 and self.scorer.with_met(*self.history[:2]) is not None: return self._fold_history(ratings, table)
-        state,known,res = self._fold_state('fold_in', side),self.ids[side],copy.copy(self)
+        if parts := self.parts: return self._fold_parts([o._fold(side, ratings, table) for o in parts])
+        if self._by_history: return self._fold_history(side, ratings, table)
+        state,known,res = self._fold_state('fold_in'+'_items'*side, side),self.ids[side],copy.copy(self)
         res._averages = None
         ranked = state.terms[0].ranked is not None
         if side and ranked and ratings is not None:
@@ -386,29 +406,36 @@ class Recommender:
         res.scorer,res.decays = DotScorer(*factors, self.link),list(self.decays)
         return res
 
-    def _fold_history(self, ratings, table):
-        "New users of a model that needs only what they have met"
-        res,known = copy.copy(self),self.ids[0]
+    def _fold_history(self, side, ratings, table):
+        "New users, or items, of a model that needs only who has met what"
+        res,known = copy.copy(self),self.ids[side]
         if ratings is not None and self.names[2] not in ratings: ratings = ratings.assign(**{self.names[2]:1.})
-        new = read_new_ratings(ratings, self.names, self.ids, 0, (-np.inf,np.inf))
-        ids = new.ids.append(read_new_table(table, self.names[0], known, 0, ())[0])
-        res.ids = (known.append(ids[known.get_indexer(ids)<0].unique()),self.ids[1])
-        rows = torch.from_numpy(res.ids[0].get_indexer(new.ids))+1
-        res.history = self.history.updated(rows, new.others, new.ratings, res.n_users)
-        res.scorer = self.scorer.with_met(*res.history[:2])
+        new = read_new_ratings(ratings, self.names, self.ids, side, (-np.inf,np.inf))
+        ids = new.ids.append(read_new_table(table, self.names[side], known, side, ())[0])
+        fresh = ids[known.get_indexer(ids)<0].unique()
+        res.ids = tuple(known.append(fresh) if k==side else o for k,o in enumerate(self.ids))
+        rows = torch.from_numpy(res.ids[side].get_indexer(new.ids))+1
+        pairs = (rows,new.others) if side==0 else (new.others,rows)
+        res.history = self.history.updated(*pairs, new.ratings, res.n_users)
+        if side: res.items = grown_items(self.items, fresh, table, self.names[1])
+        res.scorer = self.scorer.with_met(*res.history[:2], res.n_items)
+        return res
+    def _fold_parts(self, parts):
+        "The mix of rankers that have been folded in"
+        res,weights = copy.copy(parts[0]),self.scorer.weights
+        res.scorer = EnsembleScorer([o.scorer for o in parts], weights, res.n_items)
+        res.terms = tuple(FoldTerms(parts=tuple(o.terms[side] for o in parts)) for side in (0,1))
         return res
 
     def explain(self,
-        user, # A user id
-        item, # An item id
+        user:object, # A user id
+        item:object, # An item id
         k:int|None=5, # Groups of ratings to name, those that contribute most; None for each rating alone
     )->pd.DataFrame: # `part, item, title, rating, stars`; `stars` sum to the prediction
         "Why the prediction of `item` for `user` is what it is; `attrs['sentence']` says it in words"
-        state = self._fold_state('explain')
         k = check_int('k', k, none='each rating alone', what='groups of ratings')
         u,i,titles = id_row(user, self.ids[0], 0),id_row(item, self.ids[1], 1),title_text(self.items['title']).array
-        if self._averages is None: self._averages = average_parts(state)
-        parts = score_parts(state, self.decay(0).vec, u, i, k, self._averages, None if k is None else self._labels(u))
+        parts = self._score_parts(u, i, k)
         at,average = parts.rated.numpy()-1,parts.ratings.mean().item() if len(parts.ratings) else 0.
         res = explanation_table(parts, self.link, self.ids[1].to_numpy()[at], titles.take(at))
         res.attrs['sentence'] = explanation_sentence(titles[i-1], res, average, self.value)
@@ -421,8 +448,30 @@ class Recommender:
         values = self.items[sets[0]].iloc[rows-1].fillna('').str.split(self.separators[sets[0]], regex=False)
         return {r:set(o)-{''} for r,o in zip(rows.tolist(), values)}
 
+    def _score_parts(self, u, i, k):
+        labels = None if k is None else self._labels(u)
+        if not self.parts and not self._by_history:
+            state = self._fold_state('explain')
+            if self._averages is None: self._averages = average_parts(state)
+            return score_parts(state, self.decay(0).vec, u, i, k, self._averages, labels)
+        (rated,_),score = self.history.rated_by(u),self.scorer.pairs(torch.tensor([u]), torch.tensor([i])).item()
+        if self._by_history: contributions,item = self.scorer.met_adds(rated, i),0.
+        else:
+            found = zip(*(o._above_mean(u, i) for o in self.parts))
+            contributions,item = (sum(w*o for w,o in zip(self.scorer.weights, part)) for part in found)
+        shared = shared_traits(self.scorer.vectors(1), rated, labels)
+        return listed_parts(self.history, u, score, 0., [('user',0.),('item',item)], contributions, shared, k)
+    def _above_mean(self, u, i):
+        "What adds to the z-score of an item: each rating, and the item for the average user"
+        spread = self.scorer.block(torch.tensor([u])).double().std(correction=0).clamp(min=1e-9).item()
+        if not self._by_history: found = above_mean(self._fold_state('explain'), self.decay(0).vec, u, i)
+        else:
+            rated,_ = self.history.rated_by(u)
+            found = self.scorer.met_adds(rated, i)-self.scorer.met_adds(rated, None),0.
+        return tuple(o/spread for o in found)
+
     def save(self,
-        path, # Folder, new or with an older recommender
+        path:str|Path, # Folder, new or with an older recommender
     ):
         "Write a folder that `Recommender.load` reads; at any moment it holds all of the old one or all of the new one"
         scorer,tensors = self.scorer.state()
@@ -438,7 +487,7 @@ class Recommender:
 
     @classmethod
     def load(cls,
-        path, # Folder that `save` wrote
+        path:str|Path, # Folder that `save` wrote
         model:torch.nn.Module|None=None, # For a model of your own: one of its class and size, which gets the weights
     )->'Recommender': # ValueError if it is damaged, foreign or newer; FileNotFoundError if there is none
         "Read a recommender; nothing in the folder is run"
@@ -468,7 +517,7 @@ class Recommender:
         connectivity,expansion = check_int('connectivity', connectivity),check_int('expansion', expansion)
         return ann_index(self.scorer.factors(1), self._biased, connectivity, expansion)
     def queries(self,
-        users, # A user id or several
+        users:object, # A user id or several
     )->np.ndarray: # (n,d) float32
         "What to ask the index of `to_ann` with"
         self._need_factors('queries')
@@ -476,7 +525,7 @@ class Recommender:
     @property
     def _biased(self): return any(self.scorer.factors(side).bias is not None for side in (0,1))
     def to_onnx(self,
-        path, # File to write
+        path:str|Path, # File to write
     ):
         "Write the scoring as ONNX: from `x` (n,2) int64, rows of users and items (1, 2, ...), to `rating` (n,)"
         write_onnx(path, self.scorer.module())

@@ -16,14 +16,16 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix, issparse, vstack
 from ..cores import *
 from .base import *
+from .weights import *
 from ..kernels.jit import load_kernels
-from ..ranking import auc_scores
+from ..ranking import PairCounts, auc_scores
 
 # %% ../../nbs/recommend/01_scorers.ipynb #1aa91cf4
 class Scorer:
     "What a recommender asks of a model; rows of users and items are int64, and row 0 is the unknown one"
     kind = None # Name in a saved recommender
     concurrent,slices = True,False # May several threads ask at once? May the items of `block` be a slice?
+    scorers,weights = (),() # Scorers whose z-scores are summed, and their weights
     def __init__(self,
         link:Link=Link(), # From scores to ratings
         vectors:tuple=(None,None), # Vectors of users and of items, for similarity, (n,k) each
@@ -43,7 +45,15 @@ class Scorer:
     def vectors(self, side)->torch.Tensor|None:
         "Vectors of users (0) or items (1) to compare, (n,k); None if there are none"
         return self._vectors[side]
-    def with_met(self, ends, items)->'Scorer|None':
+    def similarity(self, side, row, metric='cosine')->torch.Tensor|None:
+        "How similar each row of users (0) or items (1) is to `row`, by 'cosine' or 'dot', (n,) float64; None if unknown"
+        if (v := self.vectors(side)) is None: return None
+        v = v.double()
+        res = v@v[row]
+        return res if metric=='dot' else res/(v.norm(dim=1)*v[row].norm()).clamp(min=1e-12)
+    def met_adds(self, items, i)->torch.Tensor|None:
+        "What having met each of `items` (m,) adds to the score of item `i`, or of the mean one if None: (m,) float64"
+    def with_met(self, ends, items, n_items)->'Scorer|None':
         "The scorer of users who have met other items, where that is all that scores depend on; None if it isn't"
     def state(self)->tuple:
         "What to save: a dict that JSON can hold, and a dict of tensors"
@@ -307,9 +317,10 @@ class HistoryScorer(Scorer):
     def __init__(self,
         met:csr_matrix, # What users have met, and how much it counts, (n_users,n_items) float32; row 0 is the mean user
         weights, # Weight from an item that was met to an item, (n_items,n_items) float32, an array or sparse
+        rule:WeightRule|None=None, # How the weights were solved, for new items; None if that isn't known
     ):
         super().__init__()
-        self.met,self.weights = met,weights
+        self.met,self.weights,self.rule = met,weights,rule
 
     def block(self, u, i=None, out=None):
         s = self.met[u.numpy()]@self.weights
@@ -324,16 +335,34 @@ class HistoryScorer(Scorer):
     def with_met(self,
         ends:torch.Tensor, # Where the items of each user begin, and where the last ones end, (n_users+1,) int64
         items:torch.Tensor, # Rows of items, sorted by user
-    )->'HistoryScorer':
-        "The same weights for other users"
-        return HistoryScorer(met_items(ends.numpy(), items.numpy(), self.met.shape[1]), self.weights)
+        n_items:int, # Rows of items; with more of them than before, all weights are solved again
+    )->'HistoryScorer': # TypeError for new items if it isn't known how
+        "The scorer of users who have met other items"
+        met,weights = met_items(ends.numpy(), items.numpy(), n_items),self.weights
+        if n_items==self.met.shape[1]: return HistoryScorer(met, weights, self.rule)
+        if self.rule is None: raise TypeError('weights of new items need a rule to solve them, and the model has none')
+        return HistoryScorer(met, self.rule(_without_first(met)), self.rule)
+    def similarity(self, side, row, metric='cosine'):
+        "Items are as similar as what having met them says of all items, themselves included: the rows of weights+1"
+        if not side: return None
+        def flat(o): return np.asarray(o.todense() if issparse(o) else o, np.float64).ravel()
+        own,W = flat(self.weights[[row]]),self.weights
+        res = np.asarray(W@own, np.float64)+own+flat(W[:,[row]])
+        res[row] += 1
+        if metric=='dot': return torch.from_numpy(res)
+        squares = flat(W.multiply(W).sum(1)) if issparse(W) else np.einsum('ij,ij->i', W, W)
+        return torch.from_numpy(res/np.sqrt((squares+1)*(squares[row]+1)))
+    def met_adds(self, items, i):
+        W = self.weights[items.numpy()]
+        res = W[:,1:].mean(1) if i is None else W[:,[i]].toarray() if issparse(W) else W[:,i]
+        return torch.from_numpy(np.asarray(res, np.float64).ravel())
 
     def state(self):
         arrays = {f'met_{k}':v for k,v in _csr_parts(self.met).items()}
         if not issparse(self.weights): arrays['weights'] = self.weights
         else: arrays.update({f'weights_{k}':v for k,v in _csr_parts(self.weights).items()})
         tensors = {k:torch.tensor(v) for k,v in arrays.items()}             # copies: a model may share the arrays
-        return super().state()[0],tensors
+        return {**super().state()[0], 'rule':self.rule},tensors
     @classmethod
     def from_state(cls, info, tensors, model=None):
         def sparse(name):
@@ -341,7 +370,8 @@ class HistoryScorer(Scorer):
             return csr_matrix((data, items, ends), shape=(len(ends)-1,n_items))
         n_items = len(tensors['weights'] if 'weights' in tensors else tensors['weights_ends'])
         if 'weights' not in tensors: n_items -= 1
-        return cls(sparse('met'), tensors['weights'].numpy() if 'weights' in tensors else sparse('weights'))
+        rule = None if info.get('rule') is None else WeightRule(*info['rule'])
+        return cls(sparse('met'), tensors['weights'].numpy() if 'weights' in tensors else sparse('weights'), rule)
     def module(self): return _HistoryModule(self.met, self.weights)
 
 # %% ../../nbs/recommend/01_scorers.ipynb #22a6023d
@@ -356,6 +386,10 @@ def met_items(
     return vstack([csr_matrix(share.astype(np.float32)), res[1:]], format='csr')
 
 def _csr_parts(m): return dict(values=m.data, items=m.indices, ends=m.indptr)
+def _without_first(met):
+    "The same rows, the first of them empty: the unknown user teaches nothing"
+    n = met.indptr[1]
+    return csr_matrix((met.data[n:], met.indices[n:], np.r_[0,met.indptr[1:]-n]), shape=met.shape)
 
 # %% ../../nbs/recommend/01_scorers.ipynb #36759819
 def z_scores(
@@ -387,6 +421,10 @@ class EnsembleScorer(Scorer):
         u,i = torch.broadcast_tensors(u, i)
         rows,at = u.unique(return_inverse=True)
         return self.block(rows, torch.arange(self.n_items))[at,i].double()
+
+    def similarity(self, side, row, metric='cosine'):
+        found = (o.similarity(side, row, metric) for o in self.scorers)
+        return next((o for o in found if o is not None), None)
 
     def state(self):
         info,tensors = super().state()[0],{}
@@ -576,16 +614,48 @@ def _whole(scorer, u, seen, n, out):
     s[rows,cols] = -torch.inf
     return s,rows,cols
 
+# %% ../../nbs/recommend/01_scorers.ipynb #h16f0015
+def _held_scores(scorer, u, held):
+    "Scores of the held-out items of some users, in the order of `held.indices`, float32"
+    ends,items = held.indptr,held.indices
+    res,step = np.empty(len(items), np.float32),min(256, max(32, 512*len(u)//max(1, len(items))))
+    for o in range(0, len(u), step):
+        part,rows = slice(*ends[[o,min(o+step, len(u))]]),np.diff(ends[o:o+step+1])
+        some,at = np.unique(items[part], return_inverse=True)
+        block = scorer.block(u[o:o+step], torch.from_numpy(some).long()).numpy()
+        res[part] = block[np.repeat(np.arange(len(rows)), rows),at]
+    return res
+
+def _counted(blocks, counts):
+    "The same blocks, each counted before it is given away"
+    for first,s in blocks:
+        counts.add(first, s.numpy())
+        yield first,s
+
+def _all_aucs(scorer, u, seen, held, n, counts):
+    "AUC of some users whose blocks were counted, (n,)"
+    res,left = counts.aucs(n),np.flatnonzero(counts.left)
+    for o in range(0, len(left), 32):
+        rows = left[o:o+32]
+        s,_,_ = _whole(scorer, u[rows], seen, n, torch.empty(len(rows)*n))
+        res[rows] = auc_scores(s.numpy(), held[rows])
+    return res
+
 # %% ../../nbs/recommend/01_scorers.ipynb #5a17f005
 def _rank(scorer, u, k, seen, held, n, out):
     "Lists (n,k) of some users, and their AUC, (n,), if `held` says what they should find"
-    auc = None
-    if held is None and scorer.slices: blocks,rows,cols = _tiles(scorer, u, seen, n, out)
+    auc,counts = None,None
+    if scorer.slices:
+        blocks,rows,cols = _tiles(scorer, u, seen, n, out)
+        if held is not None:
+            counts = PairCounts(held[:,:n+1], _held_scores(scorer, u, held[:,:n+1]))
+            blocks = _counted(blocks, counts)
     else:
         s,rows,cols = _whole(scorer, u, seen, n, out)
         if held is not None: auc = auc_scores(s.numpy(), held)
         blocks = [(0,s)]
     value,col = best_columns(blocks, min(k+_SPARE, n), u)
+    if counts: auc = _all_aucs(scorer, u, seen, held, n, counts)
     item,fine = _refined(scorer, u, None, torch.arange(1, n+1), k, value, col, rows, cols)
     return torch.where(fine.isinf(), 0, item).numpy(),auc
 
@@ -601,7 +671,7 @@ def ranked_lists(
 )->tuple: # Rows of items (n,k) int64, 0 where a list is shorter; and AUC (n,), None without `held`
     "The items with the highest scores of each user, and how well all items are in order"
     if not 1<=k<n_items: raise ValueError(f'k is {k}, but there are {n_items-1:,} items; lower k')
-    n,tiled = n_items-1,held is None and scorer.slices
+    n,tiled = n_items-1,scorer.slices
     size,buffers = 256 if tiled else max(16, 2**22//n),[]
     def work(at):
         out = buffers.pop() if buffers else torch.empty(size*(min(_TILE, n) if tiled else n))

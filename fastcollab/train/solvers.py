@@ -12,6 +12,7 @@ from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from ..checks import *
 from ..cores import *
+from ..data.blocks import need_room
 from ..data.loaders import *
 from ..losses import rating_loss
 from ..models.base import *
@@ -137,6 +138,7 @@ class GibbsChain:
         seed:int=0, # Of all draws
         sweeps:int=150, # Sweeps that are planned; few of them have a short burn-in
     ):
+        need_room(ds.store, 'fit_gibbs', 100)
         plan,(ids,ratings) = gibbs_plan(model),ds.store.arrays()
         self.model,self.ds,self.width = model,ds,model.inner.factors(0).vec.shape[1]
         if n_factors is None: n_factors = min(self.width, default_factors(len(ids), sum(o.n for o in plan)))
@@ -284,6 +286,7 @@ class GibbsLoop:
         elif reads_tables(learn): self.chain.write()
         learn.train_iter,learn.loss = learn.train_iter+1,self.chain.errors().pow(2).mean()
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
+    def settle(self): "There is no state of an optimizer to complete"
     def end(self):
         "Write the tables of the model"
         if not self.finished: self.chain.finish()

@@ -3,9 +3,14 @@ import copy, math
 
 import numpy as np, pytest, torch
 from fastai.layers import LinBnDrop
+from fastcollab import ranking
+from fastcollab.ranking import auc_scores
+from fastcollab.recommend import scorers
 from fastcollab.recommend.base import Factors
-from fastcollab.recommend.scorers import ACTS, DotScorer, ModelScorer, NetScorer, net_scorer, top_items, topk
+from fastcollab.recommend.scorers import ACTS, DotScorer, ModelScorer, NetScorer, net_scorer, ranked_lists
+from fastcollab.recommend.scorers import top_items, topk
 from hypothesis import given, settings, strategies as st
+from scipy.sparse import csr_matrix
 from torch import nn
 
 few = settings(max_examples=50, deadline=None)
@@ -296,3 +301,32 @@ def test_parts_agree(seed, n, m):
             u*0).shape==(5,)
         slack = s.slack(u, None, full.amax(1))
         assert (slack>=0).all() and slack.shape==(5,)
+
+# AUC with the lists
+
+@few
+@given(seeds, st.sampled_from([1,5,40,300]), st.sampled_from([2,64,1025,2500]), st.sampled_from(['plain','ties','many']))
+def test_auc_in_blocks(seed, n, m, kind):
+    "Counted block by block, it is what all scores in one block give: ties, -inf, few users and many held-out items"
+    U,M = rand(n+1, 4, seed=seed),rand(m+1, 4, seed=seed+1)
+    if kind=='ties': U,M = U.round(),M.round()
+    scorer,rng = DotScorer(Factors(U), Factors(M)),np.random.default_rng(seed)
+    def some(size): return csr_matrix((np.ones(size), (rng.integers(0, n, size),rng.integers(1, m+1, size))), (n,m+1))
+    held,seen = some(n*(300 if kind=='many' else 3)),some(2*n)
+    past = torch.from_numpy(np.append(0, seen.indptr).astype(np.int64)),torch.from_numpy(seen.indices)
+    lists,auc = ranked_lists(scorer, torch.arange(1, n+1), m+1, 2, past, held)
+    s = scorer.block(torch.arange(1, n+1)).numpy()
+    s[np.repeat(np.arange(n), np.diff(seen.indptr)),seen.indices-1] = -np.inf
+    assert np.allclose(auc, auc_scores(s, held), atol=1e-12 if kind=='ties' else 1e-3/m, equal_nan=True)
+    assert np.array_equal(lists, ranked_lists(scorer, torch.arange(1, n+1), m+1, 2, past)[0])
+
+def test_auc_when_products_round_otherwise(monkeypatch):
+    "Users whose scores aren't those of the block are done again"
+    U,M = rand(51, 8),rand(3001, 8, seed=1)
+    held = csr_matrix((np.ones(150), (np.arange(150)%50,np.arange(150)*20+1)), (50,3001))
+    args = DotScorer(Factors(U), Factors(M)),torch.arange(1, 51),3001,5,None,held
+    want,own = ranked_lists(*args)[1],scorers._held_scores
+    monkeypatch.setattr(scorers, '_held_scores', lambda *o: own(*o)+np.float32(1e-7))
+    assert np.allclose(ranked_lists(*args)[1], want, atol=1e-12)
+    monkeypatch.setattr(ranking, 'load_kernels', lambda name: None)
+    assert np.allclose(ranked_lists(*args)[1], want, atol=1e-12)

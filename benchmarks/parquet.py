@@ -1,0 +1,146 @@
+"""Tables that don't fit into memory: encoding them, training from files, and how well blocks are shuffled
+
+    python benchmarks/parquet.py                     # 100 million rows: half an hour, 15 GB of disk
+    ROWS=5e6 python benchmarks/parquet.py encoding   # fewer, and one part
+
+The data are synthetic: 1 million users and 100,000 items, a few of which have most of the ratings."""
+import json, shutil, subprocess, tempfile
+
+from common import *
+from fastcollab.data.blocks import BlockOrder
+from fastcollab.data.columns import ParquetTable
+from fastcollab.data.encoding import encode_parquet
+from fastcollab.data.loaders import RatingsDataset, RatingsDL, parquet_plan
+from fastcollab.data.store import Order
+import pyarrow as pa, pyarrow.parquet as pq, pyarrow.dataset
+
+ROWS,PART = int(float(os.environ.get('ROWS', 1e8))),5_000_000
+FOLDER = Path(os.environ.get('FOLDER') or tempfile.gettempdir())/'fastcollab-parquet'
+
+def make_rows(folder, n):
+    "Files of 5 million rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for k,start in enumerate(range(0, n, PART)):
+        m = min(PART, n-start)
+        users,items = (rng.random(m)**2*1e6).astype(np.int64)*7+3,(rng.random(m)**3*1e5).astype(np.int64)+1
+        table = pa.table(dict(user=users, item=items, rating=rng.integers(1, 11, m)/2))
+        file = folder/f'{k:03d}.parquet'
+        if not file.exists(): pq.write_table(table, file, row_group_size=2**20)
+    return folder
+
+def data(n=ROWS): return make_rows(FOLDER/f'{n}', n)
+def encoded(n=ROWS): return FOLDER/f'_{n}'
+
+# ---- What runs in a process of its own, so that its memory can be told
+def encode(n):
+    path = data(n)
+    encode_parquet(path, encoded(n), parquet_plan(ParquetTable(path), valid_pct=.05))
+    return {}
+
+class Seconds(CollabCallback):
+    "Wall and processor time of the training part of each epoch"
+    def __init__(self): self.wall,self.cpu = [],[]
+    def before_train(self): self.start = time.perf_counter(),time.process_time()
+    def after_train(self):
+        for o,now,then in zip((self.wall,self.cpu), (time.perf_counter(),time.process_time()), self.start): o.append(now-then)
+
+def fit(dls, k, epochs):
+    learn,secs = collab_learner(dls, k, arch=DotProductBias, y_range=(0,5.5)),Seconds()
+    assert not learn.fused_reason, learn.fused_reason
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 5e-3, wd=.1, cbs=secs)
+    return dict(wall=secs.wall, cpu=secs.cpu, rows=len(dls.train_ds), loss=float(learn.recorder.values[-1][0]))
+
+def from_files(n, k, epochs): return fit(CollabDataLoaders.from_parquet(encoded(n), bs=2**16, seed=0), k, epochs)
+def from_memory(n, k, epochs):
+    "The same rows, read into memory"
+    dls = CollabDataLoaders.from_parquet(encoded(n), bs=2**16, seed=0)
+    parts = [RatingsDataset(o.enc, o.store.take(torch.arange(len(o)))) for o in (dls.train_ds,dls.valid_ds)]
+    return fit(CollabDataLoaders(*(RatingsDL(o, bs=2**16, shuffle=k==0, seed=0) for k,o in enumerate(parts))), k, epochs)
+
+def apart(f, *args):
+    "What `f` returns in a process of its own; its seconds, seconds of processors and peak of resident memory"
+    code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import parquet, json; print(json.dumps(parquet.{f.__name__}(*{args!r})))'
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    out = child.stdout.read()
+    _,status,used = os.wait4(child.pid, 0)
+    assert status==0, out
+    return json.loads(out.splitlines()[-1]),time.perf_counter()-start,used.ru_utime+used.ru_stime,used.ru_maxrss/1e6
+
+# ---- The parts
+def encoding():
+    data()
+    shutil.rmtree(encoded(), ignore_errors=True)
+    _,secs,cpu,peak = apart(encode, ROWS)
+    say(f'\nEncoding {ROWS:,} rows of {len(list(data().iterdir()))} files')
+    row('seconds, of which of processors', f'{secs:.0f}, {cpu:.0f}')
+    row('peak of resident memory, libraries included', f'{peak:.2f} GB', 'asked: less than 1 GB')
+    check_sample()
+
+def check_sample(n_users=200):
+    "All rows of some users, decoded, against those in the files"
+    dls,source = CollabDataLoaders.from_parquet(encoded()),pyarrow.dataset.dataset(data())
+    users = dls.train_ds.enc.index['user'][::max(1, (dls.n_users-1)//n_users)]
+    parts = []
+    for ds in (dls.train_ds,dls.valid_ds):
+        rows = dls.train_ds.enc.encode_ids('user', users)
+        ids = ds.store.ids().numpy()
+        at = np.flatnonzero(np.isin(ids[:,0], rows))
+        parts.append(ds.decode(*(torch.from_numpy(np.asarray(o[at])) for o in (ids,ds.store.ratings().numpy()))))
+    got = pd.concat(parts).astype({'item':int, 'user':int})
+    want = source.to_table(filter=pyarrow.dataset.field('user').isin(list(users))).to_pandas()
+    ordered = [o.sort_values(['user','item','rating']).reset_index(drop=True).astype(float) for o in (got,want)]
+    row(f'rows of {len(users)} users, decoded: equal to those in the files', f'{len(want):,}, {ordered[0].equals(ordered[1])}', 'asked: True')
+
+def epoch():
+    if not encoded().exists(): apart(encode, ROWS)
+    res,secs,cpu,peak = apart(from_files, ROWS, 32, 1)
+    say(f'\nBiased matrix factorization, k=32, bs=65,536, one epoch of {res["rows"]:,} rows from files')
+    row('rows a second in training', f'{res["rows"]/res["wall"][0]:,.0f}')
+    row('rows a second of processor time', f'{res["rows"]/res["cpu"][0]:,.0f}')
+    row('seconds in all, with loading and validation', f'{secs:.0f}')
+    row('peak of resident memory, mapped files included', f'{peak:.2f} GB', 'asked: less than 4 GB')
+
+def against_memory(n=min(ROWS, 20_000_000)):
+    "From files and from memory in turn: other programs disturb both alike"
+    if not encoded(n).exists(): apart(encode, n)
+    rates = {o:[] for o in ('wall','cpu')}
+    for _ in range(2):
+        files,memory = (apart(f, n, 64, 1)[0] for f in (from_files,from_memory))
+        for o in rates: rates[o].append(sum(memory[o])/sum(files[o]))
+    say(f'\nThe same {files["rows"]:,} rows from files and from memory, k=64, bs=65,536, one epoch each, twice in turn')
+    row('rows a second of processor time, from files / from memory', ', '.join(f'{o:.2f}' for o in rates['cpu']), 'asked: at least 0.8')
+    row('rows a second, from files / from memory', ', '.join(f'{o:.2f}' for o in rates['wall']), 'asked: at least 0.8')
+    row('training loss from files, from memory', f'{files["loss"]:.4f}, {memory["loss"]:.4f}')
+
+def shuffle(epochs=5, seeds=range(8)):
+    "Blocks of rows against a full shuffle, on rows in an order that looks random, as the files have them"
+    ratings,folder = movielens('ml-latest-small'),Path(tempfile.mkdtemp())
+    ratings[['userId','movieId','rating']].to_parquet(folder/'r.parquet')
+    dls = CollabDataLoaders.from_parquet(folder/'r.parquet', mapped=True, valid_pct=.1, seed=0)
+    say(f'\nRMSE on ml-latest-small, {len(dls.train_ds):,} rows to train on, {epochs} epochs, bs=64, k=50; mean of {len(seeds)} seeds')
+    full = None
+    for block,window in ((None,None),(2**14,2**20),(256,4096),(64,1024)):
+        def order(seed):
+            res = Order(seed) if block is None else BlockOrder(seed)
+            if block: res.block,res.window = block,window
+            return res
+        errors = []
+        for seed in seeds:
+            set_seed(seed)
+            dls.train.order = order(seed)
+            learn = collab_learner(dls, 50, arch=DotProductBias, y_range=(0,5.5))
+            with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 5e-3, wd=.1)
+            with learn.no_bar(): p,y = learn.get_preds()
+            errors.append(rmse(p, y).item())
+        mean,spread = np.mean(errors),np.std(errors)/len(errors)**.5
+        full = mean if full is None else full
+        what = 'all rows shuffled' if block is None else f'blocks of {block:,} rows, {window//block} at a time'
+        row(what, f'{mean:.4f} +- {spread:.4f}', '' if block is None else f'{mean-full:+.4f}; asked: within 0.001')
+    shutil.rmtree(folder)
+
+if __name__=='__main__':
+    try: report(__file__, [encoding, epoch, against_memory, shuffle], 'two threads where a loop has work for them')
+    finally:
+        if not os.environ.get('KEEP'): shutil.rmtree(FOLDER, ignore_errors=True)
