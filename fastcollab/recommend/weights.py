@@ -185,7 +185,8 @@ def slim_weights(
     return res
 
 # %% ../../nbs/recommend/00_weights.ipynb #0e000020
-def _knn_weights(m, **config): return nearest_items(m, **config).T.tocsr()
+def _knn_weights(m, k, shrink=0., power=.5, user_power=0.):   # its arguments are those of a saved rule
+    return nearest_items(m, k, shrink, power, user_power).T.tocsr()
 RULES = dict(ease=ease_weights, itemknn=_knn_weights, slim=slim_weights)
 
 class WeightRule(NamedTuple):
