@@ -281,7 +281,7 @@ def peer_lists(dls, name):
 
 def list_frame(lists, dls):
     "Lists as a table of raw ids"
-    ids = [np.asarray(dls.classes[o])[1:] for o in (dls.user_name,dls.item_name)]
+    ids = [np.array(list(dls.classes[o])[1:]) for o in (dls.user_name,dls.item_name)]   # without '#na#'
     return pd.DataFrame(dict(user=np.repeat(ids[0], lists.shape[1]), item=ids[1][lists.ravel()]))
 
 def compare_clicks(clicks):
