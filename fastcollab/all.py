@@ -67,6 +67,5 @@ from fastcollab.interpret.core import CollabInterpretation
 from fastcollab.interpret.cold_start import MetadataEmbedding
 
 # Arguments in help() and in editors
-from fastcollab.signatures import explain_arguments
-explain_arguments(globals())
-del explain_arguments
+import fastcollab.signatures as _signatures
+_signatures.explain_arguments(globals())
