@@ -379,6 +379,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.learned_features': ( 'data/encoding.html#learned_features',
                                                                                          'fastcollab/data/encoding.py'),
+                                          'fastcollab.data.encoding.locked': ('data/encoding.html#locked', 'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.move_entities': ( 'data/encoding.html#move_entities',
                                                                                       'fastcollab/data/encoding.py'),
                                           'fastcollab.data.encoding.pair_bits': ( 'data/encoding.html#pair_bits',

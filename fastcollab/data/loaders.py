@@ -264,7 +264,8 @@ class RatingsDL(TfmdDL):
         finally: random.setstate(state)
         self.seed,self.user_weight,self._n_inp,self._types = seed,user_weight,1,{tuple:[Tensor,Tensor]}
         self.neg_seed = neg_seed
-        self.order = dataset.store.order(seed, None if user_weight is None else partial(sqrt_user_weights, dataset.store))
+        weights = None if user_weight is None else partial(sqrt_user_weights, dataset.store)
+        self.order = dataset.store.order(seed, weights)
 
     @property
     def device(self): return self._device
@@ -524,18 +525,23 @@ def parquet_plan(
     split = dict(valid_pct=check_share('valid_pct', valid_pct, 'rows'), seed=check_seed(seed) or 0)
     if splitter is not None:
         split |= dict(by_time=False) | getattr(splitter, 'in_files', {'no':0})
-        if 'no' in split: raise ValueError('rows in files are split by RandomSplitter or TemporalSplitter; mapped=False reads them into memory')
+        if 'no' in split: raise ValueError('rows in files are split by RandomSplitter or TemporalSplitter; '
+            'mapped=False reads them into memory')
     own = table.names
     def pick(name, k): return name if name is not None or k>=len(own) else own[k]
     names = pick(user_name, 0),pick(item_name, 1),weight_name if interactions else pick(rating_name, 2)
-    if not interactions and names[2] is None: raise KeyError(f'a table of ratings has at least three columns (user, item, rating); this one has {own}')
+    if not interactions and names[2] is None:
+        raise KeyError(f'a table of ratings has at least three columns (user, item, rating); this one has {own}')
     if title_name is None and 'title' in own and names[1]!='title': title_name = 'title'
     time_name,at = ifnone(time_name, split.pop('time_name', None)),split.pop('at', None)
-    if at is not None: at = int(unix_seconds(pd.Series([pd.to_datetime(at) if isinstance(at, str) else at], name='at'))[0][0])
+    if at is not None:
+        moment = pd.Series([pd.to_datetime(at) if isinstance(at, str) else at], name='at')
+        at = int(unix_seconds(moment)[0][0])
     clicks = dict(implicit=interactions, duplicates=check_choice('duplicates', duplicates, ('sum','keep')),
         rule=check_choice('rule', rule, RULES), alpha=check_number('alpha', alpha, above=0))
-    return check_plan(EncodingPlan(names, tuple(L(genre_name)+L(item_cols)), tuple(L(user_cols)), sep, title_name, time_name,
-        at=at, min_count=check_int('min_count', min_count), **{**split, 'seed':ifnone(split['seed'], 0)}, **clicks), table)
+    split['seed'],min_count = ifnone(split['seed'], 0),check_int('min_count', min_count)
+    columns = names,tuple(L(genre_name)+L(item_cols)),tuple(L(user_cols)),sep,title_name,time_name
+    return check_plan(EncodingPlan(*columns, at=at, min_count=min_count, **split, **clicks), table)
 
 # %% ../../nbs/data/08_loaders.ipynb #0d150005
 def encoding_folder(
@@ -556,10 +562,12 @@ def parquet_encoding(
 )->tuple: # `Encoding`, and the arguments of `from_encoding`
     "The encoding of files, made now if there is none"
     own,rest = split_kwargs(parquet_plan, kwargs, {'table','interactions','min_count'})
-    if bad := [o for o in rest if o in _whole_table]: raise ValueError(f'{bad[0]} needs all rows in memory; mapped=False reads them')
+    if bad := [o for o in rest if o in _whole_table]:
+        raise ValueError(f'{bad[0]} needs all rows in memory; mapped=False reads them')
     if 'seed' in own: rest['seed'] = own['seed']
     if done := read_encoding(file) if Path(file).is_dir() else None:
-        if given := [o for o in own if o!='seed']: raise ValueError(f'{file} is encoded already, so {given} would have no effect; leave them out')
+        if given := [o for o in own if o!='seed']:
+            raise ValueError(f'{file} is encoded already, so {given} would have no effect; leave them out')
         return done,rest
     plan = parquet_plan(ParquetTable(file), interactions, min_count=min_count, **own)
     return encode_parquet(file, ifnone(cache, encoding_folder(file, plan)), plan),rest
@@ -579,7 +587,8 @@ def mapped_datasets(
     need_room(train, 'drawing negatives', 60)
     parts = [EncodedRatings(o.ids(), o.ratings(), None, (None,None), (None,None)) for o in (train,valid)]
     samplers = part_samplers(enc, parts, kind, n_neg)
-    return [InteractionsDataset(enc, train, sampler=samplers[0]),InteractionsDataset(enc, valid, sampler=samplers[1], **more)]
+    return [InteractionsDataset(enc, train, sampler=samplers[0]),
+        InteractionsDataset(enc, valid, sampler=samplers[1], **more)]
 
 # %% ../../nbs/data/08_loaders.ipynb #c5124efd
 class CollabDataLoaders(FastaiCollabDataLoaders):
@@ -680,7 +689,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
     @classmethod
     def from_parquet(cls,
         file:str|Path, # File, folder or pattern with *; or a folder that `fastcollab encode` wrote
-        mapped:bool|None=None, # Read the rows from memory-mapped files? None: unless it is a file of 4 million rows or fewer
+        mapped:bool|None=None, # Read from memory-mapped files? None: unless it is a file of 4 million rows or fewer
         interactions:bool=False, # Are the rows clicks? Then the arguments are those of `from_interactions`
         min_count:int=1, # Ids with fewer training rows become the unknown one; for mapped files
         cache:str|Path|None=None, # Folder of these files; beside the data if None
