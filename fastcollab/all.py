@@ -65,3 +65,7 @@ from fastcollab.interpret.feedback_loop import simulate_feedback, plot_feedback
 from fastcollab.interpret.item_map import item_map
 from fastcollab.interpret.core import CollabInterpretation
 from fastcollab.interpret.cold_start import MetadataEmbedding
+
+# Arguments in help() and in editors
+import fastcollab.signatures as _signatures
+_signatures.explain_arguments(globals())

@@ -9,6 +9,7 @@ __all__ = ['plain_value', 'plain_repr', 'some_of', 'example_row', 'any_of', 'che
            'check_unique', 'finite_numbers', 'unknown_ids']
 
 # %% ../nbs/00_checks.ipynb #7e5fcf60
+from difflib import get_close_matches
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from uuid import UUID
@@ -256,7 +257,9 @@ def need_column(
     "A column of a table"
     if name in df.columns: return df[name]
     kind,place = what+' ' if what else '', ' in '+table if table else ''
-    raise KeyError(f'no {kind}column {name!r}{place}; the columns are {list(df.columns)}')
+    close = get_close_matches(str(name), list(map(str, df.columns)), 1)
+    hint = f'; did you mean {close[0]!r}?' if close else ''
+    raise KeyError(f'no {kind}column {name!r}{place}; the columns are {list(df.columns)}{hint}')
 
 # %% ../nbs/00_checks.ipynb #114f6401
 _index_names = '','index','level_0','__index_level_0__'

@@ -55,14 +55,16 @@ class _Shared:
 _first_pid,_shared,_mine = os.getpid(),_Shared(),threading.local()
 
 def _forked(): return os.getpid()!=_first_pid
-def _one_thread(): torch.set_num_threads(1)
-if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_one_thread)
-
 def _state():
     "The state of this process: a fork begins anew"
     global _shared
     if _shared.pid!=os.getpid(): _shared = _Shared()
     return _shared
+
+# %% ../nbs/03_cores.ipynb #c1950001
+def _one_thread(): torch.set_num_threads(1)
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_one_thread)
+
 
 # %% ../nbs/03_cores.ipynb #583ef584
 def wanted_threads()->int: # 1 in a forked process

@@ -49,6 +49,10 @@ site = None   # the `Site` being built: hooks of mkdocs are functions of a modul
 
 zia.svg2 = False   # paths without names, which would clash on a page
 # ---- What is said of a symbol
+def said(sym):
+    "The docstring of a symbol, without the arguments, which have a table of their own"
+    return docstring(sym).split('\n\nArgs:')[0].split('\n\nReturns:')[0]
+
 class Signature(DocmentText):
     "A signature without what the table below it says: types and docments"
     def _fmt_param(self, nm, p): return super()._fmt_param(nm, {**p, 'anno':empty})
@@ -134,7 +138,7 @@ class Page:
         yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1]}" }}'
         yield f'<a class="source" href="{self.source}#__codelineno-0-{line}">source</a>'
         yield f'```python\n{Signature(sym)}\n```'
-        yield f'<p>{inline(docstring(sym))}</p>'
+        yield f'<p>{inline(said(sym))}</p>'
         yield docments_table(sym)
 
     def markdown(self):
@@ -163,11 +167,11 @@ class ClassPage:
     "All that can be done with one class, without how it is made: its methods at a glance, then each of them"
     def __init__(self, cls, page): self.cls,self.page,self.uri = cls,page,f'reference/{cls.__name__}.md'
     title = property(lambda self: self.cls.__name__)
-    description = property(lambda self: docstring(self.cls))
+    description = property(lambda self: said(self.cls))
 
     def markdown(self):
         known = sorted(methods(self.cls), key=lambda o: isinstance(getattr(self.cls, o[0]), property))   # they come last
-        rows = ''.join(f'<tr><td><a href="#{name.lower()}"><code>{name}</code></a></td><td>{inline(docstring(fn))}</td></tr>'
+        rows = ''.join(f'<tr><td><a href="#{name.lower()}"><code>{name}</code></a></td><td>{inline(said(fn))}</td></tr>'
             for name,fn in known)
         head = '<tr><th>Method</th><th>What it does</th></tr>'
         glance = f'<div class="docments"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
@@ -178,7 +182,7 @@ class ClassPage:
     def entry(self, name, fn):
         yield f'### `{name}` {{ #{name.lower()} }}'
         yield f'```python\n{Signature(fn)}\n```'
-        yield f'<p>{inline(docstring(fn))}</p>'
+        yield f'<p>{inline(said(fn))}</p>'
         yield docments_table(fn)
 
 def top(title, description='', link='', **meta):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from .common import has_header,open_recommender,print_table,read_any_table
+from .common import has_header,open_recommender,print_table,read_any_table,with_known_types
 from ..evaluate.protocol import evaluate as measure
 from ..ranking import STYLES
 
@@ -24,10 +24,7 @@ def read_test(
     "Held-out rows, with the names and the types of training"
     test = read_any_table(file, sep, encoding)
     if not has_header(test): test = test.rename(columns=dict(enumerate(rec.names)))
-    for side,name in enumerate(rec.names[:2]):
-        text = rec.ids[side].dtype.kind not in 'iuf'
-        if name in test and text and test[name].dtype.kind in 'iuf': test[name] = test[name].astype(str)
-    return test
+    return with_known_types(rec, test)
 
 # %% ../../nbs/cli/08_evaluate.ipynb #0daa5366
 def metric_lines(

@@ -264,7 +264,8 @@ class RatingsDL(TfmdDL):
         finally: random.setstate(state)
         self.seed,self.user_weight,self._n_inp,self._types = seed,user_weight,1,{tuple:[Tensor,Tensor]}
         self.neg_seed = neg_seed
-        self.order = dataset.store.order(seed, None if user_weight is None else partial(sqrt_user_weights, dataset.store))
+        weights = None if user_weight is None else partial(sqrt_user_weights, dataset.store)
+        self.order = dataset.store.order(seed, weights)
 
     @property
     def device(self): return self._device
@@ -524,18 +525,23 @@ def parquet_plan(
     split = dict(valid_pct=check_share('valid_pct', valid_pct, 'rows'), seed=check_seed(seed) or 0)
     if splitter is not None:
         split |= dict(by_time=False) | getattr(splitter, 'in_files', {'no':0})
-        if 'no' in split: raise ValueError('rows in files are split by RandomSplitter or TemporalSplitter; mapped=False reads them into memory')
+        if 'no' in split: raise ValueError('rows in files are split by RandomSplitter or TemporalSplitter; '
+            'mapped=False reads them into memory')
     own = table.names
     def pick(name, k): return name if name is not None or k>=len(own) else own[k]
     names = pick(user_name, 0),pick(item_name, 1),weight_name if interactions else pick(rating_name, 2)
-    if not interactions and names[2] is None: raise KeyError(f'a table of ratings has at least three columns (user, item, rating); this one has {own}')
+    if not interactions and names[2] is None:
+        raise KeyError(f'a table of ratings has at least three columns (user, item, rating); this one has {own}')
     if title_name is None and 'title' in own and names[1]!='title': title_name = 'title'
     time_name,at = ifnone(time_name, split.pop('time_name', None)),split.pop('at', None)
-    if at is not None: at = int(unix_seconds(pd.Series([pd.to_datetime(at) if isinstance(at, str) else at], name='at'))[0][0])
+    if at is not None:
+        moment = pd.Series([pd.to_datetime(at) if isinstance(at, str) else at], name='at')
+        at = int(unix_seconds(moment)[0][0])
     clicks = dict(implicit=interactions, duplicates=check_choice('duplicates', duplicates, ('sum','keep')),
         rule=check_choice('rule', rule, RULES), alpha=check_number('alpha', alpha, above=0))
-    return check_plan(EncodingPlan(names, tuple(L(genre_name)+L(item_cols)), tuple(L(user_cols)), sep, title_name, time_name,
-        at=at, min_count=check_int('min_count', min_count), **{**split, 'seed':ifnone(split['seed'], 0)}, **clicks), table)
+    split['seed'],min_count = ifnone(split['seed'], 0),check_int('min_count', min_count)
+    columns = names,tuple(L(genre_name)+L(item_cols)),tuple(L(user_cols)),sep,title_name,time_name
+    return check_plan(EncodingPlan(*columns, at=at, min_count=min_count, **split, **clicks), table)
 
 # %% ../../nbs/data/08_loaders.ipynb #0d150005
 def encoding_folder(
@@ -556,10 +562,12 @@ def parquet_encoding(
 )->tuple: # `Encoding`, and the arguments of `from_encoding`
     "The encoding of files, made now if there is none"
     own,rest = split_kwargs(parquet_plan, kwargs, {'table','interactions','min_count'})
-    if bad := [o for o in rest if o in _whole_table]: raise ValueError(f'{bad[0]} needs all rows in memory; mapped=False reads them')
+    if bad := [o for o in rest if o in _whole_table]:
+        raise ValueError(f'{bad[0]} needs all rows in memory; mapped=False reads them')
     if 'seed' in own: rest['seed'] = own['seed']
     if done := read_encoding(file) if Path(file).is_dir() else None:
-        if given := [o for o in own if o!='seed']: raise ValueError(f'{file} is encoded already, so {given} would have no effect; leave them out')
+        if given := [o for o in own if o!='seed']:
+            raise ValueError(f'{file} is encoded already, so {given} would have no effect; leave them out')
         return done,rest
     plan = parquet_plan(ParquetTable(file), interactions, min_count=min_count, **own)
     return encode_parquet(file, ifnone(cache, encoding_folder(file, plan)), plan),rest
@@ -579,7 +587,8 @@ def mapped_datasets(
     need_room(train, 'drawing negatives', 60)
     parts = [EncodedRatings(o.ids(), o.ratings(), None, (None,None), (None,None)) for o in (train,valid)]
     samplers = part_samplers(enc, parts, kind, n_neg)
-    return [InteractionsDataset(enc, train, sampler=samplers[0]),InteractionsDataset(enc, valid, sampler=samplers[1], **more)]
+    return [InteractionsDataset(enc, train, sampler=samplers[0]),
+        InteractionsDataset(enc, valid, sampler=samplers[1], **more)]
 
 # %% ../../nbs/data/08_loaders.ipynb #c5124efd
 class CollabDataLoaders(FastaiCollabDataLoaders):
@@ -607,7 +616,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         val_bs:int|None=None, # Ratings per validation batch, `bs` if None
         shuffle:bool=True, # A new order of the training part in every epoch?
         drop_last:bool=False, # Leave out a last training batch of fewer ratings?
-        device=None, # Where the ratings are kept; fastai's default device if None
+        device:str|torch.device|None=None, # Where the ratings are kept; fastai's default device if None
         num_workers:int=0, # As in fastai; the ratings are on the device already, so there are no workers
         pin_memory:bool=False, # As in fastai; there is nothing to copy to the device
     ): # `CollabDataLoaders`
@@ -650,7 +659,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         val_bs:int|None=None, # Interactions per validation batch; at least 8192 if None
         shuffle:bool=True, # A new order of the training part in every epoch?
         drop_last:bool=False, # Leave out a last training batch of fewer interactions?
-        device=None, # Where the interactions are kept; fastai's default device if None
+        device:str|torch.device|None=None, # Where the interactions are kept; fastai's default device if None
     ): # `CollabDataLoaders` for ranking losses
         "Loaders from a table of interactions, with negatives in each batch"
         df = check_frame('interactions', interactions)
@@ -670,7 +679,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
 
     @classmethod
     def from_csv(cls,
-        csv, # File to read, see `read_table`
+        csv:str|Path, # File to read, see `read_table`
         **kwargs, # Arguments of `from_df` and of `pd.read_csv`
     ): # `CollabDataLoaders`
         "Loaders from a CSV file, or from text of another kind"
@@ -679,8 +688,8 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         return cls.from_df(read_table(csv, pd.read_csv, **rest), **own)
     @classmethod
     def from_parquet(cls,
-        file, # File, folder or pattern with *; or a folder that `fastcollab encode` wrote
-        mapped:bool|None=None, # Read the rows from memory-mapped files? None: unless it is a file of 4 million rows or fewer
+        file:str|Path, # File, folder or pattern with *; or a folder that `fastcollab encode` wrote
+        mapped:bool|None=None, # Read from memory-mapped files? None: unless it is a file of 4 million rows or fewer
         interactions:bool=False, # Are the rows clicks? Then the arguments are those of `from_interactions`
         min_count:int=1, # Ids with fewer training rows become the unknown one; for mapped files
         cache:str|Path|None=None, # Folder of these files; beside the data if None
@@ -717,8 +726,15 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         valid = RatingsDL(parts[1], bs=val_bs, neg_seed=0 if implicit else None, **more)
         return cls(train, valid, path=path, device=ifnone(device, default_device()))
 
+    def __repr__(self):
+        ds,n_valid = self.train.dataset,len(self.valid.dataset)
+        what,ids = 'interactions' if ds.implicit else 'ratings',[repr(o) for o in (ds.user_name,ds.item_name)]
+        features = f', features {", ".join(f.name for f in ds.features)}' if ds.features else ''
+        size = f'{ds.n_users-1:,} users ({ids[0]}) and {ds.n_items-1:,} items ({ids[1]})'
+        head = f'{type(self).__name__}: {len(ds):,} {what} to train on, {n_valid:,} to validate'
+        return f'{head}, {size}{features}; batches of {self.train.bs:,} on {self.device or "cpu"}'
     def test_dl(self,
-        test_items, # `DataFrame`, one row as a `Series` or dict, or a list of such rows
+        test_items:object, # `DataFrame`, one row as a `Series` or dict, or a list of such rows
         bs:int|None=None, # Rows per batch, as in validation if None
         unknown:str='average', # Unknown ids: 'average' warns once, 'nan' says nothing, 'raise' is a KeyError
         with_labels:bool|None=None, # With ratings as targets? If there is such a column, if None

@@ -13,6 +13,7 @@ from warnings import warn
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from ..checks import *
+from ..palette import BLUE
 
 # %% ../../nbs/data/05_ratings.ipynb #e51e3b54
 def rating_columns(
@@ -257,10 +258,10 @@ def plot_ratings(
     _,axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
     counts = df[rating].value_counts().sort_index()
     step = np.diff(counts.index).min() if len(counts)>1 else 1
-    axs[0].bar(counts.index, counts, width=.8*step, color='0.5')
+    axs[0].bar(counts.index, counts, width=.8*step, color=BLUE)
     axs[0].set(xlabel='rating', ylabel='number of ratings')
     for ax,name,what in zip(axs[1:], (user,item), ('user','item')):
         n = np.sort(df[name].value_counts().loc[lambda s: s>0])[::-1]
-        ax.loglog(np.arange(1, len(n)+1), n, color='k')
+        ax.loglog(np.arange(1, len(n)+1), n, color=BLUE)
         ax.set(xlabel=f'{what}, by rank', ylabel=f'ratings of the {what}')
     return axs

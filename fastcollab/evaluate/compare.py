@@ -11,6 +11,7 @@ from warnings import warn
 from ..checks import check_choice,check_int,check_seed
 from .protocol import *
 from ..ranking import STYLES,user_mean
+from ..palette import BLUE
 
 # %% ../../nbs/evaluate/01_compare.ipynb #fcf15408
 def shared_users(
@@ -82,7 +83,7 @@ class Comparison:
         base = res.index[res.difference==0][-1] if base is None else base
         ax = ax or plt.subplots(figsize=(6,.4*len(res)+1))[1]
         ends = np.abs(res[['low','high']].sub(res.difference, axis=0)).T
-        ax.errorbar(res.difference, range(len(res)), xerr=ends, fmt='o', capsize=3)
+        ax.errorbar(res.difference, range(len(res)), xerr=ends, fmt='o', color=BLUE, capsize=3)
         ax.axvline(0, color='gray', lw=.8)
         ax.set_yticks(range(len(res)), [f'{k} {v:.4f}' for k,v in res.iloc[:,0].items()])
         ax.set_xlabel(f'{res.columns[0]} less that of {base}, {self.interval:.0%} intervals')

@@ -9,6 +9,7 @@ __all__ = ['CollabInterpretation']
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from matplotlib.axes import Axes
 from . import error_analysis, item_map, plots, report, tables
 from .data import InterpretationData, LearnerData, RecommenderData
 
@@ -106,27 +107,27 @@ class CollabInterpretation:
         return error_analysis.cold_report(self.rows)
     def plot_error_by_popularity(self,
         what:str='items', # 'items' or 'users'
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(7,4.5), # Width and height in inches
     ): # The axes
         "RMSE by the number of ratings in training"
         return error_analysis.plot_error_by_popularity(self.rows, what, ax, figsize)
     def plot_calibration(self,
         bins:int=10, # Groups of equal size
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(5.5,5), # Width and height in inches
     ): # The axes
         "The mean rating by prediction"
         return error_analysis.plot_calibration(self.rows, bins, ax, figsize)
     def plot_residuals(self,
         bins:int=40, # Bars
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(7,4.5), # Width and height in inches
     ): # The axes
         "The distribution of the errors"
         return error_analysis.plot_residuals(self.rows, bins, ax, figsize)
     def plot_star_confusion(self,
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(7,6), # Width and height in inches
     ): # The axes
         "What is predicted for each rating, in percent of its rows"
@@ -141,7 +142,7 @@ class CollabInterpretation:
         mark:list|None=None, # Categories to mark, at most 6; the two with most ratings if None
         top:int=50, # Titles to write, of the most rated, where there is room
         seed:int=0, # Seed of the projection
-        ax=None, # Axes to draw in, new ones if None; three-dimensional ones for `dims=3`
+        ax:Axes|None=None, # Axes to draw in, new ones if None; three-dimensional ones for `dims=3`
         figsize:tuple=(9,7), # Width and height in inches
         interactive:bool=False, # An `ItemMap` to search and to zoom instead of a picture? Needs plotly
     ): # The axes, or an `ItemMap`
@@ -152,7 +153,7 @@ class CollabInterpretation:
     def plot_genres(self,
         by:str='genres', # Feature of the items
         n:int=20, # Categories to draw, those with most ratings
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(8,7), # Width and height in inches
     ): # The axes
         "The directions of categories on the map of the items"
@@ -161,7 +162,7 @@ class CollabInterpretation:
         what:str='items', # 'items', 'users', or the name of a feature
         n:int=10, # Rows at each end
         min_ratings:int=0, # Leave out what has fewer ratings in training
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple|None=None, # Width and height in inches; as high as the rows need if None
     ): # The axes
         "The largest and the smallest biases"
@@ -169,7 +170,7 @@ class CollabInterpretation:
     def plot_similarity(self,
         items:list|None=None, # Names to compare; the most rated 15 items or users, or 30 categories, if None
         what:str='items', # 'items', 'users', or the name of a feature
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(8,7), # Width and height in inches
     ): # The axes
         "Cosines between the vectors of all pairs, as a heat map"
@@ -178,13 +179,13 @@ class CollabInterpretation:
         k:int=10, # Items per list
         n_users:int=1000, # Users to sample, all if there are fewer
         seed:int=0, # Seed of the sample
-        ax=None, # Axes to draw in, new ones if None
+        ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(7,4.5), # Width and height in inches
     ): # The axes
         "How much of the ratings and how much of the lists the most rated items hold"
         return plots.plot_popularity(self.data, k, n_users, seed, ax, figsize)
     def plot_training(self,
-        ax=None, # Four axes to draw in, new ones if None
+        ax:Axes|None=None, # Four axes to draw in, new ones if None
         figsize:tuple=(9,6), # Width and height in inches
     )->np.ndarray: # The four axes, (4,)
         "Losses, RMSE, learning rate and momentum of the last fit"

@@ -12,6 +12,7 @@ from ..checks import *
 from .data import *
 from .plots import axes_for
 from matplotlib.ticker import SymmetricalLogLocator
+from ..palette import *
 
 # %% ../../nbs/interpret/05_error_analysis.ipynb #fc01cbfa
 def worst(
@@ -82,7 +83,8 @@ def plot_error_by_popularity(rows, what='items', ax=None, figsize=(7,4.5)):
     n,ax = rows[f'{what}_ratings'],axes_for(ax, figsize)
     bins = quantile_bins(n[n>0]).reindex(n.index, fill_value=-1)                 # -1: cold
     df,x = binned_rmse(rows.error, bins),n.groupby(bins).mean()
-    ax.errorbar(x, df.rmse, [df.rmse-df.low,df.high-df.rmse], fmt='ko-', ms=4, lw=1, capsize=3, label='95 % interval')
+    ends,look = [df.rmse-df.low,df.high-df.rmse],dict(color=BLUE, ms=4, lw=1, capsize=3, label='95 % interval')
+    ax.errorbar(x, df.rmse, ends, fmt='o-', **look)
     ax.axhline(_rmse(rows.error), color='0.5', ls='--', label=f'all {len(n):,} rows: {_rmse(rows.error):.3f}')
     ax.set_xscale('symlog', linthresh=1)                                         # has a place for 0
     title = f'RMSE {df.rmse.iloc[0]:.2f} with the fewest ratings of the {what}, {df.rmse.iloc[-1]:.2f} with the most'
@@ -105,7 +107,7 @@ def plot_calibration(rows, bins=10, ax=None, figsize=(5.5,5)):
     ends = [min(x.min(), (y-half.fillna(0)).min()),max(x.max(), (y+half.fillna(0)).max())]
     label = f'{len(x)} groups of about {len(rows)//len(x):,} rows, 95 % interval'
     ax.plot(ends, ends, '--', color='0.5', label='as predicted')
-    ax.errorbar(x, y, half, fmt='ko', ms=4, capsize=3, label=label)
+    ax.errorbar(x, y, half, fmt='o', color=BLUE, ms=4, capsize=3, label=label)
     ax.set(xlabel='mean prediction, in stars', ylabel='mean rating, in stars',
         title=f'Mean ratings differ from predictions by {off:.2f} stars')
     ax.legend()
@@ -117,13 +119,13 @@ def plot_residuals(rows, bins=40, ax=None, figsize=(7,4.5)):
     bins = check_int('bins', bins)
     error,ax = rows.error,axes_for(ax, figsize)
     mean,sd = error.mean(),error.std(ddof=0)
-    n,edges,_ = ax.hist(error, bins, color='0.8', edgecolor='0.4', lw=.5)
+    n,edges,_ = ax.hist(error, bins, color='#A6CBE3', edgecolor=BLUE, lw=.5)
     if sd>0:
         x = np.linspace(edges[0], edges[-1], 200)
         density = np.exp(-((x-mean)/sd)**2/2)/(sd*(2*np.pi)**.5)
-        ax.plot(x, n.sum()*(edges[1]-edges[0])*density, 'k--', lw=1, label='bell curve')
+        ax.plot(x, n.sum()*(edges[1]-edges[0])*density, '--', color=ORANGE, lw=1.5, label='bell curve')
     ax.axvline(0, color='k', lw=1)
-    ax.axvline(mean, color='k', ls=':', lw=1.5, label='mean')
+    ax.axvline(mean, color=ORANGE, ls=':', lw=2, label='mean')
     ax.set(xlabel='error: prediction minus rating, in stars', ylabel='rows',
         title=f'Errors of {len(error):,} rows: mean {mean:+.3f}, standard deviation {sd:.3f} stars')
     ax.legend()
@@ -154,7 +156,7 @@ def plot_star_confusion(data, ax=None, figsize=(7,6)):
     levels,ax = rating_levels(data),axes_for(ax, figsize)
     n = star_confusion(data.rows, levels)
     pct = 100*n/n.sum(1, keepdims=True).clip(min=1)
-    im = ax.imshow(pct, cmap='Greys', vmin=0, vmax=max(1, pct.max()), origin='lower')
+    im = ax.imshow(pct, cmap=SEQUENTIAL, vmin=0, vmax=max(1, pct.max()), origin='lower')
     for i,j in zip(*n.nonzero()):
         color = 'w' if pct[i,j]>pct.max()*.55 else 'k'
         ax.text(j, i, f'{pct[i,j]:.0f}', ha='center', va='center', fontsize=8, color=color)

@@ -16,6 +16,7 @@ from .popularity_bias import *
 from ..metrics import half_star
 from ..train.callbacks import *
 from ..train.learner import *
+from ..palette import COLORS, LINES
 
 # %% ../../nbs/interpret/01_feedback_loop.ipynb #2e7e4500
 def liked_ratings(
@@ -100,8 +101,8 @@ def plot_feedback(
     "How concentration changes from round to round, with a line per run"
     _,axs = plt.subplots(1, len(cols), figsize=figsize, layout='constrained', squeeze=False)
     for ax,col in zip(axs[0], cols):
-        for style,(name,df) in zip(cycle(('-','--',':','-.')), runs.items()):
-            ax.plot(df.index, df[col], style, color='k', label=str(name))
+        for style,color,(name,df) in zip(cycle(LINES), cycle(COLORS), runs.items()):
+            ax.plot(df.index, df[col], style, color=color, label=str(name))
         ax.set(xlabel='round', title=col)
     axs[0,0].legend()
     return axs[0]

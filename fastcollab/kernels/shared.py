@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from .jit import CALLED,INLINE,INNER,aligned
-from .mf import adam_row,collect_all,errors,fill_slots,gather,note_missed,step_at,with_names
+from .mf import (LINE, ROWS_AHEAD, adam_row, collect_all, errors, fill_slots, gather, note_missed,
+    prefetch_row, step_at, with_names)
+from .threads import prefetch
 
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0007
 @njit(**CALLED)
@@ -121,7 +123,11 @@ def hear(users, items, u_cats, i_cats, wire, numbers, counts, cap, s, steps, sha
     away,step = np.empty((1,7), np.float32),step_at(s, steps)
     n_items = items.rows.shape[0]
     first = n_items+i_cats.rows.shape[0]
-    for e in range(add_up(wire, numbers, counts, cap, s, shared)):
+    n,W = add_up(wire, numbers, counts, cap, s, shared),shared.grad.shape[1]
+    for e in range(n):
+        soon = shared.rows[e+ROWS_AHEAD] if e+ROWS_AHEAD<n else n_items
+        if soon<n_items:
+            for j in range(0, 3*W, LINE): prefetch(items.rows, soon, j)
         i = shared.rows[e]
         side,cats,i = (items,i_cats,i) if i<first else (users,u_cats,i-first)
         n_rows = side.rows.shape[0]
@@ -136,6 +142,7 @@ def update_own(users, items, u_cats, s, steps, err, grad):
     "Step s on the known users of this process"
     step,features = step_at(s, steps),u_cats.idx.shape[1]>0
     for c in range(users.slot_ends[0]):
+        prefetch_row(users, c, users.slot_ends[0], users.rows.shape[1])
         key = users.keys[c]
         if key==0 or key>=users.rows.shape[0]: continue
         if features: grad[0,:users.now.shape[1]] = u_cats.slot_grad[c]

@@ -12,6 +12,7 @@ import statistics
 from fastai.torch_basics import *
 from ..kernels.jit import compiling,load_kernels
 from .base import *
+from ..recommend.base import FoldTerms
 from ..recommend.scorers import EnsembleScorer
 
 # %% ../../nbs/models/07_ensemble.ipynb #5b933375
@@ -302,6 +303,7 @@ class RankEnsemble(CollabModel):
     def scorer(self):
         with torch.no_grad(): parts = [o.scorer() for o in self.models]
         return EnsembleScorer(parts, self.weights.tolist(), self.n_items)
+    def fold_terms(self, side): return FoldTerms(parts=tuple(o.fold_terms(side) for o in self.models))
     def predictions(self, u, i=None, bs=2**18):
         i = torch.arange(self.n_items) if i is None else i.cpu()
         return self.scorer().block(u.cpu(), i).to(self.weights.device)

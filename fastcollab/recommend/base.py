@@ -153,6 +153,7 @@ class FoldTerms(NamedTuple):
     features:tuple=() # `FeatureTerms` of this side
     clicks:ClickTerms|None=None # Where scores are of clicks, and every pair counts
     ranked:float|None=None # Where scores only rank: weight of the squared distance of users from where they start
+    parts:tuple=() # Terms of each of several rankers that a score is mixed of; None for one that can't be folded in
     solved:bool=True # Is a vector solved from ratings? Otherwise a row is where it starts, and that is all
 
 # %% ../../nbs/recommend/00_base.ipynb #0c268fc1

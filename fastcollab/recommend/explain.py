@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['split_features', 'rank_contributions', 'click_contributions', 'rating_contributions', 'Averages', 'score_of',
            'average_parts', 'item_clusters', 'RatingGroup', 'group_ratings', 'shared_traits', 'ScoreParts',
-           'score_parts', 'group_title', 'explanation_table', 'explanation_sentence']
+           'listed_parts', 'score_parts', 'above_mean', 'group_title', 'explanation_table', 'explanation_sentence']
 
 # %% ../../nbs/recommend/06_explain.ipynb #99fbd391
 from typing import NamedTuple
@@ -106,7 +106,8 @@ def average_parts(
 )->Averages: # All 0 for clicks, which have no mean, and without ratings
     "What the mean rating of the history consists of"
     history,terms,start = state.history,state.terms[0],split_features(state, 0, 0)[0].vec.float()
-    if not len(history.items) or (terms.clicks,terms.ranked)!=(None,None): return Averages(0., 0., 0.)
+    ranks = (terms.clicks,terms.ranked)!=(None,None) or not terms.solved
+    if not len(history.items) or ranks: return Averages(0., 0., 0.)
     counts = history.ends.diff(),torch.bincount(history.items, minlength=len(state.factors[1].vec))
     user,item = (0. if f.bias is None else c.float()@f.bias/c.sum() for f,c in zip(state.factors, counts))
     item = item+counts[1].float()@state.factors[1].vec@start/counts[1].sum()
@@ -157,13 +158,13 @@ def group_ratings(
 
 # %% ../../nbs/recommend/06_explain.ipynb #7e20d005
 def shared_traits(
-    state:FoldState, # What is known
+    vectors:Tensor|None, # Of all items, (n_items,k); None without
     rated:Tensor, # Rows of the rated items, (n,)
     labels:list|None=None, # Categories of each item, a set for each row
 )->list: # `(label, members)`, members (n,) bool
-    "What rated items have in common: categories, or a cluster"
+    "What rated items have in common: categories, a cluster of vectors, or else nothing but that they were rated"
     if labels is None:
-        own = item_clusters(state.factors[1].vec[rated]) if len(rated) else rated
+        own = torch.zeros_like(rated) if vectors is None or not len(rated) else item_clusters(vectors[rated])
         return [('',own==c) for c in own.unique()]
     sets = [labels[o] for o in rated.tolist()]
     return [(name,torch.tensor([name in o for o in sets])) for name in sorted(set().union(*sets))]
@@ -178,6 +179,26 @@ class ScoreParts(NamedTuple):
     rated:Tensor # Rows of all rated items, (n,)
     ratings:Tensor # Their ratings, (n,)
 
+def listed_parts(
+    history, # `UserHistory`
+    u:int, # Row of the user
+    score:float, # What is explained
+    start:float, # Score where the parts start
+    named:list, # Names and values of the parts that don't come from ratings
+    contributions:Tensor, # What each rating of the user contributes, (n,)
+    shared:list, # As from `shared_traits`
+    k:int|None=5, # Groups of ratings to name, those that contribute most; None for each rating alone
+)->ScoreParts:
+    "The parts of a score with its ratings in groups; what is left is the remainder"
+    rated,ratings = history.rated_by(u)
+    groups = group_ratings(contributions, ratings>=ratings.mean(), shared, k)
+    sums = [contributions[g.at].sum() for g in groups]
+    parts = [*named, *(('rated',o) for o in sums)]
+    if sum(len(g.at) for g in groups)<len(rated): parts.append(('other ratings',contributions.sum()-sum(sums)))
+    parts = [(name,float(v)) for name,v in parts]
+    parts.append(('remainder',score-start-sum(v for _,v in parts)))
+    return ScoreParts(score, start, parts, groups, rated, ratings)
+
 # %% ../../nbs/recommend/06_explain.ipynb #7e20d006
 def score_parts(
     state:FoldState, # What is known
@@ -190,19 +211,26 @@ def score_parts(
 )->ScoreParts:
     "What the score of an item for a user consists of"
     mean = average_parts(state) if averages is None else averages
-    (rated,ratings),start = state.history.rated_by(u),split_features(state, 0, 0)[0].vec
+    (rated,_),start = state.history.rated_by(u),split_features(state, 0, 0)[0].vec
     user,item = (Factors(*(0. if o is None else o for o in _double(f, r))) for f,r in zip(state.factors, (u,i)))
     contributions,_ = rating_contributions(state, decay, u, item.vec)
-    groups = group_ratings(contributions, ratings>=ratings.mean(), shared_traits(state, rated, labels), k)
-    parts = [('user',user.bias-mean.user),('item',item.bias+start@item.vec-mean.item)]
-    if state.terms[0].features: parts.append(('features of the user',split_features(state, 0, u)[1].vec@item.vec))
-    named = [contributions[g.at].sum() for g in groups]
-    parts += [('rated',o) for o in named]
-    if sum(len(g.at) for g in groups)<len(rated): parts.append(('other ratings',contributions.sum()-sum(named)))
-    parts = [(name,float(v)) for name,v in parts]
-    score = pair_scores(user, item).item()
-    parts.append(('remainder',score-mean.score-sum(v for _,v in parts)))
-    return ScoreParts(score, mean.score, parts, groups, rated, ratings)
+    named = [('user',user.bias-mean.user),('item',item.bias+start@item.vec-mean.item)]
+    if state.terms[0].features: named.append(('features of the user',split_features(state, 0, u)[1].vec@item.vec))
+    shared,score = shared_traits(state.factors[1].vec, rated, labels),pair_scores(user, item).item()
+    return listed_parts(state.history, u, score, mean.score, named, contributions, shared, k)
+
+# %% ../../nbs/recommend/06_explain.ipynb #0e600002
+def above_mean(
+    state:FoldState, # What is known, of one ranker
+    decay:float, # Weight of the squared distance of users from the average
+    u:int, # Row of the user
+    i:int, # Row of the item
+)->tuple: # What each rating contributes (n,), and what the item does for the average user
+    "What makes the score of an item for a user higher than that of the mean item"
+    items = _double(state.factors[1], slice(None))
+    contributions,start = rating_contributions(state, decay, u, items.vec[i]-items.vec[1:].mean(0))
+    bias = 0. if items.bias is None else (items.bias[i]-items.bias[1:].mean()).item()
+    return contributions,bias+start.item()
 
 # %% ../../nbs/recommend/06_explain.ipynb #23794a41
 def group_title(

@@ -184,6 +184,7 @@ class ALSLoop:
         learn.iter,learn.pct_train = learn.n_iter-1,(learn.epoch+1)/learn.n_epoch
         learn.train_iter,learn.loss = learn.train_iter+1,tensor(self.solver.loss())
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
+    def settle(self): "There is no state of an optimizer to complete"
     def end(self):
         "Write the tables of the model"
         if self.started and not self.finished: self.solver.finish()

@@ -45,4 +45,5 @@ class ClosedFormLoop:
         learn.train_iter,learn.loss = learn.train_iter+1,met_loss(model, ds)
         hypers = {k:np.array([v]) for k,v in learn.opt.hypers[-1].items()}   # schedules record them
         tell_callbacks(learn, Piece(learn.loss[None], hypers['lr'].tolist(), hypers))
+    def settle(self): "There is no state of an optimizer to complete"
     def end(self): "Nothing is left to do"

@@ -429,13 +429,13 @@ class EpochCheckpoint(CollabCallback):
         "Take weights, moments and orders of the checkpoint, if there is one"
         if not self.file.exists(): return
         learn = self.learn
-        learn.load(self.file.with_suffix(''))
         with torch.serialization.safe_globals([L]):
             saved = torch.load(self.file, map_location='cpu', weights_only=True, mmap=True)['opt']['fit']
         if bad := [k for k in self.label if self.label[k]!=saved['label'].get(k)]:
             name = bad[0].replace('_', ' ')
             raise ValueError(f'{self.file} is of another fit: its {name} are {saved["label"].get(bad[0])}, not '
                 f'{self.label[bad[0]]}; name another checkpoint, or leave out resume')
+        learn.load(self.file.with_suffix(''))
         self.rows,self.n,self.history = saved['rows'],saved['n_epoch'],saved['history']
         learn.dls.train.order.go_to(saved['order'])
         torch.set_rng_state(saved['random'])

@@ -60,8 +60,10 @@ def add_feature_names(
     "Fold terms that know the names of categories"
     codecs = {f.name:f.codec for f in features}
     def named(term):
-        return term._replace(features=tuple(f._replace(codec=codecs[f.name].state()) for f in term.features))
-    return tuple(None if o is None else named(o) for o in terms)
+        if term is None: return None
+        features = tuple(f._replace(codec=codecs[f.name].state()) for f in term.features)
+        return term._replace(features=features, parts=tuple(map(named, term.parts)))
+    return tuple(map(named, terms))
 
 # %% ../../nbs/train/06_export.ipynb #3a35d3e6
 def trained_items(
@@ -140,6 +142,9 @@ def ranked_terms(
     history:UserHistory, # What users have met
 )->tuple: # The same, with `ranked` for users
     "Fold terms of a model of clicks"
+    if scorer.scorers and None not in terms:
+        parts = [ranked_terms(o, part, history) for o,*part in zip(scorer.scorers, *(o.parts for o in terms))]
+        return tuple(o._replace(parts=tuple(part)) for o,part in zip(terms, zip(*parts)))
     users = scorer.factors(0)
     if users is None or terms[0] is None or terms[0].clicks is not None or not terms[0].solved: return terms
     known = history.ends.diff()>0

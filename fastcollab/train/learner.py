@@ -318,7 +318,7 @@ class CollabLearner(Learner):
     _fits,_validated,_new = False,None,None # Within a fit? States of the model at its last validation, and when new
     @delegates(Learner.__init__)
     def __init__(self,
-        dls, # `CollabDataLoaders`
+        dls:CollabDataLoaders, # Ratings or interactions
         model:nn.Module, # Maps x (bs,2+) to (bs,) or (bs,1)
         fused:str|bool='auto', # Train in the compiled loop? True: an error if it can't; 'device': on a GPU instead
         bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors
@@ -344,6 +344,10 @@ class CollabLearner(Learner):
         "All items, ranked for the users of the loader that is validated; what metrics of lists ask"
         if self._ranking is None: self._ranking = FullRanking(self)
         return self._ranking
+
+    def __repr__(self):
+        model,loss,state = type(self.model).__name__,type(self.loss_func).__name__,', not trained yet'*is_new(self)
+        return f'{type(self).__name__}: {model}, {loss}{state}; {self.dls!r}'
 
     # ---- Training
     @property
@@ -542,8 +546,8 @@ class CollabLearner(Learner):
     def validate(self, ds_idx=1, dl=None, cbs=None):
         with unchanged(self): return super().validate(ds_idx, dl, cbs)
     def predict(self,
-        user, # A user id or several; or a `DataFrame` with the columns of ids, or one row of it
-        item=None, # An item id or several; None if `user` is a table or a row
+        user:object, # A user id or several; or a `DataFrame` with the columns of ids, or one row of it
+        item:object=None, # An item id or several; None if `user` is a table or a row
         unknown:str='average', # Rows with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
         interval:float|None=None, # Share of the ratings between `low` and `high`, such as .9; after `fit_gibbs`
     )->float|np.ndarray|pd.DataFrame: # Ratings in stars, or scores without a unit; a number, (n,), or a table with ends
@@ -555,8 +559,8 @@ class CollabLearner(Learner):
         if interval is not None: return give_table(interval_table(self.model, dl, preds, interval), table_kind(user))
         return float(preds[0]) if is_row else preds
     def predict_dist(self,
-        user, # As in `predict`
-        item=None, # As in `predict`
+        user:object, # As in `predict`
+        item:object=None, # As in `predict`
     )->pd.DataFrame: # A row per pair, a column per rating; each row sums to 1
         "How probable each rating is; after `fit_gibbs`, or for a learner whose loss is an `OrdinalLoss`"
         rows,_ = asked_rows(self.dls, user, item)
@@ -578,14 +582,14 @@ class CollabLearner(Learner):
         if self._recommender is None or self._recommender[0]!=state: self._recommender = state,self.recommender()
         return self._recommender[1]
     def recommend(self,
-        users=None, # A user id or several; all users if None
+        users:object=None, # A user id or several; all users if None
         k:int=10, # Items per list
         **kwargs # Further arguments of `Recommender.recommend`
     )->pd.DataFrame: # `user, rank, item, title`, and `prediction`, or `score` for a learner of interactions
         "The best items for each user"
         return self.kept_recommender().recommend(users, k, **kwargs)
     def similar_items(self,
-        item, # An item id
+        item:object, # An item id
         k:int=10, # Number of items
         metric:str='cosine', # 'cosine' or 'dot'
         as_:str|None=None, # 'pandas' if None, 'polars' or 'pyarrow'
@@ -600,8 +604,8 @@ class CollabLearner(Learner):
         for table in (ratings,users): check_fold_in(self, table)
         return self.kept_recommender().fold_in(ratings, users)
     def explain(self,
-        user, # A user id
-        item, # An item id
+        user:object, # A user id
+        item:object, # An item id
         k:int|None=5, # Groups of ratings to name; None for each rating alone
     )->pd.DataFrame: # `part, item, title, rating, stars`; `attrs['sentence']` says it in words
         "Why the prediction of `item` for `user` is what it is"
@@ -789,7 +793,7 @@ def collab_learner(
     config:dict|None=None, # Further arguments of the model; it is not written to
     y_range:tuple|bool|None=None, # Lowest and highest rating; `rating_range` of the data if None, False for any number
     loss_func:Callable|None=None, # `RatingMSE` if None, or `BPRLoss` for interactions
-    arch=None, # 'auto' (or 'best'): `SVDPlusPlus` as `auto_config` suggests; a class with `from_dls`; or a model
+    arch:object=None, # 'auto' (or 'best'): `SVDPlusPlus` as `auto_config` suggests; a class with `from_dls`; or a model
     unk_p:float|None=None, # Share of ids to replace by the unknown one; `new_id_share` if None, and 0 turns it off
     center:bool|None=None, # Put the mean of the ratings into the model? None: if it is new and ours; see `is_dense`
     bias_wd:float=.02, # Weight decay of biases, as a share of that of vectors

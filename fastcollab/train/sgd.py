@@ -128,6 +128,7 @@ class SGDLoop:
         learn.iter,learn.pct_train = learn.n_iter-1,(learn.epoch+1)/learn.n_epoch
         learn.train_iter += 1
         tell_callbacks(learn, Piece(learn.loss[None], [rate], {}))
+    def settle(self): "There is no state of an optimizer to complete"
     def end(self):
         "Nothing is left to do"
 

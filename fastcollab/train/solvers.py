@@ -286,6 +286,7 @@ class GibbsLoop:
         elif reads_tables(learn): self.chain.write()
         learn.train_iter,learn.loss = learn.train_iter+1,self.chain.errors().pow(2).mean()
         tell_callbacks(learn, Piece(learn.loss[None], [learn.opt.hypers[-1]['lr']], {}))
+    def settle(self): "There is no state of an optimizer to complete"
     def end(self):
         "Write the tables of the model"
         if not self.finished: self.chain.finish()

@@ -28,7 +28,7 @@ def csv(ratings, tmp_path, monkeypatch):
 def test_train_leaves_a_learner(csv, ratings, monkeypatch, capsys, tmp_path, arch):
     "Files, the table of the fit, and a learner that predicts what the fit measured"
     genres = ('--genres','genres') if arch.startswith('Hybrid') else ()
-    said = run(monkeypatch, capsys, 'train', csv, '--item', 'title', '--epochs', 2, '--lr', .02, '--factors', 6,
+    said = run(monkeypatch, capsys, 'train', csv, '--item-col', 'title', '--epochs', 2, '--lr', .02, '--factors', 6,
         '--arch', arch, '--out', 'a/b', *genres)
     assert sorted(o.name for o in (tmp_path/'a/b').iterdir()) == ['history.csv','items.png','learner.pkl','loss.png',
         'recommender']
@@ -48,9 +48,50 @@ def test_same_seed_same_table(csv, monkeypatch, capsys):
         for f,s in ((csv,1),(csv,1),(csv,2),('r.parquet',1)))
     assert a==b==p and a!=c
 
-def test_nothing_is_written_without_out(csv, monkeypatch, capsys, tmp_path):
-    run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 4)
-    assert sorted(o.name for o in tmp_path.iterdir()) == ['r.csv','r.parquet']
+@pytest.mark.slow
+def test_without_out_the_folder_is_named_after_the_ratings(csv, monkeypatch, capsys, tmp_path):
+    said = run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 4)
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['r-model','r.csv','r.parquet'] and 'r-model' in said
+    assert re.search(r'^RMSE .* % (better|worse) than .*$', said, re.M)
+
+def test_items_add_titles_and_genres(csv, ratings, monkeypatch, capsys, tmp_path):
+    "Lists have titles, filters have genres, and an item is named by its title wherever one is asked for"
+    ratings[['userId','movieId','rating']].to_csv('bare.csv', index=False)
+    ratings.drop_duplicates('movieId')[['movieId','title','genres']].to_csv('items.csv', index=False)
+    said = run(monkeypatch, capsys, 'train', 'bare.csv', '--items', 'items.csv', '--epochs', 1, '--factors', 4)
+    assert 'HybridMF' in said
+    rec,title = Recommender.load(tmp_path/'bare-model/recommender'),ratings.title[0]
+    assert set(rec.items.columns) == {'movieId','title','genres'}
+    want = rec.predict(7, ratings.movieId[0])
+    assert f'{want:.3f}' in run(monkeypatch, capsys, 'predict', 'bare-model', '--user', 7, '--item', title)
+    why = run(monkeypatch, capsys, 'explain', 'bare-model', '7', title)
+    assert f'{want:.2f} stars predicted for {title}' in why
+    run(monkeypatch, capsys, 'predict', 'bare-model', '--pairs', 'bare.csv', '--csv', 'p.csv')
+    assert np.allclose(pd.read_csv('p.csv').prediction, rec.predict(ratings.userId, ratings.movieId), atol=1e-4)
+    with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, 'predict', 'bare-model', '--user', 7)
+    assert '--item' in str(e.value)
+
+@pytest.mark.slow
+def test_arch_auto(csv, monkeypatch, capsys, tmp_path):
+    said = run(monkeypatch, capsys, 'train', csv, '--arch', 'auto', '--out', 'best')
+    assert 'chosen: ' in said and (tmp_path/'best/recommender').is_dir()
+
+def test_describe_and_doctor(csv, ratings, monkeypatch, capsys):
+    said = run(monkeypatch, capsys, 'describe', csv)
+    assert "'userId' (users), 'movieId' (items), 'rating' (ratings)" in said and f'{len(ratings):,}' in said
+    said = run(monkeypatch, capsys, 'doctor')
+    assert all(o in said for o in ('torch','threads','devices','compiled'))
+
+@pytest.mark.parametrize('args,words', [
+    (['trian','r.csv'], ["did you mean 'train'?"]),
+    (['describe','r.csv','--rating-col','raiting'], ["did you mean 'rating'?"]),
+    (['train','r.csv','--epocks','3'], ["no option --epocks; did you mean '--epochs'?"])])
+def test_did_you_mean(csv, monkeypatch, capsys, args, words):
+    with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, *args)
+    assert all(o in str(e.value) for o in words)
+
+def test_the_version_is_said(monkeypatch, capsys):
+    assert run(monkeypatch, capsys, '--version') == f'fastcollab {version("fastcollab")}\n'
 
 @pytest.mark.slow
 def test_train_reports(csv, monkeypatch, capsys, tmp_path):
@@ -210,11 +251,11 @@ def test_train_reads_files_of_every_kind(csv, ratings, monkeypatch, capsys, kind
     sep,header,encoding = KINDS[kind]
     df = ratings[['userId','movieId','rating','timestamp']].assign(note='é' if kind=='latin' else 'e')
     Path('r.txt').write_bytes(texts(df, sep, header, encoding))
-    want = run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 2)
-    args = 'train','r.txt','--epochs',1,'--factors',2
+    want = run(monkeypatch, capsys, 'train', csv, '--epochs', 1, '--factors', 2, '--arch', 'DotProductBias')
+    args = 'train','r.txt','--epochs',1,'--factors',2,'--arch','DotProductBias'
     assert run(monkeypatch, capsys, *args)==want
     told = '--sep',sep.replace('\t', '\\t'),'--encoding',encoding
-    names = () if header else ('--user','0','--item','1','--rating','2')
+    names = () if header else ('--user-col','0','--item-col','1','--rating-col','2')
     assert run(monkeypatch, capsys, *args, *told, *names)==want
 
 def test_fold_in_reads_files_of_every_kind(trained, ratings, monkeypatch, capsys):
@@ -229,7 +270,7 @@ FILES = {'one.csv':b'ab\n12\n', 'latin.csv':'user;item;rating\n1;Amélie;4\n'.en
     'none.dat':b'1::2::3\n4::5::3\n', 'semi.csv':b'u;i;r\n1;2;3\n4;5;3\n'}
 @pytest.mark.parametrize('args,words', [(['one.csv'], ["['ab']",'--sep']),
     (['semi.csv','--sep',','], ["['u;i;r']",'--sep']), (['latin.csv','--encoding','utf-8'], ['0xe9','--encoding']),
-    (['none.dat','--user','userId'], ["'userId'",'no header','0 to 2']),
+    (['none.dat','--user-col','userId'], ["'userId'",'no header','0 to 2']),
     (['latin.csv','--encoding','klingon'], ['klingon']), (['r.parquet','--sep',';'], ['Parquet','--sep']),
     (['ml-100k','--sep',';'], ['MovieLens set','--sep'])])
 def test_advice_names_options_that_exist(csv, monkeypatch, capsys, args, words):

@@ -1,9 +1,10 @@
 "Models in closed form against numpy, in a learner, for new users, and saved"
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, Popular, Recommender, SLIM
 from fastcollab.all import collab_learner, load_learner, synthetic_ratings
 from fastcollab.data.matrix import interaction_matrix
-from fastcollab.models.neighbors import nearest_items, top_columns
+from fastcollab.recommend import weights
+from fastcollab.recommend.weights import check_dense, nearest_items, top_columns
 from scipy.sparse import csr_matrix
 
 CLICKS = synthetic_ratings(150, 60, 3000, seed=5)[['userId','movieId']]
@@ -81,10 +82,68 @@ def test_the_unknown_user_is_the_mean_of_all(arch):
     assert np.allclose(s[0], s[1:].mean(0), atol=1e-4)
 
 @HISTORY
-def test_new_items_have_to_be_trained(arch):
+def test_new_items_are_solved_as_if_training_had_seen_them(arch, tmp_path):
+    "Scores, similar items and explanations are those of a model that was solved with them; from a file, too"
+    config = dict(ItemKNN=dict(k=9), EASE=dict(reg=20.), SLIM=dict(l1=.1, l2=5.))[arch.__name__]
+    item = CLICKS.movieId.value_counts().index[4]
+    train = loaders().train_ds.items[['userId','movieId']]
+    some = train[train.movieId!=item]
+    whole,less = (fitted(arch, loaders(o, valid_pct=0), **config).recommender() for o in (train,some))
+    less.save(tmp_path/'rec')
+    for rec in (less,Recommender.load(tmp_path/'rec')):
+        more = rec.fold_in_items(train[train.movieId==item])
+        users = train.userId.unique()[:20]
+        u,i = np.repeat(users, 60),np.tile(train.movieId.unique()[:60], len(users))
+        assert np.allclose(more.predict(u, i), whole.predict(u, i), atol=1e-3)   # SLIM stops when steps are small
+        a,b = (o.similar_items(item, 5) for o in (more,whole))
+        assert a.item.tolist()==b.item.tolist() and np.allclose(a.similarity, b.similarity, atol=1e-3)
+    assert list(more.fold_in_items(items=pd.DataFrame(dict(movieId=[777], title=['New']))).items.title)[-1]=='New'
+
+@HISTORY
+def test_explanations_are_the_weights(arch):
     learn = fitted(arch)
-    with pytest.raises(TypeError, match='dot products'):
-        learn.recommender().fold_in_items(CLICKS.head(3).assign(movieId=9999))
+    user = CLICKS.userId.iloc[0]
+    top = learn.recommend(user, 1)
+    why = learn.explain(user, top['item'][0], k=None)
+    W,classes = learn.model.scorer().weights,learn.dls.classes['movieId']
+    W = W.toarray() if hasattr(W, 'toarray') else W
+    known = why[why.part=='rated']
+    assert np.allclose(known.stars, [W[classes.o2i[o],classes.o2i[top['item'][0]]] for o in known['item']], atol=1e-6)
+    assert why.stars.sum()==pytest.approx(top.score[0], abs=1e-5) and abs(why.stars.iloc[-1])<1e-5
+
+@HISTORY
+def test_similar_items_by_hand(arch):
+    rec = fitted(arch).recommender()
+    W = rec.scorer.weights
+    V = (W.toarray() if hasattr(W, 'toarray') else W).astype(float)+np.eye(rec.n_items)
+    for metric in ('cosine','dot'):
+        s = V@V[7]/(np.linalg.norm(V, axis=1)*np.linalg.norm(V[7]) if metric=='cosine' else 1)
+        got = rec.similar_items(rec.ids[1][6], 5, metric)
+        s[[0,7]] = -1
+        assert np.allclose(got.similarity, np.sort(s)[::-1][:5], atol=1e-6)
+    with pytest.raises(TypeError, match='no vectors of users'): rec.similar_users(rec.ids[0][0])
+
+def test_weights_without_a_rule_know_no_new_items():
+    class Together(EASE):
+        rule = None
+        def solve_weights(self, m): return (m.T@m).tocsr()
+    rec = fitted(Together).recommender()
+    with pytest.raises(TypeError, match='weights of new items need a rule'):
+        rec.fold_in_items(pd.DataFrame(dict(userId=CLICKS.userId.unique()[:3], movieId=9999)))
+
+def test_dense_weights_say_what_they_take(monkeypatch):
+    "Before anything is computed: an error without the memory, a warning where it takes long"
+    need = 17_001**2*(2*4+4)
+    with pytest.raises(MemoryError, match=r'17,000 items .* 3.2 GB, and 3.2 GB are free; .* ItemKNN or SLIM'):
+        check_dense(17_001, torch.float32, need-1)
+    monkeypatch.setattr(weights, 'inverse_seconds', lambda n, dtype: 95.)
+    with pytest.warns(UserWarning, match='3.2 GB and about 95 seconds'): check_dense(17_001, torch.float32, need)
+    monkeypatch.setattr(weights, 'free_memory', lambda: 1e4)
+    with pytest.raises(MemoryError, match='60 items'): fitted(EASE)
+
+def test_float32_gives_the_same_lists():
+    a,b = (fitted(EASE, reg=20., float32=o).recommend(k=5) for o in (False,True))
+    assert (a['item']==b['item']).mean()>.99 and np.allclose(a.score, b.score, atol=1e-3)
 
 def test_weights_and_ratings_do_not_matter():
     df = CLICKS.assign(plays=np.arange(len(CLICKS))%5+1)

@@ -15,7 +15,8 @@ MADE = """
     def made(net=False, n=600, m=500, k=32):
         g = torch.Generator().manual_seed(0)
         U,M = .1*torch.randn(n+1, k, generator=g),.1*torch.randn(m+1, k, generator=g)
-        pairs = torch.unique(torch.randint(1, n+1, (9000,), generator=g)*1000+torch.randint(1, m+1, (9000,), generator=g))
+        u,i = (torch.randint(1, o+1, (9000,), generator=g) for o in (n,m))
+        pairs = torch.unique(1000*u+i)
         history = UserHistory.from_ratings(pairs//1000, pairs%1000, 1.+pairs%5, n+1)
         items = pd.DataFrame(dict(item=range(m), title=[f'title {o}' for o in range(m)]))
         layers = ['ReLU', (torch.randn(1, k, generator=g),torch.zeros(1))]
@@ -28,7 +29,8 @@ MADE = """
     def answers(rec):
         "What every door says, as text"
         users = np.arange(len(rec.ids[0]))
-        res = [rec.recommend(k=3), rec.recommend(7), rec.predict(users, users%100), rec.similar_items(3), rec.similar_users(3)]
+        res = [rec.recommend(k=3), rec.recommend(7), rec.predict(users, users%100), rec.similar_items(3),
+            rec.similar_users(3)]
         with tempfile.TemporaryDirectory() as d:
             rec.save(d)
             res.append(Recommender.load(d).recommend(1))
@@ -48,7 +50,7 @@ MADE = """
 FORK = """
     busy()
     for net in (False,True):
-        rec = made(net)                                     # gunicorn --preload: first the application, then the workers
+        rec = made(net)                                 # gunicorn --preload: first the application, then the workers
         want,workers = answers(rec),[]
         for _ in range(2):
             pid = os.fork()
@@ -71,8 +73,8 @@ def printed(path, text):
     "What a script prints; it and its children are killed when they take too long"
     path.write_text(textwrap.dedent(text))
     env = {**os.environ, 'OMP_NUM_THREADS':'2'}
-    p = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
-        start_new_session=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = subprocess.Popen([sys.executable, str(path)], **pipes, text=True, env=env, start_new_session=True)
     try: out,err = p.communicate(timeout=500)
     except subprocess.TimeoutExpired:
         os.killpg(p.pid, signal.SIGKILL)

@@ -1,5 +1,4 @@
 "A learner that several threads ask at once: the answers of one thread, and the learner as it was"
-import os, subprocess, sys, textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np, pytest, torch

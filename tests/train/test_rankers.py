@@ -38,7 +38,61 @@ def test_lists_of_a_mix_are_saved(tmp_path):
     assert len(rec.similar_items(CLICKS.movieId.iloc[0], 3))==3
     learn.export(tmp_path/'l.pkl')
     assert load_learner(tmp_path/'l.pkl').recommend(k=5).item.equals(top.item)
-    with pytest.raises(TypeError, match='dot products'): rec.fold_in(CLICKS.head(2).assign(userId=999))
+    with pytest.raises(TypeError, match='fold_in_items needs fold terms of items'):
+        rec.fold_in_items(CLICKS.head(2).assign(movieId=[9991,9992]))
+
+def mixed(seed=1):
+    "A mix of ALS and EASE on all clicks"
+    dls = loaders(valid_pct=0)
+    rankers = [Ranker('als', dict(n_factors=8, reg=10.)),Ranker('ease', dict(reg=50.))]
+    return collab_learner(dls, arch=fit_rankers(RankerChoice(rankers, [1.,.5], {}), dls))
+
+def test_a_mix_folds_in_new_users(tmp_path):
+    "One with the clicks of a known user gets the same list, from a file too"
+    rec,user = mixed().recommender(),CLICKS.userId.iloc[0]
+    own = CLICKS[CLICKS.userId==user]
+    rec.save(tmp_path/'rec')
+    for o in (rec,Recommender.load(tmp_path/'rec')):
+        more = o.fold_in(own.assign(userId=9999))
+        both = [more.recommend(u, 8) for u in (user,9999)]
+        assert both[0]['item'].equals(both[1]['item']) and np.allclose(both[0].score, both[1].score, atol=1e-3)
+        assert more.fold_in(own.head(2).assign(userId=9998)).n_users==rec.n_users+2
+
+def test_a_mix_folds_in_new_items():
+    "A copy of an item scores like it"
+    rec,item = mixed().recommender(),CLICKS.movieId.value_counts().index[2]
+    own = CLICKS[CLICKS.movieId==item]
+    more = rec.fold_in_items(own.assign(movieId=9999))
+    users = CLICKS.userId.unique()[:50]
+    a,b = (more.predict(users, [o]*50) for o in (item,9999))
+    assert np.corrcoef(a, b)[0,1]>.8
+
+def test_a_mix_explains_its_scores():
+    "The parts sum to the score; by hand for one of the clicks"
+    learn,user = mixed(),CLICKS.userId.iloc[0]
+    rec = learn.recommender()
+    top = rec.recommend(user, 1)
+    why = rec.explain(user, top['item'][0], k=None)
+    assert why.stars.sum()==pytest.approx(top.score[0], abs=1e-5)
+    assert abs(why[why.part=='remainder'].stars.item())<.02 and (why.part=='rated').sum()==(CLICKS.userId==user).sum()
+    assert rec.explain(user, top['item'][0], k=3).stars.sum()==pytest.approx(top.score[0], abs=1e-5)
+    als,ease = rec.parts
+    click = why[why.part=='rated'].iloc[0]
+    u,i,j = (rec.ids[k].get_loc(o)+1 for k,o in ((0,user),(1,top['item'][0]),(1,click['item'])))
+    def z(scorer, parts): return (parts[i]-parts[1:].mean())/scorer.block(torch.tensor([u])).double().std(correction=0)
+    V,(alpha,reg,growth),n = als.scorer.factors(1).vec.double(),als.terms[0].clicks,(CLICKS.userId==user).sum()
+    met = V[[rec.ids[1].get_loc(o)+1 for o in CLICKS[CLICKS.userId==user].movieId]]
+    A = V[1:].T@V[1:]+alpha*met.T@met+reg*(alpha*n)**growth*torch.eye(8, dtype=torch.float64)
+    by_als = (1+alpha)*V[j]@torch.linalg.solve(A, V.T)
+    by_ease = torch.from_numpy(ease.scorer.weights[j]).double()
+    assert z(als.scorer, by_als)+.5*z(ease.scorer, by_ease)==pytest.approx(click.stars, abs=1e-4)
+
+def test_what_auto_returns_takes_in_new_users(learn):
+    "Whatever it chose"
+    rec,own = learn.recommender(),CLICKS[CLICKS.userId==CLICKS.userId.iloc[0]]
+    more = learn.fold_in(own.assign(userId=9999))
+    assert not set(own.movieId)&set(more.recommend(9999, 5)['item']) and len(learn.explain(own.userId.iloc[0],
+        learn.recommend(own.userId.iloc[0], 1)['item'][0]))>3
 
 def test_scores_of_a_mix_by_hand():
     dls = loaders()

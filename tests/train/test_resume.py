@@ -1,7 +1,7 @@
 "A fit that goes on where another one stopped gives what one fit without a stop gives"
 import pytest, torch
 from fastcollab.all import CollabNN, DotProductBias, SaveModelCallback, SVDPlusPlus, collab_learner
-from small import load, quiet
+from small import load
 
 def built(path, arch=DotProductBias):
     torch.manual_seed(1)

@@ -1,0 +1,109 @@
+"""One fit in two processes against one: equal numbers, rows a second, memory, and fits that go on after kill -9
+
+    python benchmarks/distributed.py                 # everything
+    python benchmarks/distributed.py equal resume    # these parts
+    ROWS=5000000 python benchmarks/distributed.py speed
+
+Two processes on a machine with two cores; the process group is gloo."""
+import json, os, signal, subprocess, tempfile
+from contextlib import nullcontext
+
+from common import *
+from fastcollab.train.distributed import Share
+
+RANK,ROWS = int(os.environ.get('RANK', 0)),int(os.environ.get('ROWS', 20_000_000))
+SMALL = dict(bs=4096, val_bs=2**15, seed=0)
+
+# What a process does; the name of the part and a folder come by the environment
+
+def new_learner(**kwargs):
+    "A biased factor model of ml-latest-small"
+    dls = CollabDataLoaders.from_df(movielens('ml-latest-small'), item_name='movieId', **SMALL, **kwargs)
+    set_seed(0)
+    return collab_learner(dls, n_factors=32, metrics=rmse)
+
+def fit(learn, cbs=None, **kwargs):
+    with learn.no_bar(), learn.no_logging(), learn.distributed(**kwargs): learn.fit_one_cycle(8, .02, wd=.1, cbs=cbs)
+    return learn
+
+def far(a, b): return (torch.as_tensor(a, dtype=torch.float64)-torch.as_tensor(b, dtype=torch.float64)).abs().max().item()
+
+def equal_worker(out):
+    learn = new_learner()
+    with learn.distributed() as ranks: share = len(Share(learn.dls.train_ds, ranks))/len(learn.dls.train_ds)
+    fit(learn)
+    return dict(values=[list(o) for o in learn.recorder.values], preds=learn.get_preds()[0].tolist(), share=share)
+
+class Die(CollabCallback):
+    "Process 1 is killed in an epoch that the number of the run names, once"
+    epoch_number = 0
+    def start_epoch(self, seed, device):
+        self.epoch_number += 1
+        first = os.environ['TORCHELASTIC_RESTART_COUNT']=='0'
+        if RANK and first and self.epoch_number==2+int(os.environ['RUN'])%6: os.kill(os.getpid(), signal.SIGKILL)
+
+def resume_worker(out):
+    return dict(values=[list(o) for o in fit(new_learner(path=out), Die(), checkpoint='fit', resume=True).recorder.values])
+
+def large_table(n, n_users=1_000_000, n_items=100_000):
+    "Random ratings; items by a power law"
+    rng,p = np.random.default_rng(0),np.arange(1, n_items+1)**-.8
+    return pd.DataFrame(dict(user=rng.integers(0, n_users, n, dtype=np.int32),
+        item=rng.choice(n_items, n, p=p/p.sum()).astype(np.int32), rating=rng.normal(3.5, 1, n).astype(np.float32)))
+
+class Clock(CollabCallback):
+    "Seconds of the steps of an epoch, of all threads and on the wall"
+    in_loop = True
+    def before_train(self): self.start = time.process_time(),time.perf_counter()
+    def after_train(self): self.cpu,self.wall = time.process_time()-self.start[0],time.perf_counter()-self.start[1]
+
+def speed_worker(out):
+    df = large_table(ROWS)
+    dls = CollabDataLoaders.from_df(df, splits=(np.arange(1000, ROWS),np.arange(1000)), seed=0, bs=65_536, device='cpu')
+    set_seed(0)
+    learn,clock = collab_learner(dls, n_factors=64, y_range=False, unk_p=0),Clock()
+    with learn.no_bar(), learn.no_logging(), learn.distributed() if 'RANK' in os.environ else nullcontext():
+        for _ in range(2): learn.fit(1, 1e-3, cbs=clock)   # the first one compiles
+    return dict(cpu=clock.cpu, wall=clock.wall)
+
+# The measurements
+
+def run(part, n, *options, **env):
+    "What `n` processes return"
+    with tempfile.TemporaryDirectory() as out:
+        env = {**os.environ, 'OMP_NUM_THREADS':'1', 'PART':part, 'OUT':out, **env}
+        start = [sys.executable] if n==1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n)]
+        subprocess.run([*start, *options, __file__], env=env, check=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if options else None)
+        return [json.loads(o.read_text()) for o in sorted(Path(out).glob('*.json'))]
+
+def equal():
+    "ml-latest-small, 8 epochs, bs=4096"
+    (one,),two = run('equal', 1),run('equal', 2)
+    row('largest difference of losses and metrics, 8 epochs', f'{max(far(one["values"], o["values"]) for o in two):.1e}', '1e-5')
+    row('largest difference of predictions', f'{max(far(one["preds"], o["preds"]) for o in two):.1e}', 'in the same order')
+    row('RMSE of one and of two processes', f'{one["values"][-1][-1]:.5f} {two[0]["values"][-1][-1]:.5f}', 'within .003')
+    row('share of the rows of each process', ' '.join(f'{o["share"]:.4f}' for o in two), '.5, within .02')
+
+def resume(runs=10):
+    "Process 1 of 2 is killed in one of the epochs 2 to 7; torchrun starts both again"
+    (one,) = run('equal', 1)
+    ends = [run('resume', 2, '--max-restarts', '1', RUN=str(k))[0]['values'] for k in range(runs)]
+    good = sum(abs(o[-1][-1]-one['values'][-1][-1])<.002 for o in ends)
+    row('fits that go on after kill -9, RMSE within .002', f'{good} of {runs}', '10 of 10')
+    row('largest difference of RMSE', f'{max(abs(o[-1][-1]-one["values"][-1][-1]) for o in ends):.1e}')
+
+def speed():
+    "1 million users, 100,000 items, k=64, bs=65,536; the second epoch"
+    (one,),two = run('speed', 1),run('speed', 2)
+    wall,cpu = max(o['wall'] for o in two),max(o['cpu'] for o in two)
+    row(f'{ROWS:,} rows, one process: rows/s', f'{ROWS/one["wall"]:,.0f}')
+    row('two processes: rows/s', f'{ROWS/wall:,.0f}', f'1.5 times: {one["wall"]/wall:.2f}')
+    row('two processes: rows per second of processor time of each', f'{ROWS/cpu:,.0f}', f'{one["cpu"]/cpu:.2f} times')
+
+if __name__=='__main__':
+    if 'PART' in os.environ:
+        out = Path(os.environ['OUT'])
+        res = globals()[f'{os.environ["PART"]}_worker'](out)
+        (out/f'{RANK}.json').write_text(json.dumps(res))
+    else: report(__file__, [equal, resume, speed], 'one thread a process, seed 0')
