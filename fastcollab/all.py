@@ -49,7 +49,8 @@ from fastcollab.train.callbacks import (IdDropout, ValidRMSE, FitSessionEffects,
 from fastcollab.train.ranking import (NDCG, Recall, Precision, MAP, MRR, HitRate, AUC, Coverage, ExposureGini,
     Novelty, PopularityLift, Diversity)
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
-from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
+from fastcollab.train.verdict import baseline_rmse
+from fastcollab.train.learner import CollabLearner, collab_learner
 from fastcollab.train.ensemble import ensemble
 
 # Recommendations
