@@ -462,12 +462,13 @@ class CollabLearner(Learner):
         reg:float|None=None, # Decay of vectors; 30 for clicks, .1 for ratings if None
         alpha:float|None=None, # Of clicks: confidence that a weight of 1 adds; 5 over the mean weight if None
         cg:int|None=None, # Steps of conjugate gradients, such as 3, for long vectors; None solves exactly
+        seed:int|None=None, # Seed of the vectors to start from; None goes on from those of the model
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
         "Fit by alternating least squares: no learning rate; for clicks, all pairs count"
         epochs = check_int('epochs', epochs)
         with self.added_cbs(L(cbs)):
-            self._solver = als_loop(self, reg=reg, alpha=alpha, cg=cg)
+            self._solver = als_loop(self, check_seed(seed), reg=reg, alpha=alpha, cg=cg)
             try: self.fit(epochs)
             finally: self._solver = None
     def fit_sgd(self,
@@ -818,6 +819,7 @@ def collab_learner(
     model = arch_model(dls, arch, use_nn, **sizes)
     if center is None and model is arch: center = False
     prepare_model(model, dls, loss_func, center)
+    if (wd := rating_loss(loss_func).wd) is not None: kwargs.setdefault('wd', wd)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
     if auto: learn.auto = AutoArguments(auto, {**given, 'center':center, 'bias_wd':bias_wd})
     if model is not arch: learn._new = tensor_state(model)
