@@ -2,6 +2,7 @@
 
     python benchmarks/distributed.py                 # everything
     python benchmarks/distributed.py equal resume    # these parts
+    python benchmarks/distributed.py rates shard shard_speed    # sharded tables; needs TorchRec
     ROWS=5000000 python benchmarks/distributed.py speed
 
 Two processes on a machine with two cores; the process group is gloo."""
@@ -57,14 +58,40 @@ class Clock(CollabCallback):
     def before_train(self): self.start = time.process_time(),time.perf_counter()
     def after_train(self): self.took = time.process_time()-self.start[0],time.perf_counter()-self.start[1]
 
-def speed_worker(out):
+def speed_worker(out, **kwargs):
     df = large_table(ROWS)
     dls = CollabDataLoaders.from_df(df, splits=(np.arange(1000, ROWS),np.arange(1000)), seed=0, bs=65_536, device='cpu')
     set_seed(0)
     learn,clock = collab_learner(dls, n_factors=64, y_range=False, unk_p=0),Clock()
-    with learn.no_bar(), learn.no_logging(), learn.distributed() if 'RANK' in os.environ else nullcontext():
+    with learn.no_bar(), learn.no_logging(), learn.distributed(**kwargs) if 'RANK' in os.environ else nullcontext():
         for _ in range(2): learn.fit(1, 1e-3, cbs=clock)   # the first one compiles
     return dict(zip(('cpu','wall'), clock.took))
+
+def shard_worker(out):
+    learn = new_learner()
+    with learn.no_bar(), learn.no_logging(), learn.distributed(tables='shard'): learn.fit_one_cycle(8, wd=.1)
+    return dict(values=[list(o) for o in learn.recorder.values], preds=learn.get_preds()[0].tolist())
+def adam_worker(out):
+    learn = new_learner()
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(8, .01, wd=.1)   # as `rates` finds it
+    return dict(values=[list(o) for o in learn.recorder.values])
+def shard_speed_worker(out): return speed_worker(out, tables='shard')
+
+RATES,ADAM_RATES = (.02,.03,.05,.07,.1,.15),(.0025,.005,.01,.02,.05)
+
+def rates_worker(out):
+    "RMSE on a hidden part of the training ratings, by learning rate: sharded tables, or LazyAdam in one process"
+    df = movielens(os.environ['DATA']) if os.environ['DATA']!='filmtrust' else pd.read_csv(Path(os.environ['FASTCOLLAB_DATA'])/
+        'filmtrust.txt', sep=' ', names=['user','item','rating'])
+    df,res = df.iloc[RandomSplitter(seed=0)(df)[0]],[]   # the rest is what `shard` looks at
+    dls = CollabDataLoaders.from_df(df, item_name='movieId' if 'movieId' in df else None, **SMALL)
+    for lr in RATES if 'RANK' in os.environ else ADAM_RATES:
+        set_seed(0)
+        learn = collab_learner(dls, n_factors=32, metrics=rmse)
+        with learn.no_bar(), learn.no_logging(), learn.distributed(tables='shard') if 'RANK' in os.environ else nullcontext():
+            learn.fit_one_cycle(8, lr, wd=.1)
+        res.append(learn.recorder.values[-1][-1])
+    return res
 
 # The measurements
 
@@ -102,9 +129,30 @@ def speed():
     row('two processes: rows per second of processor time of each', f'{ROWS/cpu:,.0f}', f'{one["cpu"]/cpu:.2f} times')
     row('load of the machine; above 2, trust the processor time', f'{os.getloadavg()[1]:.0f}')
 
+def rates():
+    "RMSE on hidden parts of the training ratings, 8 epochs, bs=4096, by learning rate"
+    row('learning rate of LazyAdam', ' '.join(f'{o:<6g}' for o in ADAM_RATES))
+    row('ml-latest-small', ' '.join(f'{o:.4f}' for o in run('rates', 1, DATA='ml-latest-small')[0]))
+    row('learning rate of row-wise Adagrad', ' '.join(f'{o:<6g}' for o in RATES))
+    for data in ('ml-latest-small','ml-100k','filmtrust'):
+        row(data, ' '.join(f'{o:.4f}' for o in run('rates', 2, DATA=data)[0]))
+
+def shard():
+    "Sharded tables in two processes against LazyAdam in one, ml-latest-small, each with its learning rate"
+    (one,),two = run('adam', 1),run('shard', 2)
+    a,b = one['values'][-1][-1],two[0]['values'][-1][-1]
+    row('RMSE of LazyAdam and of sharded row-wise Adagrad', f'{a:.5f} {b:.5f}', f'within .005: {b-a:+.4f}')
+    row('largest difference of predictions of the processes', f'{far(two[0]["preds"], two[1]["preds"]):.1e}')
+
+def shard_speed():
+    "As `speed`, with sharded tables"
+    both = run('shard_speed', 2)
+    row(f'{ROWS:,} rows, sharded in two processes: rows/s', f'{ROWS/max(o["wall"] for o in both):,.0f}')
+    row('rows per second of processor time of each', f'{ROWS/max(o["cpu"] for o in both):,.0f}')
+
 if __name__=='__main__':
     if 'PART' in os.environ:
         out = Path(os.environ['OUT'])
         res = globals()[f'{os.environ["PART"]}_worker'](out)
         (out/f'{RANK}.json').write_text(json.dumps(res))
-    else: report(__file__, [equal, resume, speed], 'one thread a process, seed 0')
+    else: report(__file__, [equal, resume, speed, rates, shard, shard_speed], 'one thread a process, seed 0')

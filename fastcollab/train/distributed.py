@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 from fastai.basics import *
-from ..checks import check_number
+from ..checks import check_choice,check_number
 from ..kernels.jit import compiling,load_kernels
 from ..data.store import RatingStore
 from ..losses import rating_loss
@@ -40,6 +40,7 @@ class Ranks:
     ):
         self.rank,self.size = place
         self.timeout,self.group = check_number('timeout', timeout, above=0, what='seconds'),None
+        self.tables = 'replicate'
     def __repr__(self): return f'process {self.rank+1} of {self.size}'
     @contextmanager
     def open(self):
@@ -362,9 +363,11 @@ class RankTorch(TorchLoop):
         for k,(a,b) in enumerate(zip(part.ends, part.ends[1:])):
             for name,v in ahead.items():
                 for h,o in zip(groups, v[k]): h[name] = o
-            loss = torch.zeros((), device=idx.device) if a==b else shares[k]*batch_loss(learn, [o[a:b] for o in parts])
-            losses.append(self.one_step(loss, s+k))
+            losses.append(self.one_step(self.part_loss([o[a:b] for o in parts], shares[k]), s+k))
         record(learn, s, torch.tensor(losses), hypers)
+    def part_loss(self, b, share):
+        "What the rows here, a part of a batch, add to its loss"
+        return share*batch_loss(self.learn, b) if len(b[0]) else torch.zeros((), device=b[0].device)
     def one_step(self, loss, s):
         "A step with the gradients of all processes; returns the loss of all"
         opt = self.learn.opt
@@ -464,7 +467,7 @@ class EpochCheckpoint(CollabCallback):
         if self.ranks.rank==0: self.write()
     def write(self):
         "Write the checkpoint"
-        learn,order = self.learn,self.learn.dls.train.order
+        learn,order,model = self.learn,self.learn.dls.train.order,self.learn._loop.whole_model()
         rec = self.recorder
         history = dict(losses=tensor([float(o) for o in rec.losses]), lrs=[float(o) for o in rec.lrs], iters=[*rec.iters],
             smooth=rec.smooth_loss.val, count=rec.smooth_loss.count)
@@ -472,7 +475,7 @@ class EpochCheckpoint(CollabCallback):
             random=torch.get_rng_state(), history=history)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.file) as part:
-            torch.save(dict(model=learn.model.state_dict(), opt={**learn.opt.state_dict(), 'fit':fit}), part)
+            torch.save(dict(model=model.state_dict(), opt={**learn.opt.state_dict(), 'fit':fit}), part)
 
 # %% ../../nbs/train/06_distributed.ipynb #d157001c
 def same_weights(
@@ -489,11 +492,13 @@ def distributed_fit(
     checkpoint:str|None=None, # Name of a file in `learn.path/learn.model_dir`, written after each epoch; none if None
     resume:bool=False, # Go on from that checkpoint, if there is one?
     timeout:float=300., # Seconds to wait for other processes before an error
+    tables:str='replicate', # Whole in each process; or 'shard': each trains a part of the rows, see `sharded_fit`
 ):
     "Train in all processes that torchrun started"
+    check_choice('tables', tables, ('replicate','shard'))
     if resume and checkpoint is None: raise ValueError('resume=True needs the name of a checkpoint')
     with Ranks(own_place(world_size), timeout).open() as ranks:
-        label = fingerprint(learn)
+        label = {**fingerprint(learn), 'tables':tables}
         check_same(ranks, label)
         same_weights(learn.model, ranks)
         cbs = []
@@ -501,7 +506,7 @@ def distributed_fit(
             file = join_path_file(checkpoint, learn.path/learn.model_dir, ext='.pth').absolute()
             cbs = [EpochCheckpoint(file, ranks, label)]
         quiet = [learn.no_bar(),learn.no_logging()] if ranks.rank else []
-        learn.ranks = ranks
+        learn.ranks,ranks.tables = ranks,tables
         try:
             with learn.added_cbs(cbs), ExitStack() as stack:
                 for o in quiet: stack.enter_context(o)

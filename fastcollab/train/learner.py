@@ -54,6 +54,7 @@ from .optimizer import *
 from .rankers import *
 from .ranking import FullRanking
 from .schedules import *
+from .sharding import *
 from .set_loop import *
 from .sampler import default_factors
 from .sgd import *
@@ -422,7 +423,7 @@ class CollabLearner(Learner):
             raise ValueError('solvers work in one process; call them outside of learn.distributed()')
         return self._solver
     def _best_loop(self):
-        if self.ranks: return rank_loop(self, self.ranks)
+        if self.ranks: return (shard_loop if self.ranks.tables=='shard' else rank_loop)(self, self.ranks)
         return ClosedFormLoop(self) if collab_model(self.model).in_closed_form else fit_loop(self)
     @property
     def in_fit(self)->bool:
@@ -431,7 +432,7 @@ class CollabLearner(Learner):
     @delegates(distributed_fit)
     def distributed(self, **kwargs):
         "A context in which fits train in all processes that torchrun started"
-        return distributed_fit(self, **kwargs)
+        return (sharded_fit if kwargs.get('tables')=='shard' else distributed_fit)(self, **kwargs)
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
         if not self.training: return predict_batches(self) if predicts_in_kernel(self) else super().all_batches()

@@ -358,6 +358,9 @@ class TorchLoop:
         self.learn.opt.flush()
     def settle(self):
         "Complete the state of the optimizer, after a fit that wasn't interrupted"
+    def whole_model(self)->nn.Module:
+        "The model that is trained, complete once the loop has settled"
+        return self.learn.model
     def end(self):
         "Give back what the loop holds, after a fit"
     def dataset(self):

@@ -1,5 +1,6 @@
 "What two processes do in `test_distributed.py`: `torchrun together.py SCENARIO FOLDER`"
 import json, os, signal, sys, time
+from contextlib import nullcontext
 from pathlib import Path
 
 from fastcollab.all import *
@@ -72,5 +73,68 @@ class Die(CollabCallback):
 def die(out):
     learn = fit(new_learner(path=out), Die(), checkpoint='fit', resume=True)
     if RANK==0: (out/'values.json').write_text(json.dumps([list(o) for o in learn.recorder.values]))
+
+class RowWiseAdagrad(Optimizer):
+    "What TorchRec does, on dense gradients in one process: one sum for each row of a table"
+    def __init__(self, params, lr, wd=.01, mom=.9):
+        super().__init__(params, [noop], lr=lr, wd=wd, mom=mom)
+        self.sums = [torch.zeros(len(p)) for p in self.param_lists[0]]
+    def step(self, closure=None):
+        lr,wd = (self.hypers[0][k] for k in ('lr','wd'))
+        for p,sums in zip(self.param_lists[0], self.sums):
+            met = p.grad.any(1)
+            sums += p.grad.pow(2).mean(1)
+            kept = 1-lr*wd*self.state[p].get('wd_scale', 1.)
+            p.data[met] = kept*p.data[met]-(lr/(sums.sqrt()+1e-8))[met,None]*p.grad[met]
+
+class Held(CollabCallback):
+    "How many rows a process has while it trains"
+    def start_epoch(self, seed, device):
+        self.share = [len(o)/n for o,n in zip(self.learn.model.shards.values.values(), self.learn._loop.sizes)]
+        self.whole = sum(o.numel() for o in self.learn._loop.whole.parameters() if o.requires_grad)
+class Stop(Callback):
+    "All processes stop in the second epoch"
+    def after_epoch(self):
+        if self.epoch==1: raise KeyboardInterrupt
+
+def sharded(kind, seed=1, out=None, opt_func=None, **kwargs):
+    "A learner with few enough ratings in its last batch that a process has none of them"
+    given = dict(bs=512, val_bs=1024, seed=0, path=out or '.')
+    df = RATINGS.iloc[:5761]   # 9 batches of 512 and one row
+    if kind=='ratings': dls = CollabDataLoaders.from_df(df, **given)
+    else: dls = CollabDataLoaders.from_interactions(to_implicit(RATINGS), n_neg=3, **given)
+    set_seed(seed)
+    loss = {} if kind=='ratings' else dict(loss_func=BPRLoss())
+    return collab_learner(dls, n_factors=8, unk_p=0, opt_func=opt_func or LazyAdam, metrics=rmse if kind=='ratings' else NDCG(k=5),
+        **loss)
+
+def shard(out):
+    res,given = {},dict(tables='shard', world_size=2)
+    def fit(learn, cbs=None, **kwargs):
+        with learn.no_bar(), learn.no_logging(), learn.distributed(**kwargs) if kwargs else nullcontext():
+            learn.fit_one_cycle(3, lr_max=None if kwargs else .05, wd=.1, cbs=cbs)
+        return learn
+    for kind in ('ratings','clicks'):
+        learn = fit(sharded(kind, seed=1+RANK), held := Held(), **given)
+        single = fit(sharded(kind, opt_func=RowWiseAdagrad))   # after it: fastai's Recorder gathers from the group that is open
+        # in lists, the bias of a user has no gradient but rounding errors, and Adagrad makes steps of them
+        params = [[o.detach() for name,o in l.model.named_parameters() if o.requires_grad and (kind,name)!=('clicks','u_bias.weight')]
+            for l in (single,learn)]
+        res[kind] = dict(values=far(single.recorder.values, learn.recorder.values), params=max(map(far, *params)),
+            losses=far(single.recorder.losses, learn.recorder.losses), lrs=far(single.recorder.lrs, learn.recorder.lrs))
+        res[f'{kind} held'] = [*held.share, held.whole]
+        res[f'{kind} rest'] = len(learn.dls.train_ds)%512
+    learn = sharded('ratings', out=out)
+    whole = fit(sharded('ratings'), **given)
+    try: fit(learn, Stop(), checkpoint='half', **given)
+    except KeyboardInterrupt: res['stopped'] = bool(learn.model.u_weight.weight.isnan().all())
+    plain = sharded('ratings', out=out).load('half')
+    res['plain'] = bool(plain.get_preds()[0].isfinite().all())
+    resumed = fit(sharded('ratings', seed=5, out=out), checkpoint='half', resume=True, **given)
+    res['resumed'] = far(whole.get_preds()[0], resumed.get_preds()[0])
+    res['other'] = message(lambda: fit(sharded('ratings', out=out), checkpoint='half', resume=True, world_size=2))
+    res['net'] = message(lambda: fit(new_learner('net'), **given))
+    res['recommends'] = len(resumed.recommend(RATINGS.userId[0], k=3))
+    (out/f'{RANK}.json').write_text(json.dumps(res))
 
 globals()[sys.argv[1]](Path(sys.argv[2]))
