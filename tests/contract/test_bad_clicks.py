@@ -1,5 +1,5 @@
 "What tables of clicks may have wrong, beyond tests/data/test_interactions.py: one clear error or warning each"
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest
 from fastcollab.all import CollabDataLoaders, DotProductBias, EASE, ItemKNN, LightGCN, NDCG, collab_learner, evaluate
 from fastcollab.all import synthetic_ratings
 
