@@ -27,7 +27,7 @@ from fastcollab.models.svdpp import SVDPlusPlus
 from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, RankEnsemble, WeightedEnsemble
 
 # Models in closed form for clicks
-from fastcollab.models.neighbors import EASE, ItemKNN, Popular, SLIM
+from fastcollab.models.neighbors import EASE, ItemKNN, Popular, SLIM, Successors
 from fastcollab.models.lightgcn import LightGCN
 
 # Losses and metrics
