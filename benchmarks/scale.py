@@ -1,6 +1,6 @@
 "What a large recommender costs: loaders with features, folding in one item, saving and loading"
 # chkstyle: skip (a benchmark)
-import argparse, datetime, gc, resource, shutil, tempfile, threading, time
+import argparse, datetime, gc, shutil, tempfile, threading, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -38,8 +38,11 @@ class Watch:
 def ratings(n, n_users, n_items, rng):
     "Random ratings of items with genres, ids of whole numbers"
     genres = np.array(['Action|Drama','Comedy','Drama','Horror|Thriller','Comedy|Romance','Documentary'], object)
-    item = rng.integers(0, n_items, n)
-    return pd.DataFrame(dict(user=rng.integers(0, n_users, n), item=item, rating=rng.integers(1, 6, n).astype(np.float32),
+    keys = np.sort(rng.integers(0, n_users*n_items, n))
+    keys = rng.permutation(keys[np.r_[True,np.diff(keys)>0]])                # each pair once
+    user,item = np.divmod(keys, n_items)
+    n = len(keys)
+    return pd.DataFrame(dict(user=user, item=item, rating=rng.integers(1, 6, n).astype(np.float32),
         genres=genres[item%len(genres)]))
 
 def large(n, n_users, n_items, k, rng):

@@ -457,6 +457,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'fastcollab.data.features.Vocabulary.__init__': ( 'data/features.html#vocabulary.__init__',
                                                                                             'fastcollab/data/features.py'),
                                           'fastcollab.data.features._is_set': ('data/features.html#_is_set', 'fastcollab/data/features.py'),
+                                          'fastcollab.data.features._other_values': ( 'data/features.html#_other_values',
+                                                                                      'fastcollab/data/features.py'),
                                           'fastcollab.data.features._value_numbers': ( 'data/features.html#_value_numbers',
                                                                                        'fastcollab/data/features.py'),
                                           'fastcollab.data.features._warn_changes': ( 'data/features.html#_warn_changes',
