@@ -119,8 +119,8 @@ def _mean_square(table, center, rows=None, bs=2**16):
 
 def _rating_variance(ratings, link, rated):
     "The variance of ratings; if there are none, that of a normal distribution whose range is four deviations wide"
-    if len(ratings)>1 and (res := _mean_square(ratings, ratings.mean(dtype=torch.float64))*len(ratings)/(len(ratings)-1))>0:
-        return res
+    n = len(ratings)
+    if n>1 and (res := _mean_square(ratings, ratings.mean(dtype=torch.float64))*n/(n-1))>0: return res
     low,high = link.y_range or rated
     return ((high-low)/4)**2 if np.isfinite(high-low) and high>low else 1.
 

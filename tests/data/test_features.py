@@ -710,7 +710,8 @@ def counted_splits(monkeypatch, frame, **kwargs):
     from fastcollab.data import features
     calls,keep = [],features.split_categories
     monkeypatch.setattr(features, 'split_categories', lambda *a: calls.append(a) or keep(*a))
-    return calls,CollabDataLoaders.from_df(frame, seed=1, user_name='user', item_name='item', rating_name='rating', **kwargs)
+    names = dict(user_name='user', item_name='item', rating_name='rating')
+    return calls,CollabDataLoaders.from_df(frame, seed=1, **names, **kwargs)
 
 def test_texts_are_split_once(monkeypatch):
     "Each distinct text is split once to learn it and once to encode it, however many items and rows have it"

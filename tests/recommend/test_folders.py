@@ -25,7 +25,8 @@ def feature(side, n):
 def dot(link=Link((.5,5.5), 3.)): return DotScorer(Factors(U, rand(N+1)), Factors(V, rand(M+1)), link)
 def met():
     W = rand(M+1, M+1).numpy()
-    return HistoryScorer(met_items(HISTORY.ends.numpy(), HISTORY.items.numpy(), M+1), W, WeightRule('ease', dict(reg=9.)))
+    rows = met_items(HISTORY.ends.numpy(), HISTORY.items.numpy(), M+1)
+    return HistoryScorer(rows, W, WeightRule('ease', dict(reg=9.)))
 NET = ['ReLU', (rand(2, K),rand(2)), 'Tanh', (rand(1, 2),rand(1))]
 KINDS = dict(
     dot=lambda: (dot(), (FoldTerms(Factors(rand(M+1, K), rand(M+1)), (feature(0, N),)),
@@ -35,7 +36,8 @@ KINDS = dict(
     net=lambda: (NetScorer(U, V, NET, Link((.5,5.5)), (U,V)), (None,None)),
     history=lambda: (met(), (None,None)),
     ensemble=lambda: (EnsembleScorer([met(),dot(Link())], [1,.5], M+1),
-        (FoldTerms(parts=(FoldTerms(),FoldTerms())),FoldTerms(parts=(FoldTerms(),FoldTerms(features=(feature(1, M),)))))))
+        (FoldTerms(parts=(FoldTerms(),FoldTerms())),
+            FoldTerms(parts=(FoldTerms(),FoldTerms(features=(feature(1, M),)))))))
 
 def made(kind):
     scorer,terms = KINDS[kind]()

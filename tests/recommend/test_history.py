@@ -46,7 +46,8 @@ def recommender():
     items = pd.DataFrame(dict(item=range(M), title=list('abcdefg')))
     scorer = DotScorer(table(N+1), table(M+1), Link((.5,5.5)))
     rated = UserHistory.from_ratings(torch.arange(1, N+1), torch.arange(N)%M+1, torch.arange(N)%5+1., N+1)
-    return Recommender(scorer, (pd.RangeIndex(N),pd.RangeIndex(M)), ('user','item','rating'), items, rated, rated=(1.,5.))
+    ids,names = (pd.RangeIndex(N),pd.RangeIndex(M)),('user','item','rating')
+    return Recommender(scorer, ids, names, items, rated, rated=(1.,5.))
 
 @pytest.mark.parametrize('side', [0,1])
 def test_folding_in_shares_the_other_side(side):
