@@ -1,6 +1,7 @@
 # make demo        see it work, on synthetic ratings
 # make test        everything that CI checks; FASTCOLLAB_DATA=DIR adds the tests on real data
 # make test-fast   the tests without notebooks, a browser and what is marked slow: for the minutes between two commits
+# make attack      2,000 odd calls at the public doors: how many are right, refused clearly, or neither
 # make docs        the site, in _docs
 PY   ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ export NO_MKDOCS_2_WARNING := 1
 # batches are small: threads that wait for each other cost more than they help
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast sync style nbtest pytest readme docs docs-serve clean
+.PHONY: demo test test-fast attack sync style nbtest pytest readme docs docs-serve clean
 
 demo: $(VENV)/.run
 	$(BIN)/fastcollab demo --out demo
@@ -47,6 +48,9 @@ nbtest: $(VENV)/.dev
 pytest: $(VENV)/.dev $(VENV)/.docs
 	@echo '== tests'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+attack: $(VENV)/.dev
+	@$(BIN)/python tests/attacks/run.py
 
 readme: $(VENV)/.dev
 	$(BIN)/python tools/readme.py

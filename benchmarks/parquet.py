@@ -43,7 +43,8 @@ class Seconds(CollabCallback):
     def __init__(self): self.wall,self.cpu = [],[]
     def before_train(self): self.start = time.perf_counter(),time.process_time()
     def after_train(self):
-        for o,now,then in zip((self.wall,self.cpu), (time.perf_counter(),time.process_time()), self.start): o.append(now-then)
+        ends = time.perf_counter(),time.process_time()
+        for o,now,then in zip((self.wall,self.cpu), ends, self.start): o.append(now-then)
 
 def fit(dls, k, epochs):
     learn,secs = collab_learner(dls, k, arch=DotProductBias, y_range=(0,5.5)),Seconds()
@@ -56,11 +57,13 @@ def from_memory(n, k, epochs):
     "The same rows, read into memory"
     dls = CollabDataLoaders.from_parquet(encoded(n), bs=2**16, seed=0)
     parts = [RatingsDataset(o.enc, o.store.take(torch.arange(len(o)))) for o in (dls.train_ds,dls.valid_ds)]
-    return fit(CollabDataLoaders(*(RatingsDL(o, bs=2**16, shuffle=k==0, seed=0) for k,o in enumerate(parts))), k, epochs)
+    train,valid = (RatingsDL(o, bs=2**16, shuffle=o is parts[0], seed=0) for o in parts)
+    return fit(CollabDataLoaders(train, valid), k, epochs)
 
 def apart(f, *args):
     "What `f` returns in a process of its own; its seconds, seconds of processors and peak of resident memory"
-    code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import parquet, json; print(json.dumps(parquet.{f.__name__}(*{args!r})))'
+    code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import parquet, json; '
+    code += f'print(json.dumps(parquet.{f.__name__}(*{args!r})))'
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     out = child.stdout.read()
@@ -91,7 +94,8 @@ def check_sample(n_users=200):
     got = pd.concat(parts).astype({'item':int, 'user':int})
     want = source.to_table(filter=pyarrow.dataset.field('user').isin(list(users))).to_pandas()
     ordered = [o.sort_values(['user','item','rating']).reset_index(drop=True).astype(float) for o in (got,want)]
-    row(f'rows of {len(users)} users, decoded: equal to those in the files', f'{len(want):,}, {ordered[0].equals(ordered[1])}', 'asked: True')
+    same = f'{len(want):,}, {ordered[0].equals(ordered[1])}'
+    row(f'rows of {len(users)} users, decoded: equal to those in the files', same, 'asked: True')
 
 def epoch():
     if not encoded().exists(): apart(encode, ROWS)
@@ -110,8 +114,9 @@ def against_memory(n=min(ROWS, 20_000_000)):
         files,memory = (apart(f, n, 64, 1)[0] for f in (from_files,from_memory))
         for o in rates: rates[o].append(sum(memory[o])/sum(files[o]))
     say(f'\nThe same {files["rows"]:,} rows from files and from memory, k=64, bs=65,536, one epoch each, twice in turn')
-    row('rows a second of processor time, from files / from memory', ', '.join(f'{o:.2f}' for o in rates['cpu']), 'asked: at least 0.8')
-    row('rows a second, from files / from memory', ', '.join(f'{o:.2f}' for o in rates['wall']), 'asked: at least 0.8')
+    for o,what in (('cpu',' of processor time'),('wall','')):
+        ratios = ', '.join(f'{v:.2f}' for v in rates[o])
+        row(f'rows a second{what}, from files / from memory', ratios, 'asked: at least 0.8')
     row('training loss from files, from memory', f'{files["loss"]:.4f}, {memory["loss"]:.4f}')
 
 def shuffle(epochs=5, seeds=range(8)):
@@ -119,7 +124,8 @@ def shuffle(epochs=5, seeds=range(8)):
     ratings,folder = movielens('ml-latest-small'),Path(tempfile.mkdtemp())
     ratings[['userId','movieId','rating']].to_parquet(folder/'r.parquet')
     dls = CollabDataLoaders.from_parquet(folder/'r.parquet', mapped=True, valid_pct=.1, seed=0)
-    say(f'\nRMSE on ml-latest-small, {len(dls.train_ds):,} rows to train on, {epochs} epochs, bs=64, k=50; mean of {len(seeds)} seeds')
+    say(f'\nRMSE on ml-latest-small, {len(dls.train_ds):,} rows to train on, {epochs} epochs, bs=64, k=50; '
+        f'mean of {len(seeds)} seeds')
     full = None
     for block,window in ((None,None),(2**14,2**20),(256,4096),(64,1024)):
         def order(seed):

@@ -2,6 +2,10 @@
 
     python benchmarks/ranking.py [PART...]
 
+`latest` and `lastfm` compare one call of ours, `arch='auto'`, with `implicit`, LightFM, RecTools, EASE and popularity
+on ml-latest-small (the last fifth of each user by time) and Last.fm (a random fifth of each user), `more_clicks` on
+FilmTrust, Flixster and YahooMusic; FASTCOLLAB_DATA has to hold them. Everybody chooses settings inside the training
+part, on the same hidden pairs, and makes lists for the test part once. PEERS_PYTHON names a Python with the others.
 `metrics` prints what `evaluate` takes for 100,000 users and 50,000 items, lists and intervals included, and what full
 rankings add to an epoch of ml-latest-small, which FASTCOLLAB_DATA has to hold.
 `speed` needs no data: interactions of the shape of MovieLens 1M, or of 10M and 25M too with `--all`, drawn by seed
@@ -9,16 +13,19 @@ from power laws. PEERS_PYTHON names a Python with `implicit` and `rusket`; witho
 are of the CPU, over all threads, so that other work on the machine matters little; an epoch is the fastest of seven. A
 pair is an interaction and a negative that the user has not met."""
 import os, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np, torch
 
+import ranking_peers
 from common import report, row, say
 from fastcollab.all import *
 from fastcollab.recommend.history import UserHistory
 from fastcollab.recommend.scorers import DotScorer
 from fastcollab.train.als import ALSSolver, als_config
-from fastcollab.train.rankers import RankerChoice, fit_rankers
+from fastcollab.train.rankers import RankerChoice, fit_rankers, looks_ahead, rows_to_hide
 from fastcollab.train.sgd import SGDSolver
 
 SHAPES = {'1 M':(6040,3706,1_000_000), '10 M':(70_000,10_000,10_000_000), '25 M':(160_000,60_000,25_000_000)}
@@ -223,5 +230,96 @@ def ml_100k():
     def alone(o): o.model = fit_rankers(best, dls)
     measured(f'{lead}, alone', alone, 'asked: 0.490', arch=DotProductBias)
 
+class Clicks(NamedTuple):
+    "Interactions, how to split them, and arguments of `from_interactions`"
+    name:str
+    df:pd.DataFrame
+    splitter:Callable
+    kwargs:dict = {}
+
+def data(name): return Path(os.environ['FASTCOLLAB_DATA'])/name
+def read_pairs(name):
+    "Pairs of one of the sets without times"
+    if name=='filmtrust.txt':
+        return pd.read_csv(data(name), sep=r'\s+', names=['user','item','rating']).drop_duplicates(['user','item'])
+    d = np.load(data(name))
+    ids = np.concatenate([d['train'],d['test']])
+    return pd.DataFrame(dict(user=ids[:,0], item=ids[:,1], rating=np.append(d['train_rating'], d['test_rating'])))
+
+def latest_clicks():
+    df = movielens('ml-latest-small')[['userId','movieId','rating','timestamp']]
+    how = dict(time_name='timestamp')
+    return Clicks('ml-latest-small, last 20 % of each user', to_implicit(df), LastShareSplitter(.2), how)
+def lastfm_clicks():
+    df = pd.read_csv(data('lastfm_user_artists.dat'), sep='\t')
+    df.columns = ['user','item','plays']
+    how = dict(weight_name='plays', rule='log')
+    return Clicks('Last.fm, random 20 % of each user', df, UserStratifiedSplitter(.2, seed=0), how)
+def other_clicks(name, file):
+    df = to_implicit(read_pairs(file)).reset_index(drop=True)
+    return Clicks(f'{name}, random 20 % of each user', df, UserStratifiedSplitter(.2, seed=0))
+
+SEARCH = 30 # CPU seconds that each of the others may search for
+
+def peer_lists(dls, name):
+    "Lists, what was chosen and CPU seconds, or what is wrong, of a method of `ranking_peers`"
+    ds = dls.train_ds
+    ids,w = ds.store.arrays()
+    u,i,w = ids[:,0]-1,ids[:,1]-1,w[:,0]
+    hidden = rows_to_hide(ds, .2, None if looks_ahead(dls) else 0)
+    d = dict(n_users=dls.n_users-1, n_items=dls.n_items-1, hidden_u=u[hidden], hidden_i=i[hidden],
+        users=np.arange(dls.n_users-1), name=name, budget=SEARCH)
+    for part,rows in (('all_',slice(None)),('rest_',~hidden)): d.update({part+k:v[rows] for k,v in zip('uiw', (u,i,w))})
+    with tempfile.TemporaryDirectory() as temp:
+        source,target = Path(temp, 'in.npz'),Path(temp, 'out.npz')
+        np.savez(source, **d)
+        one = {'PYTHONPATH':'', **dict.fromkeys(('OMP_NUM_THREADS','OPENBLAS_NUM_THREADS'), '1')}
+        command = [os.environ.get('PEERS_PYTHON', sys.executable), ranking_peers.__file__, source, target]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **one})
+        with np.load(target) as o: out = dict(o)
+    return str(out['error']) if 'error' in out else (out['lists'],str(out['said']),float(out['secs']))
+
+def list_frame(lists, dls):
+    "Lists as a table of raw ids"
+    ids = [np.array(list(dls.classes[o])[1:]) for o in (dls.user_name,dls.item_name)]   # without '#na#'
+    return pd.DataFrame(dict(user=np.repeat(ids[0], lists.shape[1]), item=ids[1][lists.ravel()]))
+
+def compare_clicks(clicks):
+    "A table of all methods on one set; two of the others run beside ours"
+    df,splits = clicks.df,clicks.splitter(clicks.df)
+    train,test = (df.iloc[np.asarray(o)] for o in splits)
+    dls = CollabDataLoaders.from_interactions(train, valid_pct=0, seed=0, bs=4096, **clicks.kwargs)
+    ours,learn = "fastcollab, arch='auto'",collab_learner(dls, arch='auto')
+    with ThreadPoolExecutor(2) as pool:
+        asked = {name:pool.submit(peer_lists, dls, name) for name in ranking_peers.GRIDS}
+        with learn.no_logging(): secs,_ = both_times(learn.fit_auto)
+    say(f'\n{clicks.name}: {len(train):,} and {len(test):,} rows, {dls.n_users-1:,} users, {dls.n_items-1:,} items')
+    say(learn.auto_choice)
+    models,said = {ours:learn},{ours:f'{secs:.0f} s, {len(learn.auto_choice.ndcg)-1} rankers tried'}
+    for name,res in ((k,o.result()) for k,o in asked.items()):
+        if isinstance(res, str): say(f'{name}: {res}')
+        else: models[name],said[name] = list_frame(res[0], dls),f'{res[2]:.0f} s; {res[1]}'
+    found = compare(models, test, k=(10,20), train=train, names=[*df.columns[:2],None])
+    for metric in ('ndcg@10','recall@20'):
+        say(f'{metric}, and the difference to ours with a 95 % interval over users, the same users for all')
+        for name,(value,gap,low,high,_) in found.differences(metric, ours).iterrows():
+            row(name, f'{value:.4f}', f'{gap:+.4f} ({low:+.4f} to {high:+.4f})')
+    say(f'CPU seconds of search and fit; the others may search for {SEARCH} s each')
+    for name,text in said.items(): say(f'{name}: {text}')
+
+def latest():
+    "nDCG@10 and Recall@20 on ml-latest-small"
+    compare_clicks(latest_clicks())
+
+def lastfm():
+    "nDCG@10 and Recall@20 on Last.fm"
+    compare_clicks(lastfm_clicks())
+
+def more_clicks():
+    "The same on small sets of ratings that are read as clicks"
+    files = dict(FilmTrust='filmtrust.txt', Flixster='flixster_monti.npz', YahooMusic='yahoo_music_monti.npz')
+    for name,file in files.items(): compare_clicks(other_clicks(name, file))
+
 if __name__=='__main__':
-    report(__file__, [speed,als,ml_100k,metrics], 'one thread unless a row says otherwise; fastest of seven epochs')
+    note = 'one thread unless a row says otherwise; fastest of seven epochs'
+    report(__file__, [speed,als,ml_100k,latest,lastfm,more_clicks,metrics], note)

@@ -27,7 +27,7 @@ from fastcollab.models.svdpp import SVDPlusPlus
 from fastcollab.models.ensemble import LeadEnsemble, PosteriorAverage, RankEnsemble, WeightedEnsemble
 
 # Models in closed form for clicks
-from fastcollab.models.neighbors import EASE, ItemKNN, Popular, SLIM
+from fastcollab.models.neighbors import EASE, ItemKNN, Popular, SLIM, Successors
 from fastcollab.models.lightgcn import LightGCN
 
 # Losses and metrics
@@ -49,7 +49,8 @@ from fastcollab.train.callbacks import (IdDropout, ValidRMSE, FitSessionEffects,
 from fastcollab.train.ranking import (NDCG, Recall, Precision, MAP, MRR, HitRate, AUC, Coverage, ExposureGini,
     Novelty, PopularityLift, Diversity)
 from fastcollab.train.auto import auto_config, rating_range, new_id_share
-from fastcollab.train.learner import CollabLearner, collab_learner, baseline_rmse
+from fastcollab.train.verdict import baseline_rmse
+from fastcollab.train.learner import CollabLearner, collab_learner
 from fastcollab.train.ensemble import ensemble
 
 # Recommendations
@@ -67,6 +68,5 @@ from fastcollab.interpret.core import CollabInterpretation
 from fastcollab.interpret.cold_start import MetadataEmbedding
 
 # Arguments in help() and in editors
-from fastcollab.signatures import explain_arguments
-explain_arguments(globals())
-del explain_arguments
+import fastcollab.signatures as _signatures
+_signatures.explain_arguments(globals())

@@ -36,6 +36,7 @@ class RatingLoss(Module):
     takes_ratings = True # Is the output of a model a rating already?
     has_probs = False # Does `probs` return a distribution over `levels`?
     ranks = False # Does it compare items, instead of predicting ratings? See `ranking_losses`
+    wd = None # Weight decay that a learner takes unless you give one; fastai's if None
     reduction = 'mean' # 'mean', 'sum' or 'none'
 
     def activation(self,

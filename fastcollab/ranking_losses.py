@@ -15,7 +15,7 @@ from .losses import ListRule,RatingLoss
 # %% ../nbs/01_ranking_losses.ipynb #336c3452
 class RankingLoss(RatingLoss):
     "Base class of losses that compare the item of an interaction, column 0 of the scores, with negatives"
-    ranks,takes_ratings = True,False
+    ranks,takes_ratings,wd = True,False,.3
     def setup(self,
         dls, # `CollabDataLoaders.from_interactions`
     ): # self

@@ -148,3 +148,31 @@ def fitted(seed):
     torch.manual_seed(1)                                        # the generator is one for all threads
     rec = collab_learner(load(seed=seed), n_factors=4, y_range=(0,5.5)).recommender()
     return int(np.asarray(rec.recommend(k=3)['rank']).sum())
+
+LOKY = """
+    import warnings
+    warnings.simplefilter('ignore')
+    import joblib
+    def asked(k):
+        import torch
+        from fastcollab.cores import limited, n_threads, wanted_threads
+        with limited(): inside = torch.get_num_threads(),wanted_threads()
+        return inside[0],inside[1]==torch.get_num_threads(),n_threads(.5),n_threads(100)<=wanted_threads()
+    print(*set(joblib.Parallel(2)(joblib.delayed(asked)(o) for o in range(4))))
+"""
+@pytest.mark.slow   # three processes import torch
+def test_processes_of_joblib():
+    "A worker of loky, a new process that says how many threads it may have, keeps the rule for itself"
+    pytest.importorskip('joblib')
+    res = subprocess.run([sys.executable, '-c', textwrap.dedent(LOKY)], capture_output=True, text=True, timeout=240)
+    assert res.stdout.strip()=='(1, True, 1, True)', res.stderr[-2000:]
+
+def test_a_kernel_works_in_another_thread(eight):
+    "Where cells run in a thread that isn't the first, as in a notebook, fits are limited, and all is as before"
+    def cell():
+        watch = Watch()
+        learn = collab_learner(load(), n_factors=4, y_range=(0,5.5), cbs=watch, fused=False)
+        quiet(learn, 1)
+        return set(watch.seen),torch.get_num_threads(),cores._state().inside
+    with ThreadPoolExecutor(1) as pool: assert pool.submit(cell).result()==({(1,1)},8,0)
+    assert torch.get_num_threads()==8 and wanted_threads()==8

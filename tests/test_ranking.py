@@ -63,6 +63,20 @@ def test_recbole(seed, k, style):
         same(got[users], want[name])
         assert np.isnan(got[~users]).all() and (~users).any()
 
+@pytest.mark.parametrize('k', K)
+def test_recbole_itself(k, monkeypatch):
+    metrics = pytest.importorskip('recbole.evaluator.metrics')
+    for o in (float,int,bool): monkeypatch.setattr(np, o.__name__, o, raising=False)   # names that numpy has dropped
+    _,lists,held = sample(4)
+    hits = find_hits(lists, held).at(k)
+    users = hits.n_held>0
+    found,n,config = hits.found[users],hits.n_held[users],dict(topk=[k], metric_decimal_place=16)
+    names = dict(ndcg='NDCG', map='MAP', recall='Recall', precision='Precision', mrr='MRR', hit_rate='Hit')
+    for name,cls in names.items():
+        args = (found,n) if name in ('ndcg','map','recall') else (found,)
+        want = getattr(metrics, cls)(config).metric_info(*args)[:,-1]
+        same(RANKING_METRICS[name](hits, 'recbole')[users], want)
+
 # ---- ranx 0.3, ranx/metrics: a mean over all users, of 0 without positives
 def ranx_numbers(items, held, k):
     if not held: return dict.fromkeys(RANKING_METRICS, 0.)
@@ -164,6 +178,19 @@ def test_lenskit(k):
     lists,held = without_some_lists(7)
     want = pd.DataFrame([lenskit(*o, k) for o in pairs(lists, held)])
     for name,f in RANKING_METRICS.items(): same(f(find_hits(lists, held).at(k), 'lenskit'), want[name])
+
+@pytest.mark.parametrize('k', K)
+def test_lenskit_itself(k):
+    ranking,lk = pytest.importorskip('lenskit.metrics.ranking'),pytest.importorskip('lenskit.data')
+    lists,held = without_some_lists(8)
+    names = dict(ndcg=ranking.NDCG, recall=ranking.Recall, precision=ranking.Precision, mrr=ranking.RecipRank,
+        hit_rate=ranking.Hit, map=ranking.AveragePrecision)
+    some = [o for o in pairs(lists, held) if o[1]]                          # its recall divides by 0 for the others
+    hits = find_hits(lists, held).at(k)
+    for name,cls in names.items():
+        want = [cls(n=k).measure_list(lk.ItemList(item_ids=l, ordered=True), lk.ItemList(item_ids=sorted(h)))
+            for l,h in some]
+        same(RANKING_METRICS[name](hits, 'lenskit')[hits.n_held>0], want)
 
 # ---- The whole order
 @pytest.mark.parametrize('seed', range(3))

@@ -62,6 +62,7 @@ def encode(
     if extend: return print(extend_encoding(out, ratings, bar))
     if by_time and time is None: raise ValueError('--by-time needs the column of times: --time')
     names = dict(weight_name=weight) if clicks else dict(rating_name=rating)
-    plan = parquet_plan(table, clicks, valid_pct, user, item, item_cols=listed(item_cols), user_cols=listed(user_cols),
-        time_name=time, seed=seed, min_count=min_count, splitter=TemporalSplitter(valid_pct, time) if by_time else None, **names)
+    cols = dict(item_cols=listed(item_cols), user_cols=listed(user_cols), time_name=time, **names)
+    splitter = TemporalSplitter(valid_pct, time) if by_time else None
+    plan = parquet_plan(table, clicks, valid_pct, user, item, seed=seed, min_count=min_count, splitter=splitter, **cols)
     print(encode_parquet(ratings, out, plan, bar))

@@ -13,6 +13,7 @@ import pandas as pd
 from .common import has_header,open_recommender,print_table,read_any_table,with_known_types
 from ..evaluate.protocol import evaluate as measure
 from ..ranking import STYLES
+from ..writing import write_csv
 
 # %% ../../nbs/cli/08_evaluate.ipynb #7f9110e6
 def read_test(
@@ -59,6 +60,6 @@ def evaluate(
     "Measure the lists of a recommender on held-out rows"
     rec = open_recommender(folder)
     row = measure(rec, read_test(rec, test, sep, encoding), lengths(k), style, min_rating, n_boot=n_boot, seed=seed)
-    if csv: return row.to_csv(csv, index=False)
+    if csv: return write_csv(row, csv)
     print(f'{row.users[0]:,} users, {row.unknown_users[0]:,} unknown; intervals of 95 % over users\n')
     print_table(metric_lines(row))

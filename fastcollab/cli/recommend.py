@@ -14,14 +14,15 @@ from pyarrow.parquet import ParquetWriter,read_metadata
 from ..checks import check_int
 from .common import find_id, open_recommender, print_table
 from ..ranks import Place,own_place
-from ..writing import replacing
+from ..writing import replacing, without_formulas, write_csv
 from fastprogress import progress_bar
 
 # %% ../../nbs/cli/04_recommend.ipynb #7ef456ed
-def _write_csv(batches, file):
+def _write_csv(batches, file, formulas=False):
     "Write tables one after the other as CSV; the number of rows"
     rows = 0
     for df in batches:
+        if not formulas: df = without_formulas(df)
         df.to_csv(file, mode='a' if rows else 'w', header=not rows, index=False)
         rows += len(df)
     return rows
@@ -44,9 +45,11 @@ def _write_parquet(batches, file):
 def write_lists(
     batches, # Tables of lists
     out:Path, # File to write, .csv or .parquet
+    formulas:bool=False, # Write text that begins like a formula as it is? See `without_formulas`
 )->int: # Rows written
     "Write lists as they come; the file gets its name when it is complete"
-    with replacing(out) as part: return (_write_csv if out.suffix=='.csv' else _write_parquet)(batches, part)
+    with replacing(out) as part:
+        return _write_csv(batches, part, formulas) if out.suffix=='.csv' else _write_parquet(batches, part)
 
 # %% ../../nbs/cli/04_recommend.ipynb #ff85ae47
 def check_options(
@@ -146,6 +149,7 @@ def recommend(
     csv:Path=None, # Write the list to this file instead of showing it
     out:Path=None, # For the lists of everybody: a file, .parquet or .csv, or a folder of Parquet parts
     mb:float=64, # Memory for scores, in MB
+    formulas:bool=False, # Leave titles that begin with =, +, - or @ as they are in CSV? Spreadsheets run them
     block:int=10_000, # Users per part of a folder
 ):
     "The best items for a user, or for everybody"
@@ -155,11 +159,12 @@ def recommend(
     if not all:
         df = rec.recommend(find_id(rec, 0, user), k, not seen, filters=filters, mb=mb)
         if csv is None: return print_table(df)
-        with replacing(csv) as part: return df.to_csv(part, index=False)
+        return write_csv(df, csv, formulas)
     if out.suffix:
-        rows = write_lists(list_batches(rec, k, not seen, filters, mb), out)
+        rows = write_lists(list_batches(rec, k, not seen, filters, mb), out, formulas)
         return print(f'{rows:,} rows for {rec.n_users-1:,} users written to {out}')
     claim_folder(out, lists_label(folder, rec, block, k=k, filters=filters, seen=seen))
     rows,new,old = write_parts(rec, out, block, place, k=k, exclude_seen=not seen, filters=filters, mb=mb)
     who = '' if place.size==1 else f', process {place.rank+1} of {place.size}'
     print(f'{rows:,} rows in {out}: {new} parts written, {old} were there{who}')
+

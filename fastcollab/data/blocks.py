@@ -44,8 +44,9 @@ class BlockOrder(Order):
         return DrawnRows(n, per*self.block, draw)
 
 # %% ../../nbs/data/08_blocks.ipynb #b10c000e
+# type and width of the columns of a part
 COLUMNS = dict(ids=(np.int32,2), ratings=(np.float32,1), times=(np.int32,4), entities0=(np.int32,1),
-    entities1=(np.int32,1), ends=(np.int64,1), items=(np.int32,1), values=(np.float32,1))   # type and width of the columns of a part
+    entities1=(np.int32,1), ends=(np.int64,1), items=(np.int32,1), values=(np.float32,1))
 
 def column_file(
     folder, # Folder of an encoding

@@ -107,7 +107,8 @@ class ParquetTable:
         kinds = [o.get(name) for o in self.kinds]
         if None in kinds:
             lacks = [f for f,o in zip(self.files, kinds) if o is None]
-            where = f'{lacks[0]}' if len(lacks)==len(kinds) else f'{len(lacks):,} of {len(kinds):,} files, e.g. {lacks[0]}'
+            where = f'{len(lacks):,} of {len(kinds):,} files, e.g. {lacks[0]}'
+            if len(lacks)==len(kinds): where = lacks[0]
             raise KeyError(f'no {what+" " if what else ""}column {name!r} in {where}; the columns are {self.names}')
         numbers = {'whole numbers','numbers'}
         odd = [k for k,o in enumerate(kinds) if o!=kinds[0] and not {o,kinds[0]}<=numbers]
@@ -211,7 +212,8 @@ def id_bits(
     "Random-looking bits of each id"
     if isinstance(ids, np.ndarray): return mixed_bits(ids.view(np.uint64))
     parts = (ids[o:o+2**20].to_numpy(zero_copy_only=False) for o in range(0, len(ids), 2**20))
-    return np.concatenate([pd.util.hash_array(o.astype(object), categorize=False) for o in parts] or [np.zeros(0, np.uint64)])
+    bits = [pd.util.hash_array(o.astype(object), categorize=False) for o in parts]
+    return np.concatenate([np.zeros(0, np.uint64), *bits])
 
 # %% ../../nbs/data/08_columns.ipynb #c01b001e
 class ValueTable:
@@ -232,7 +234,7 @@ class ValueTable:
     def _lowest(self, table):
         how = [(o,o.partition('_')[0]) for o in table.column_names if o!='codes']
         res = table.group_by('codes').aggregate(how)
-        return res.rename_columns([o.removesuffix('_min').removesuffix('_max') if o!='codes' else o for o in res.column_names])
+        return res.rename_columns([o.removesuffix('_min').removesuffix('_max') for o in res.column_names])
     def _merge(self):
         self.parts = [self._lowest(pa.concat_tables(self.parts, promote_options='permissive'))]
         self.size = len(self.parts[0])

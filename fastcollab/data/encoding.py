@@ -8,11 +8,12 @@ __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SIDES', 'EncodingPlan', 'check_plan
            'time_cut', 'Split', 'sort_buckets', 'id_rows_of', 'entity_rows', 'PartFiles', 'write_parts', 'read_column',
            'write_by_user', 'write_times', 'file_sum', 'file_stamp', 'same_files', 'Encoding', 'read_encoding',
            'encoding_encoder', 'save_times', 'read_times', 'id_tables', 'kept_values', 'say_what_is_odd', 'ask_values',
-           'write_columns', 'learned_features', 'free_name', 'move_entities', 'check_room', 'encode_parquet',
+           'write_columns', 'learned_features', 'free_name', 'move_entities', 'check_room', 'locked', 'encode_parquet',
            'extend_encoding']
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd0004
 import hashlib, json, os, shutil, uuid
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from warnings import warn
@@ -88,8 +89,8 @@ def check_plan(
         raise ValueError(f"column {taken[0]!r} holds users, items or ratings; it can't be a feature too")
     if plan.time_name is not None: _check_kind(table, plan.time_name, 'time', _TIME_KINDS)
     elif plan.by_time: raise ValueError('a split by time needs the column of times; name it in time_name')
-    if len(table)<2: raise ValueError(f'{len(table)} rows: at least two are needed, one to train on and one to validate')
-    return plan
+    if len(table)>1: return plan
+    raise ValueError(f'{len(table)} rows: at least two are needed, one to train on and one to validate')
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd000a
 def row_type(
@@ -217,8 +218,8 @@ def row_seconds(
     "Times of rows"
     secs,own = unix_seconds(pd.Series(piece.columns[name].to_pandas(), name=name))
     if None not in (unit,own) and own!=unit:
-        raise ValueError(f'times in column {name!r} are in {own} from row {piece.start:,} of {piece.file} on, and in {unit} before; '
-            'write the files again with one unit')
+        raise ValueError(f'times in column {name!r} are in {own} from row {piece.start:,} of {piece.file} on, and in '
+            f'{unit} before; write the files again with one unit')
     return secs,own or unit
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd0013
@@ -507,7 +508,8 @@ class Encoding(NamedTuple):
         return MappedStore(self.data, part)
     def __repr__(self):
         n = {k:f'{v:,}' for k,v in self.info['n'].items()}
-        return f'{n["train"]} rows to train on and {n["valid"]} to validate on, {n["users"]} users, {n["items"]} items, in {self.folder}'
+        rows = f'{n["train"]} rows to train on and {n["valid"]} to validate on'
+        return f'{rows}, {n["users"]} users, {n["items"]} items, in {self.folder}'
 
 def read_encoding(
     folder, # Folder of an encoding
@@ -518,11 +520,13 @@ def read_encoding(
     try: info = json.loads(file.read_text(encoding='utf8'))
     except ValueError as e: raise ValueError(f'{file} is damaged: {e}; remove the folder and encode again') from None
     if info.get('format')!=FORMAT: raise ValueError(f'{file} is not a {FORMAT}; name another folder')
-    if info['version']!=VERSION: raise ValueError(f'{file} has version {info["version"]}, and this fastcollab reads {VERSION}; encode again')
+    if info['version']!=VERSION:
+        raise ValueError(f'{file} has version {info["version"]}, and this fastcollab reads {VERSION}; encode again')
     res = Encoding(Path(folder), info)
     for name,size in info['files'].items():
         if not (res.data/name).exists() or (res.data/name).stat().st_size!=size:
-            raise ValueError(f'{res.data/name} is damaged: it should have {size:,} bytes; remove the folder and encode again')
+            raise ValueError(f'{res.data/name} is damaged: it should have {size:,} bytes; remove the folder and encode '
+                'again')
     return res
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd002a
@@ -534,7 +538,8 @@ def _known(table):
 def _features(encoding, side, table):
     "The features of a side, with the categories that were learned, and their rows: known ids first, then unknown ones"
     plan,states = encoding.plan,encoding.info['features']
-    features = [Feature(o.name, side, plan.sep, GenreCategorify.from_state(states[o.name])) for o in plan.features() if o.side==side]
+    names = [o.name for o in plan.features() if o.side==side]
+    features = [Feature(o, side, plan.sep, GenreCategorify.from_state(states[o])) for o in names]
     if not features: return [],None
     at,ids = np.concatenate(_known(table)),table['id'].to_pandas().to_numpy()
     parts = [f.encode(table[f.name].to_pandas().iloc[at], ids[at]) for f in features]
@@ -632,9 +637,12 @@ def say_what_is_odd(
             if not bad.any(): continue
             text = some_of(int(bad.sum()), len(bad), f'ids in {name!r}', table['id'][int(bad.argmax())].as_py())
             warn(f'column {col!r} changes between rows of {text}; the lowest value of each counts')
-    if dealt.untimed: warn(f'time column {plan.time_name!r} is empty in {dealt.untimed:,} of {n:,} rows; they are predicted without a time')
+    if dealt.untimed:
+        rows = f'{dealt.untimed:,} of {n:,} rows'
+        warn(f'time column {plan.time_name!r} is empty in {rows}; they are predicted without a time')
     if not repeats: return
-    then = "their weights are summed; duplicates='keep' leaves them" if plan.implicit and plan.duplicates=='sum' else 'all of them are kept'
+    summed = plan.implicit and plan.duplicates=='sum'
+    then = "their weights are summed; duplicates='keep' leaves them" if summed else 'all of them are kept'
     warn(f'{repeats:,} of {n:,} rows repeat an earlier pair of {plan.names[0]!r} and {plan.names[1]!r}; {then}')
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd0030
@@ -661,17 +669,19 @@ def write_columns(
     split,counts,repeats = sort_buckets(job, dealt, bits)
     tables = id_tables(job, ids, dealt, counts, known)
     rows_of = [o['row'].to_numpy() for o in tables]
-    if not (rows_of[0].any() and rows_of[1].any()): raise ValueError(f'no id is left for training: {plan}; lower min_count or valid_pct')
+    if not (rows_of[0].any() and rows_of[1].any()):
+        raise ValueError(f'no id is left for training: {plan}; lower min_count or valid_pct')
     if base is not None: move_entities(job.folder, known, tables)
     done = [0 if base is None else base.info['n'][o] for o in ('train','valid')]
-    write_parts(job, dealt.buckets, split, rows_of, tuple(bool([f for f in plan.features() if f.side==k]) for k in (0,1)))
+    write_parts(job, dealt.buckets, split, rows_of, (bool(plan.user_cols),bool(plan.item_cols)))
     write_by_user(job.folder, int(rows_of[0].max())+1)
     if plan.time_name is not None:
         save_times(write_times(job.folder, plan.time_name, dealt.unit, times, done), job.folder/'times.npz')
     for name,table in zip(SIDES, tables): pq.write_table(table, job.folder/f'{name}.parquet')
     say_what_is_odd(job, tables, dealt, repeats)
     ask_values(job)
-    n = {o:len(MappedStore(job.folder, o)) for o in ('train','valid')} | {o:int((r>0).sum()) for o,r in zip(SIDES, rows_of)}
+    n = {o:len(MappedStore(job.folder, o)) for o in ('train','valid')}
+    n |= {o:int((r>0).sum()) for o,r in zip(SIDES, rows_of)}
     states = base.info['features'] if base is not None else learned_features(plan, tables)
     return dict(n=n, features=states, repeats=repeats, weight_name=free_name(job.table))
 
@@ -704,7 +714,8 @@ def move_entities(
         if not column_file(folder, 'valid', f'entities{side}').exists(): continue
         rows = map_column(folder, 'valid', f'entities{side}')
         moved = np.zeros(len(old)+1, np.int32)
-        at = IdNumbers(new['id'].combine_chunks() if pa.types.is_string(new['id'].type) else new['id'].to_numpy())(old['id'].combine_chunks())
+        ids = new['id'].combine_chunks() if pa.types.is_string(new['id'].type) else new['id'].to_numpy()
+        at = IdNumbers(ids)(old['id'].combine_chunks())
         moved[entity_rows(old['row'].to_numpy())] = entity_rows(new['row'].to_numpy())[at]
         moved[rows[:,0].numpy()].tofile(column_file(folder, 'valid', f'entities{side}'))
 
@@ -717,11 +728,14 @@ def check_room(
 ):
     "OSError if the disk has no room for an encoding"
     free = shutil.disk_usage(folder).free
-    if n*_ROOM>free: raise OSError(f'{folder} has {free/2**30:.1f} GB free, and encoding {n:,} rows takes {n*_ROOM/2**30:.1f} GB; name another folder')
+    if n*_ROOM<=free: return
+    need = f'encoding {n:,} rows takes {n*_ROOM/2**30:.1f} GB'
+    raise OSError(f'{folder} has {free/2**30:.1f} GB free, and {need}; name another folder')
 
 def _place(folder, plan, sources, write):
     "Write an encoding by `write(part)`, and put it in the place of an older one"
     part,data = folder/f'.writing-{(name := uuid.uuid4().hex[:12])}',f'data-{name}'
+    for o in folder.glob('.writing-*'): shutil.rmtree(o, ignore_errors=True)   # of a process that was killed
     try:
         part.mkdir(parents=True)
         check_room(folder, sum(o['rows'] for o in sources))
@@ -730,14 +744,16 @@ def _place(folder, plan, sources, write):
             with open(o, 'rb+') as f: os.fsync(f.fileno())
         files = {o.name:o.stat().st_size for o in part.iterdir()}
         part.rename(folder/data)
-        info = dict(format=FORMAT, version=VERSION, data=data, plan=plan._asdict(), sources=sources, files=files, **body)
+        made_of = dict(plan=plan._asdict(), sources=sources, files=files)
+        info = dict(format=FORMAT, version=VERSION, data=data, **made_of, **body)
         with replacing(folder/MANIFEST) as f: f.write_text(json.dumps(info, indent=1), encoding='utf8')
     except BaseException as e:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(folder/data, ignore_errors=True)
-        if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
+        if {o.name for o in folder.iterdir()}<={'.lock'}: shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(e, OSError) or e.errno is None: raise
-        raise OSError(f'{folder} could not be written: {e.strerror or e}; make room, or name another folder. Nothing was left behind') from e
+        raise OSError(f'{folder} could not be written: {e.strerror or e}; make room, or name another folder. Nothing '
+            'was left behind') from e
     for o in folder.glob('data-*'):
         if o.name!=data: shutil.rmtree(o, ignore_errors=True)
     return read_encoding(folder)
@@ -747,6 +763,17 @@ def _sources(table, folder):
     return [{**file_stamp(f, folder), 'sum':file_sum(f), 'rows':n} for f,n in zip(table.files, table.rows)]
 def _nothing(n): pass   # where nobody wants to see how far it is
 
+@contextmanager
+def locked(folder:Path):
+    "One process at a time writes to `folder`, where the system can say so; the lock of a killed process is gone"
+    try: import fcntl
+    except ImportError:   # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder/'.lock', 'w') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 def encode_parquet(
     path, # File, folder or pattern of Parquet files
     folder, # Where to keep the encoding
@@ -756,12 +783,13 @@ def encode_parquet(
     "Encode Parquet files, unless that was done already"
     table,folder = ParquetTable(path),Path(folder)
     if folder.exists() and not folder.is_dir(): raise FileExistsError(f'{folder} is a file; name a folder')
-    old = read_encoding(folder)
-    if old and old.plan==plan and same_files(old.info['sources'], table.files, folder): return old
-    if not old and folder.is_dir() and any(not o.name.startswith('.') for o in folder.iterdir()):
+    if not read_encoding(folder) and folder.is_dir() and any(not o.name.startswith('.') for o in folder.iterdir()):
         raise FileExistsError(f'{folder} holds other files; name a new folder')
     check_plan(plan, table)
-    return _place(folder, plan, _sources(table, folder), lambda part: write_columns(Job(table, plan, part, show)))
+    with locked(folder):
+        old = read_encoding(folder)   # maybe another process has just made it
+        if old and old.plan==plan and same_files(old.info['sources'], table.files, folder): return old
+        return _place(folder, plan, _sources(table, folder), lambda part: write_columns(Job(table, plan, part, show)))
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd0038
 def extend_encoding(
@@ -775,13 +803,15 @@ def extend_encoding(
     sources = _sources(table, base.folder)
     if again := {o['sum'] for o in base.info['sources']} & {o['sum'] for o in sources}:
         file = next(o['file'] for o in sources if o['sum'] in again)
-        raise ValueError(f'{len(again)} of {len(sources)} files are in the encoding already, e.g. {file}; name new files only')
+        raise ValueError(f'{len(again)} of {len(sources)} files are in the encoding already, e.g. {file}; name new '
+            'files only')
     check_plan(base.plan, table)
     for k,name in enumerate(base.plan.names[:2]):
         before = 'text' if pa.types.is_string(base.ids(k)['id'].type) else 'whole numbers'
-        if table.kind(name)!=before: raise TypeError(f'column {name!r} holds {table.kind(name)}, and {before} in the encoding; convert it')
+        if table.kind(name)!=before:
+            raise TypeError(f'column {name!r} holds {table.kind(name)}, and {before} in the encoding; convert it')
     def write(part):
         for o in base.data.iterdir(): shutil.copy(o, part/o.name)
         for o in ('ends','items','values'): column_file(part, 'train', o).unlink()
         return write_columns(Job(table, base.plan, part, show), base)
-    return _place(base.folder, base.plan, base.info['sources']+sources, write)
+    with locked(base.folder): return _place(base.folder, base.plan, base.info['sources']+sources, write)

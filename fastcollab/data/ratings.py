@@ -157,8 +157,10 @@ def odd_ratings(
 )->str: # Empty if they don't
     "Why the ratings look like something else, as the end of a sentence"
     few = df[list(names)].iloc[::len(df)//2**16+1]
-    y,levels = few[names[2]],few.nunique()
-    if len(y)<50 or not pd.api.types.is_numeric_dtype(y) or not (y==y.round()).all(): return ''
+    y = few[names[2]]
+    if len(y)<50 or not pd.api.types.is_numeric_dtype(y) or pd.api.types.is_complex_dtype(y): return ''
+    if not (y==y.round()).all(): return ''
+    levels = few.nunique()
     if y.min()>1e6: return f'holds numbers from {y.min():,.0f} on, as ids or seconds do'
     for o in names[:2]:
         if pd.api.types.is_numeric_dtype(few[o]) and levels[o]<=10 and few[o].max()<=10 and levels[names[2]]>50:

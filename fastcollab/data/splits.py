@@ -225,7 +225,8 @@ def check_splits(
     n:int, # Rows of the table
 )->tuple: # Two arrays of row numbers; TypeError or ValueError if they don't split a table of `n` rows
     "Check that both parts hold rows of the table, that training isn't empty, and that no row is in both parts"
-    splits = list(splits)
+    if not isinstance(splits, (list,tuple)):
+        raise TypeError(f'splits are {short_repr(splits)}, a {type_name(splits)}; give (train, valid)')
     if len(splits)!=2: raise ValueError(f'splits have {len(splits)} parts; give (train, valid)')
     train,valid = (_row_numbers(o, n) for o in splits)
     if not len(train): raise ValueError('the training part of the split is empty; change the splitter')

@@ -7,6 +7,7 @@ __all__ = ['KeptFunction', 'njit']
 
 # %% ../../nbs/kernels/01_compile.ipynb #c1900003
 import warnings
+from functools import partial
 
 import numba
 from numba.core.caching import FunctionCache
@@ -40,12 +41,11 @@ class KeptFunction(FunctionCache):
 
 # %% ../../nbs/kernels/01_compile.ipynb #c1900008
 def njit(
+    f=None, # A function; None for a decorator with options
     **options # Of `numba.njit`
-): # A decorator
+): # A compiled function, or a decorator
     "Compile a function when it's first called"
-    def decorate(f):
-        res = numba.njit(**options)(f)
-        if options.get('cache'): res._cache = KeptFunction(f)
-        return res
-    return decorate
-
+    if f is None: return partial(njit, **options)
+    res = numba.njit(**options)(f)
+    if options.get('cache'): res._cache = KeptFunction(f)
+    return res

@@ -60,12 +60,13 @@ _announced = set()
 @contextmanager
 def compiling(
     work=None, # Name of the work: only its first time may be a compilation; None if it may be each time
+    seconds:int=10, # About how long it takes
 ):
     "Say so if the work inside takes long because it compiles"
     if work in _announced:
         yield
         return
-    def say(): print('fastcollab is compiling its loops, once; about 10 seconds', file=sys.stderr)
+    def say(): print(f'fastcollab is compiling its loops, once; about {seconds} seconds', file=sys.stderr)
     note = threading.Timer(1.5, say)
     note.start()
     try: yield

@@ -235,7 +235,7 @@ def find_rows(side, s, b):
     for k in range(side.ids.n[0]):
         i = side.ids.found[k]
         for o in range(starts[i], ends[i]):
-            if met[cols[o]]!=s: find(sets, cols[o], s, b)
+            if met[cols[o]]!=s: find(sets, np.int64(cols[o]), s, b)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #998b153e
 @njit(**INNER)
@@ -247,7 +247,7 @@ def find_side(side, batch, col, first, starts, start, stop, s, b):
     features.n[0] = 0
     for k in range(ids.n[0]):
         for f in range(rows.shape[1]):
-            o = rows[ids.found[k],f]
+            o = np.int64(rows[ids.found[k],f])
             if o>=0: find(features, o, s, b)
     if len(starts)==0: return
     for r in range(start, stop):
@@ -481,11 +481,12 @@ def part_of(
 @njit(**INNER)
 def meet(users, items, times, batch, start, stop, s, b, thread, n_threads):
     "Note what a step meets"
-    first = 2+len(batch.item_starts)
+    zero,one,two = np.int64(0),np.int64(1),np.int64(2)   # each literal would be compiled by itself
+    first = two+len(batch.item_starts)
     if thread==0:
-        find_side(users, batch, 0, first, batch.user_starts, start, stop, s, b)
+        find_side(users, batch, zero, first, batch.user_starts, start, stop, s, b)
         find_times(times, batch, start, stop, s, b)
-    if thread==n_threads-1: find_side(items, batch, 1, 2, batch.item_starts, start, stop, s, b)
+    if thread==n_threads-1: find_side(items, batch, one, two, batch.item_starts, start, stop, s, b)
 
 @njit(**INNER)
 def back(users, items, times, batch, start, stop, err, b, thread, n_threads):

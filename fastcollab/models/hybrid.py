@@ -8,6 +8,7 @@ __all__ = ['GenreDotProductBias', 'GenreCollabNN', 'HybridModel', 'find_feature'
 
 # %% ../../nbs/models/04_hybrid.ipynb #0af8f58e
 from fastai.torch_basics import *
+from ..checks import checked
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from .base import *
 from .layers import *
@@ -142,6 +143,7 @@ def hybrid_plan(
 class HybridMF(HybridModel, DotProductBias):
     "Biased dot product in which the features of items and users add to, or scale, their vectors"
     ends_in_link = same_steps = True
+    @checked(**MODEL)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included
@@ -189,6 +191,7 @@ class HybridMF(HybridModel, DotProductBias):
 # %% ../../nbs/models/04_hybrid.ipynb #b9895c8f
 class HybridNN(HybridModel, CollabNN):
     "A neural net on the vectors of a user, an item and their features, put end to end"
+    @checked(**MODEL)
     @delegates(CollabNN.__init__, but=['n_more'])
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included

@@ -7,7 +7,7 @@ __all__ = ['DotProduct', 'DotProductBias', 'BiasBaseline']
 
 # %% ../../nbs/models/02_mf.ipynb #e724501b
 from fastai.torch_basics import *
-from ..checks import check_number, check_range
+from ..checks import check_number, check_range, checked
 from .base import *
 from .layers import *
 from ..recommend.base import *
@@ -16,6 +16,7 @@ from ..recommend.base import *
 class DotProduct(CollabModel):
     "Dot product of a user's and an item's vector"
     ends_in_link = same_steps = True
+    @checked(**MODEL)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included
@@ -36,6 +37,7 @@ class DotProduct(CollabModel):
 # %% ../../nbs/models/02_mf.ipynb #f5ad7005
 class DotProductBias(DotProduct):
     "Dot product plus a bias of the user and one of the item"
+    @checked(**MODEL)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included

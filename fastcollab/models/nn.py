@@ -7,7 +7,7 @@ __all__ = ['CollabNN', 'LinearCollab']
 
 # %% ../../nbs/models/03_nn.ipynb #79a3d4c5
 from fastai.torch_basics import *
-from ..checks import check_range, plain_value
+from ..checks import check_range, checked
 from .base import *
 from .layers import *
 from ..recommend.base import *
@@ -32,6 +32,7 @@ def _collapsed(net):
 class CollabNN(CollabModel):
     "A neural net on a user's and an item's vector, put end to end"
     ends_in_link = same_steps = True
+    @checked(**MODEL)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included
@@ -48,9 +49,9 @@ class CollabNN(CollabModel):
         n_more:int=0, # Length of what a subclass puts behind the two vectors
     ):
         self.n_users,self.n_items,self.y_range = n_users,n_items,check_range('y_range', y_range)
-        u_sz,i_sz = map(plain_value, ifnone(emb_szs, self.default_emb_szs(n_users, n_items)))
-        layers = [plain_value(o) for o in ([n_factors] if layers is None else layers)]
-        ps = [float(o) for o in ([ifnone(ps, 0.)]*len(layers) if np.ndim(ps)==0 else ps)]
+        u_sz,i_sz = ifnone(emb_szs, self.default_emb_szs(n_users, n_items))
+        layers = [n_factors] if layers is None else layers
+        ps = ps if isinstance(ps, list) else [float(ifnone(ps, 0.))]*len(layers)
         if len(ps)!=len(layers): raise ValueError(f'{len(ps)} dropout rates in ps for {len(layers)} layers')
         self.u_weight,self.i_weight = Embedding(n_users, u_sz),Embedding(n_items, i_sz)
         self.emb_drop = nn.Dropout(float(embed_p))
@@ -80,6 +81,7 @@ class CollabNN(CollabModel):
 # %% ../../nbs/models/03_nn.ipynb #a101bf17
 class LinearCollab(CollabNN):
     "One linear layer on a user's and an item's vector, put end to end"
+    @checked(**MODEL)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included

@@ -11,7 +11,7 @@ import weakref
 from typing import NamedTuple
 
 from fastai.torch_basics import *
-from ..checks import check_range
+from ..checks import check_range, checked
 from ..data.blocks import need_room
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from ..kernels.jit import compiling,load_kernels
@@ -233,6 +233,7 @@ class SVDPlusPlus(HybridModel):
     needs_features,how,agg = False,'add','sqrtn'
     ends_in_link = same_steps = True
     splitter = staticmethod(svdpp_splitter)
+    @checked(**MODEL)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included
         n_items:int, # Rows of the item table, `#na#` included

@@ -211,10 +211,10 @@ def score_parts(
 )->ScoreParts:
     "What the score of an item for a user consists of"
     mean = average_parts(state) if averages is None else averages
-    (rated,_),start = state.history.rated_by(u),split_features(state, 0, 0)[0].vec
+    rated,_ = state.history.rated_by(u)
     user,item = (Factors(*(0. if o is None else o for o in _double(f, r))) for f,r in zip(state.factors, (u,i)))
-    contributions,_ = rating_contributions(state, decay, u, item.vec)
-    named = [('user',user.bias-mean.user),('item',item.bias+start@item.vec-mean.item)]
+    contributions,average = rating_contributions(state, decay, u, item.vec)
+    named = [('user',user.bias-mean.user),('item',item.bias+average-mean.item)]
     if state.terms[0].features: named.append(('features of the user',split_features(state, 0, u)[1].vec@item.vec))
     shared,score = shared_traits(state.factors[1].vec, rated, labels),pair_scores(user, item).item()
     return listed_parts(state.history, u, score, mean.score, named, contributions, shared, k)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ACTS', 'SCORERS', 'Scorer', 'check_link', 'DotScorer', 'NetScorer', 'net_scorer', 'add_columns', 'ModelScorer',
-           'HistoryScorer', 'met_items', 'check_rule', 'z_scores', 'EnsembleScorer', 'check_scorer', 'load_scorer',
-           'scorers_agree', 'topk', 'exact_scores', 'no_numbers', 'top_items', 'one_thread_each', 'best_columns',
-           'ranked_lists']
+           'add_up', 'HistoryScorer', 'met_items', 'check_rule', 'weight_arrays', 'weights_of_arrays', 'row_squares',
+           'z_scores', 'EnsembleScorer', 'check_scorer', 'load_scorer', 'scorers_agree', 'topk', 'exact_scores',
+           'no_numbers', 'top_items', 'one_thread_each', 'best_columns', 'ranked_lists']
 
 # %% ../../nbs/recommend/01_scorers.ipynb #541b2028
 import inspect
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np, torch
 import torch.nn.functional as F
-from scipy.sparse import csr_matrix, issparse, vstack
+from scipy.sparse import csr_matrix, identity, issparse, vstack
 from ..cores import *
 from .base import *
 from .saved import *
@@ -367,12 +367,20 @@ class ModelScorer(Scorer):
         return _Flat(self.model)
 
 # %% ../../nbs/recommend/01_scorers.ipynb #2950078a
+def add_up(
+    met:csr_matrix, # What was met, (n,n_items)
+    weights, # (n_items,n_items): an array, sparse, or `UserWeights`
+)->np.ndarray: # (n,n_items) float32
+    "The sums of the weights of what was met"
+    s = met@weights
+    return s.toarray() if issparse(s) else s
+
 class _HistoryModule(torch.nn.Module):
     "From rows of pairs (n,2) to scores (n,)"
     def __init__(self, X, W):
         super().__init__()
         self.register_buffer('X', torch.from_numpy(X.toarray()))
-        self.register_buffer('W', torch.from_numpy(W.toarray() if issparse(W) else W))
+        self.register_buffer('W', torch.from_numpy(add_up(identity(X.shape[1], np.float32, 'csr'), W)))
     def forward(self, x): return (self.X[x[:,0]]*self.W.T[x[:,1]]).sum(1)
 
 class HistoryScorer(Scorer):
@@ -380,62 +388,59 @@ class HistoryScorer(Scorer):
     kind = 'history'
     def __init__(self,
         met:csr_matrix, # What users have met, and how much it counts, (n_users,n_items) float32; row 0 is the mean user
-        weights, # Weight from an item that was met to an item, (n_items,n_items) float32, an array or sparse
+        weights, # Weight from an item that was met to an item, (n_items,n_items): array, sparse, or `UserWeights`
         rule:WeightRule|None=None, # How the weights were solved, for new items; None if that isn't known
     ):
         super().__init__()
         self.met,self.weights,self.rule = met,weights,rule
 
     def block(self, u, i=None, out=None):
-        s = self.met[u.numpy()]@self.weights
-        s = torch.from_numpy(s.toarray() if issparse(s) else s)
-        res = _rows(s.T, i).T
+        res = _rows(torch.from_numpy(add_up(self.met[u.numpy()], self.weights)).T, i).T
         return res if out is None else out.copy_(res)
     def pairs(self, u, i):
         u,i = torch.broadcast_tensors(u, i)
         rows,at = u.unique(return_inverse=True)
         return self.block(rows, torch.arange(self.met.shape[1]))[at,i].double()
-    def slack(self, u, i, best): return torch.zeros(len(u), dtype=torch.float64)   # `pairs` asks `block`
+    def slack(self, u, i, best): return 1e-5*best.abs().double()             # float32 sums of other numbers of users
     def with_met(self,
         ends:torch.Tensor, # Where the items of each user begin, and where the last ones end, (n_users+1,) int64
         items:torch.Tensor, # Rows of items, sorted by user
         n_items:int, # Rows of items; with more of them than before, all weights are solved again
     )->'HistoryScorer': # TypeError for new items if it isn't known how
-        "The scorer of users who have met other items"
-        met,weights = met_items(ends.numpy(), items.numpy(), n_items),self.weights
-        if n_items==self.met.shape[1]: return HistoryScorer(met, weights, self.rule)
-        if self.rule is None: raise TypeError('weights of new items need a rule to solve them, and the model has none')
-        return HistoryScorer(met, self.rule(_without_first(met)), self.rule)
+        "The scorer of users who have met other items; what was met before counts as it did, and what is new counts 1"
+        now,before,weights = met_items(ends.numpy(), items.numpy(), n_items),self.met[1:].copy(),self.weights
+        if n_items>self.met.shape[1]:
+            if self.rule is None: raise TypeError('weights of new items need a rule to solve them, and the model has none')
+            weights = self.rule(_without_first(now))
+        before.resize(now.shape[0]-1, n_items)
+        new = now[1:]-now[1:].multiply(before>0)
+        return HistoryScorer(vstack([now[:1], new+before.multiply(now[1:]>0)], format='csr'), weights, self.rule)
     def similarity(self, side, row, metric='cosine'):
         "Items are as similar as what having met them says of all items, themselves included: the rows of weights+1"
         if not side: return None
-        def flat(o): return np.asarray(o.todense() if issparse(o) else o, np.float64).ravel()
-        own,W = flat(self.weights[[row]]),self.weights
-        res = np.asarray(W@own, np.float64)+own+flat(W[:,[row]])
+        W = self.weights
+        own = add_up(self._one(row), W)[0].astype(np.float64)
+        res = np.asarray(W@own, np.float64)+own+np.asarray(W@self._one(row).toarray()[0], np.float64)
         res[row] += 1
         if metric=='dot': return torch.from_numpy(res)
-        squares = flat(W.multiply(W).sum(1)) if issparse(W) else np.einsum('ij,ij->i', W, W)
+        squares = row_squares(W)
         return torch.from_numpy(res/np.sqrt((squares+1)*(squares[row]+1)))
+    def _one(self, row): return csr_matrix(([np.float32(1)], ([0],[row])), shape=(1,self.met.shape[1]))
     def met_adds(self, items, i):
-        W = self.weights[items.numpy()]
-        res = W[:,1:].mean(1) if i is None else W[:,[i]].toarray() if issparse(W) else W[:,i]
-        return torch.from_numpy(np.asarray(res, np.float64).ravel())
+        n = len(items)
+        W = add_up(csr_matrix((np.ones(n, np.float32), items.numpy(), np.arange(n+1)), (n,self.met.shape[1])), self.weights)
+        return torch.from_numpy((W[:,1:].mean(1) if i is None else W[:,i]).astype(np.float64))
 
     def state(self):
         arrays = {f'met_{k}':v for k,v in _csr_parts(self.met).items()}
-        if not issparse(self.weights): arrays['weights'] = self.weights
-        else: arrays.update({f'weights_{k}':v for k,v in _csr_parts(self.weights).items()})
-        tensors = {k:torch.tensor(v) for k,v in arrays.items()}             # copies: a model may share the arrays
+        tensors = {k:torch.tensor(v) for k,v in {**arrays, **weight_arrays(self.weights)}.items()}  # copies
         return {**super().state()[0], 'rule':self.rule},tensors
     @classmethod
     def from_state(cls, info, tensors, model=None):
-        def sparse(name):
-            data,items,ends = (tensors[f'{name}_{o}'].numpy() for o in ('values','items','ends'))
-            return csr_matrix((data, items, ends), shape=(len(ends)-1,n_items))
-        n_items = len(tensors['weights'] if 'weights' in tensors else tensors['weights_ends'])
-        if 'weights' not in tensors: n_items -= 1
+        arrays = {k:v.numpy() for k,v in tensors.items()}
+        weights = weights_of_arrays(arrays)
         rule = None if info.get('rule') is None else WeightRule(*info['rule'])
-        return cls(sparse('met'), tensors['weights'].numpy() if 'weights' in tensors else sparse('weights'), rule)
+        return cls(_csr_of(arrays, 'met', weights.shape[0]), weights, rule)
     @classmethod
     def check_state(cls, info, tensors, at='scorer.'):
         super().check_state(info, tensors, at)
@@ -447,7 +452,11 @@ class HistoryScorer(Scorer):
             rise = ends[0]==0 and ends[-1]==n and bool((ends.diff()>=0).all())
             need(rise, f'the tensor {at}{name}_ends does not rise from 0 to {n}')
         sparse('met', tensors.sizes['users']+1)
-        if tensors.take(f'{at}weights', ('items','items'), 'float', optional=True) is None:
+        if (inner := tensors.take(f'{at}users_inner', (None,None), 'float', optional=True)) is not None:
+            need(inner.shape[0]==inner.shape[1], f'the tensor {at}users_inner is not square')
+            tensors.take(f'{at}users_diagonal', ('items',), 'float')
+            sparse('users', len(inner)+1)
+        elif tensors.take(f'{at}weights', ('items','items'), 'float', optional=True) is None:
             sparse('weights', tensors.sizes['items']+1)
     def module(self): return _HistoryModule(self.met, self.weights)
 
@@ -456,13 +465,19 @@ def met_items(
     ends:np.ndarray, # Where the items of each user begin, and where the last ones end, (n_users+1,)
     items:np.ndarray, # Rows of items, sorted by user
     n_items:int, # Rows of items, the unknown one included
+    values:np.ndarray|None=None, # How much each counts; 1 if None
 )->csr_matrix: # (n_users,n_items) float32
-    "1 for what a user has met; the unknown user has met the share of users that has"
-    res = csr_matrix((np.ones(len(items), np.float32), items, ends), shape=(len(ends)-1,n_items))
+    "How much what users have met counts; the unknown user has met the mean of all"
+    values = np.ones(len(items), np.float32) if values is None else values
+    res = csr_matrix((values, items, ends), shape=(len(ends)-1,n_items))
     share = np.asarray(res.sum(0))/max(1, (np.diff(ends)>0).sum())
     return vstack([csr_matrix(share.astype(np.float32)), res[1:]], format='csr')
 
 def _csr_parts(m): return dict(values=m.data, items=m.indices, ends=m.indptr)
+def _csr_of(arrays, name, n_columns):
+    "The sparse matrix whose parts have this name"
+    values,items,ends = (arrays[f'{name}_{o}'] for o in ('values','items','ends'))
+    return csr_matrix((values, items, ends), shape=(len(ends)-1,n_columns))
 def _without_first(met):
     "The same rows, the first of them empty: the unknown user teaches nothing"
     n = met.indptr[1]
@@ -482,6 +497,34 @@ def check_rule(
         need_text('an argument of a rule', k, known)
         need(v is None or isinstance(v, bool) or is_number(v) and v>=0, f'{k} is {brief(v)}, and not a number')
 
+
+# %% ../../nbs/recommend/01_scorers.ipynb #a9e50014
+def weight_arrays(
+    weights, # (n_items,n_items): an array, sparse, or `UserWeights`
+)->dict: # Of arrays
+    "Weights between items as arrays with names"
+    if issparse(weights): return {f'weights_{k}':v for k,v in _csr_parts(weights).items()}
+    if not isinstance(weights, UserWeights): return dict(weights=weights)
+    parts = dict(inner=weights.inner, diagonal=weights.diagonal, **_csr_parts(weights.met))
+    return {f'users_{k}':v for k,v in parts.items()}
+
+def weights_of_arrays(
+    arrays:dict, # From `weight_arrays`; empty ones and others are left alone
+): # (n_items,n_items)
+    "The weights whose arrays these are"
+    if len(arrays.get('users_inner', ())):
+        diagonal = arrays['users_diagonal']
+        return UserWeights(_csr_of(arrays, 'users', len(diagonal)), arrays['users_inner'], diagonal)
+    if len(arrays.get('weights', ())): return arrays['weights']
+    return _csr_of(arrays, 'weights', len(arrays['weights_ends'])-1)
+
+def row_squares(
+    weights, # (n_items,n_items): an array, sparse, or `UserWeights`
+)->np.ndarray: # (n_items,) float64
+    "Sum of the squares of the weights of each row"
+    if issparse(weights): return np.asarray(weights.multiply(weights).sum(1), np.float64).ravel()
+    if isinstance(weights, UserWeights): return weights.squares()
+    return np.einsum('ij,ij->i', weights, weights)
 
 # %% ../../nbs/recommend/01_scorers.ipynb #36759819
 def z_scores(

@@ -87,6 +87,7 @@ class ALSSolver:
         ds, # `RatingsDataset` to train on
         config:ALSConfig, # Settings
         threads:int=1, # Threads; the result is the same with any number
+        seed:int|None=None, # Seed of the vectors to start from; those of the model if None
     ):
         self.kernels = load_kernels('als')
         if self.kernels is None: raise RuntimeError(f'fit_als needs compiled loops: {unusable()}')
@@ -99,12 +100,15 @@ class ALSSolver:
         else:
             m.data -= self.mean
             self.sides = [rating_equations(o, config.reg*values.std()) for o in (m,m.T.tocsr())]
-        self.tables = [self._table(side) for side in (0,1)]
+        gen = None if seed is None else torch.Generator().manual_seed(seed)
+        self.tables = [self._table(side, gen) for side in (0,1)]
         self.sync = np.zeros(32, np.int64)
 
-    def _table(self, side):
-        "Vectors of the model in a table that the kernel can read"
-        with torch.no_grad(): vec,bias = (o.cpu().numpy() for o in self.model.factors(side))
+    def _table(self, side, gen):
+        "Vectors of the model, or new ones, in a table that the kernel can read"
+        vec,bias = self.model.factors(side).detach()
+        if gen is not None: vec,bias = nn.init.trunc_normal_(vec, std=.01, generator=gen),torch.zeros_like(bias)
+        vec,bias = vec.numpy(),bias.numpy()
         self.k = vec.shape[1]
         res = np.zeros((len(vec),load_kernels('tiles').padded(self.k+(not self.clicks))), np.float32)
         res[:,:self.k] = vec
@@ -216,6 +220,7 @@ def als_threads(
 
 def als_loop(
     learn:Learner, # Learner to fit
+    seed:int|None=None, # Seed of the vectors to start from; those of the model if None
     **kwargs # Arguments of `als_config`
 )->ALSLoop:
     "The loop of a fit by alternating least squares"
@@ -223,4 +228,4 @@ def als_loop(
     ds,model = learn.dls.train_ds,collab_model(learn.model)
     config = als_config(ds, **kwargs)
     model.clear_samples()
-    return ALSLoop(learn, ALSSolver(model.inner, ds, config, als_threads(ds)))
+    return ALSLoop(learn, ALSSolver(model.inner, ds, config, als_threads(ds), seed))

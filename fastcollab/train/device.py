@@ -286,7 +286,8 @@ def why_not_device(
     if reason := why_not_loop(learn) or why_hooked(learn): return reason
     if is_spread(learn.model): return 'DataParallel shares the batches among devices'
     if rating_loss(learn.loss_func).ranks: return 'the loss compares lists'
-    at,to = learn.dls.train_ds.device,torch.device(learn.dls.device)   # one may have a number, 'cuda:0'
+    at = learn.dls.train_ds.device
+    to = torch.device(learn.dls.device or at)   # one may have a number, 'cuda:0'
     if at.type!=to.type: return f'the ratings stay on {at}, in files'
     if learn.opt is None: return ''
     groups = ({learn.opt.state[p].get('step', 0) for p in o if p.requires_grad} for o in learn.opt.param_lists)

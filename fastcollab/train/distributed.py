@@ -452,10 +452,13 @@ class EpochCheckpoint(CollabCallback):
     def recall(self):
         "What the recorder knew"
         rec,h = self.recorder,self.history
-        rec.losses,rec.lrs,rec.iters = h['losses'].tolist(),h['lrs'],h['iters']
+        rec.losses,rec.lrs = h['losses'].tolist(),h['lrs']
         rec.smooth_loss.val,rec.smooth_loss.count = h['smooth'],h['count']
     def after_epoch(self):
-        if not self.learn.in_fit or self.epoch<len(self.rows): return
+        if not self.learn.in_fit: return
+        if self.epoch<len(self.rows):
+            self.recorder.iters[-1] = self.history['iters'][self.epoch]
+            return
         self.rows.append([float(o) for o in self.recorder.values[-1]])
         self.learn._loop.settle()
         if self.ranks.rank==0: self.write()
@@ -495,7 +498,7 @@ def distributed_fit(
         same_weights(learn.model, ranks)
         cbs = []
         if checkpoint is not None:
-            file = join_path_file(checkpoint, learn.path/learn.model_dir, ext='.pth')
+            file = join_path_file(checkpoint, learn.path/learn.model_dir, ext='.pth').absolute()
             cbs = [EpochCheckpoint(file, ranks, label)]
         quiet = [learn.no_bar(),learn.no_logging()] if ranks.rank else []
         learn.ranks = ranks

@@ -36,6 +36,7 @@ from ..models.nn import CollabNN
 from ..models.svdpp import SVDPlusPlus
 from ..recommend.recommender import Recommender
 from .als import *
+from .arguments import *
 from .auto import *
 from .callbacks import *
 from .choice import *
@@ -316,6 +317,7 @@ class CollabLearner(Learner):
     ranks = None # The processes that train together, in the context of `distributed`
     bias_wd = .02 # In exports of older versions
     _fits,_validated,_new = False,None,None # Within a fit? States of the model at its last validation, and when new
+    @checked(**LEARNER)
     @delegates(Learner.__init__)
     def __init__(self,
         dls:CollabDataLoaders, # Ratings or interactions
@@ -354,22 +356,29 @@ class CollabLearner(Learner):
     def fused_reason(self)->str: # Empty if it does
         "Why training doesn't run in the compiled loop"
         return device_reason(self) or why_not_compiled(self)
+    fit_sgdr = checked(check_groups, **FIT)(Learner.fit_sgdr)
     def create_opt(self):
-        super().create_opt()
+        try: super().create_opt()
+        except AttributeError:
+            if error := no_optimizer(self.opt): raise error from None
+            raise
         self.scale_decays()
         for p in rating_loss(self.loss_func).parameters(): self.opt.state[p]['do_wd'] = False   # cuts needn't be small
     def scale_decays(self):
         "Decay the biases of the model less than its vectors, if the optimizer is one of fastai's"
         if isinstance(self.opt, Optimizer): scale_decays(self.opt, collab_model(self.model).bias_params(), self.bias_wd)
+    @checked(check_groups, **FIT)
     @delegates(Learner.fit)
     def fit(self, n_epoch, *args, **kwargs):
         with one_verdict(self): super().fit(n_epoch, *args, **kwargs)
+    @checked(check_groups, **FIT)
     @delegates(Learner.fine_tune)
     def fine_tune(self, epochs, *args, **kwargs):
         with one_verdict(self): super().fine_tune(epochs, *args, **kwargs)
     def verdict(self)->Verdict|None: # None without validation rows
         "How much better or worse the model is than averages, or than the most popular items, and what to do"
         return learner_verdict(self)
+    @checked(check_groups, **FIT)
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
         reset_opt=False, start_epoch=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
@@ -378,6 +387,7 @@ class CollabLearner(Learner):
         lr_max = np.array([h['lr'] for h in self.opt.hypers])
         scheds = one_cycle(lr_max, self.moms if moms is None else moms, div, div_final, pct_start)
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    @checked(check_groups, **FIT)
     def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
         start_epoch=0):
         "Fit `self.model` for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
@@ -433,11 +443,18 @@ class CollabLearner(Learner):
         if isinstance(self.opt, Optimizer): follow_params(self.opt)
         super()._do_epoch_train()
         if not finding_lr(self): check_weights(self)   # a search goes too far, and then restores the weights
+    def _do_one_batch(self):
+        try: super()._do_one_batch()
+        except AttributeError:
+            if self.training: check_loss_value(self.loss_grad)
+            raise
     def _do_grad_opt(self):
+        check_loss_value(self.loss)
         # on other devices, `item` would wait for every step
         if self.loss.device.type=='cpu' and not math.isfinite(self.loss.item()):
             raise CancelFitException() if finding_lr(self) else diverged(self, self.iter, self.loss)
         super()._do_grad_opt()
+    @checked(**FIT)
     def fit_gibbs(self,
         sweeps:int=150, # How often everything is drawn; the first 20 draws don't count
         every:int=10, # Sweeps between two lines of the table of the fit
@@ -457,19 +474,22 @@ class CollabLearner(Learner):
             self._solver = loop = GibbsLoop(self, self._chain, sweeps, every)
             try: self.fit(len(loop.epochs))
             finally: self._solver = None
+    @checked(**FIT)
     def fit_als(self,
         epochs:int=10, # How often users and items are solved
         reg:float|None=None, # Decay of vectors; 30 for clicks, .1 for ratings if None
         alpha:float|None=None, # Of clicks: confidence that a weight of 1 adds; 5 over the mean weight if None
         cg:int|None=None, # Steps of conjugate gradients, such as 3, for long vectors; None solves exactly
+        seed:int|None=None, # Seed of the vectors to start from; None goes on from those of the model
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
         "Fit by alternating least squares: no learning rate; for clicks, all pairs count"
         epochs = check_int('epochs', epochs)
         with self.added_cbs(L(cbs)):
-            self._solver = als_loop(self, reg=reg, alpha=alpha, cg=cg)
+            self._solver = als_loop(self, check_seed(seed), reg=reg, alpha=alpha, cg=cg)
             try: self.fit(epochs)
             finally: self._solver = None
+    @checked(**FIT)
     def fit_sgd(self,
         epochs:int=20, # Epochs, each one step for each interaction
         lr:float=.05, # Size of the first steps; they fall to a tenth. WARP, whose steps weigh more, takes .002
@@ -483,6 +503,7 @@ class CollabLearner(Learner):
             self._solver = sgd_loop(self, lr, reg, check_seed(seed))
             try: self.fit(epochs)
             finally: self._solver = None
+    @checked(**FIT)
     def fit_auto(self,
         budget:float|None=None, # Seconds it may take; 30 at up to 100,000 ratings, and more in proportion, if None
         seed:int=0, # Of the hidden part and of all draws
@@ -537,6 +558,8 @@ class CollabLearner(Learner):
         self.kept = kept if history else kept.without_history()
         try:
             with replacing(self.path/fname) as part: super().export(part.absolute(), *args, **kwargs)
+        except RuntimeError as e:   # torch's words for a disk that takes no more
+            raise OSError(f'{self.path/fname} cannot be written; is the disk full? {e}') from None
         finally: self.kept,self.dls,self.opt = before   # after an error, fastai would leave them out
 
     # ---- Predictions
@@ -646,9 +669,9 @@ def new_model(
         return build(dls, **(config or {}))
     rule = emb_szs is None or isinstance(emb_szs, dict) and not emb_szs
     if not rule: kwargs['emb_szs'] = embedding_sizes(dls, emb_szs)
-    given = {k:v for k,v in kwargs.items() if v is not None}
-    n_factors = check_int('n_factors', ifnone(n_factors, 50))
-    return build(dls, n_factors=n_factors, **{**(config or {}), **given})
+    given = {k:v for k,v in dict(n_factors=n_factors, **kwargs).items() if v is not None}
+    check_config(arch, config, given)
+    return build(dls, **{'n_factors':50, **(config or {}), **given})
 
 # %% ../../nbs/train/07_learner.ipynb #f06a0021
 _archs = [[DotProductBias,CollabNN], [HybridMF,HybridNN]]   # without and with features, without and with a neural net
@@ -739,6 +762,7 @@ def prepare_model(
     center:bool|None=None, # Put the mean of the training ratings into it? None: where it has room
 ):
     "Check the range of `model`, center it, and make the parameters of the loss its own"
+    check_fits(model, dls)
     contract,loss = collab_model(model),rating_loss(loss_func)
     if contract.y_range is not None: check_y_range(dls, contract.y_range)
     if center is None: center = loss.takes_ratings and contract.can_center(dls.train_ds.store.mean())
@@ -783,7 +807,8 @@ def new_learner(
     return CollabLearner(dls, model, cbs=cbs, **kwargs)
 
 # %% ../../nbs/train/07_learner.ipynb #f06a001a
-@delegates(Learner.__init__, but=['model'])
+@checked(**LEARNER)
+@delegates(CollabLearner.__init__, but=['model'])
 def collab_learner(
     dls:CollabDataLoaders, # Ratings
     n_factors:int|None=None, # Length of the vectors, or width of the hidden layer with `use_nn`; 50 if None
@@ -818,6 +843,7 @@ def collab_learner(
     model = arch_model(dls, arch, use_nn, **sizes)
     if center is None and model is arch: center = False
     prepare_model(model, dls, loss_func, center)
+    if (wd := rating_loss(loss_func).wd) is not None: kwargs.setdefault('wd', wd)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
     if auto: learn.auto = AutoArguments(auto, {**given, 'center':center, 'bias_wd':bias_wd})
     if model is not arch: learn._new = tensor_state(model)

@@ -6,8 +6,8 @@
 __all__ = ['instead', 'batch_events', 'mixed', 'CollabCallback', 'collab_callbacks', 'dropped_ids', 'Piece', 'acts_on',
            'needs_batches', 'own_method', 'optimizer_of', 'is_lazy', 'why_not_loop', 'why_not_predict', 'decay_factor',
            'plan_parameters', 'why_not_parameters', 'why_hooked', 'why_not_lists', 'why_not_steps', 'why_not_fused',
-           'diverged', 'check_weights', 'tell_callbacks', 'record', 'batch_loss', 'TorchLoop', 'as_array',
-           'loop_threads', 'step_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays', 'side_parts',
+           'diverged', 'check_weights', 'tell_callbacks', 'record', 'check_loss_value', 'batch_loss', 'TorchLoop',
+           'as_array', 'loop_threads', 'step_threads', 'kernel_link', 'check_rows', 'Part', 'plan_arrays', 'side_parts',
            'FusedLoop', 'batch_shares', 'FusedLists', 'ids_and_factors', 'kernel_vectors', 'predict_batches',
            'loop_for']
 
@@ -22,6 +22,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import CastToTensor
+from ..checks import short_repr
 from ..cores import *
 from ..data.loaders import why_batches
 from ..data.store import row_order
@@ -311,6 +312,17 @@ def record(
     lrs = last.get('lr', np.full(n, float(learn.opt.hypers[-1]['lr']))).tolist()
     tell_callbacks(learn, Piece(losses, lrs, last))
 
+# %% ../../nbs/train/02_loops.ipynb #a191001a
+def check_loss_value(
+    loss, # What a loss returned in training
+)->Tensor: # TypeError if it can't be trained with
+    "Check that a loss can be minimized"
+    if isinstance(loss, Tensor) and loss.numel()==1 and loss.requires_grad: return loss
+    what = f'a tensor of the shape {tuple(loss.shape)}' if isinstance(loss, Tensor) else short_repr(loss)
+    need = 'without a gradient; compute it from the predictions with operations of torch' \
+        if isinstance(loss, Tensor) and loss.numel()==1 else '; it has to give a tensor of one number, such as a mean'
+    raise TypeError(f'the loss gave {what}{" "*need.startswith("w")}{need}')
+
 # %% ../../nbs/train/02_loops.ipynb #653f904e
 def batch_loss(
     learn:Learner, # Learner in training
@@ -319,10 +331,10 @@ def batch_loss(
     "The loss of a batch, as the learner computes it with all of its callbacks"
     if len(b)==2:
         pred = learn.model(b[0])
-        return learn.loss_func(pred.reshape(-1, 1) if pred.numel()==len(b[1]) else pred, b[1])
+        return check_loss_value(learn.loss_func(pred.reshape(-1, 1) if pred.numel()==len(b[1]) else pred, b[1]))
     x,neg,weights = b
     rows,items = learn.dls.train_ds.lists(x, neg, unknown=True)
-    return learn.loss_func(learn.model(rows).view(items.shape), weights, items)
+    return check_loss_value(learn.loss_func(learn.model(rows).view(items.shape), weights, items))
 
 # %% ../../nbs/train/02_loops.ipynb #bc98723c
 class TorchLoop:

@@ -82,3 +82,26 @@ def test_processes_share_folders_only(model, monkeypatch, tmp_path):
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(SystemExit, match='2 processes share the lists of --all --out FOLDER'):
         recommend(model, tmp_path/'top.csv')
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    "A function that trains with some options, and returns what was printed"
+    monkeypatch.chdir(tmp_path)
+    synthetic_ratings(200, 100, 5000, seed=0).to_csv('r.csv', index=False)
+    def f(*options):
+        monkeypatch.setattr(sys, 'argv', 'fastcollab train r.csv --epochs 2 --factors 4 --bs 512'.split()+[*options])
+        main()
+        return capsys.readouterr().out
+    return f
+
+def test_train_resumes_from_a_checkpoint(train):
+    "A finished run has nothing left to do: the table is the same, and nothing is trained"
+    plain,first = train(),train('--distributed', '--out', 'model')
+    assert first.splitlines()[:5]==plain.splitlines()[:5]
+    again = train('--distributed', '--out', 'model', '--resume')
+    assert again.splitlines()[:5]==plain.splitlines()[:5]
+    with pytest.raises(SystemExit, match='--resume goes on with a run of --distributed --out DIR'): train('--resume')
+
+def test_processes_that_would_train_the_same_are_an_error(train, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(SystemExit, match='torchrun started 2 processes, which would all train the same'): train()

@@ -1,14 +1,15 @@
 "Models in closed form against numpy, in a learner, for new users, and saved"
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, Popular, Recommender, SLIM
+from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, Popular, Recommender, SLIM, Successors
 from fastcollab.all import collab_learner, load_learner, synthetic_ratings
-from fastcollab.data.matrix import interaction_matrix
+from fastcollab.data.matrix import interaction_ages, interaction_matrix
 from fastcollab.recommend import weights
 from fastcollab.recommend.weights import check_dense, nearest_items, top_columns
 from scipy.sparse import csr_matrix
 
 CLICKS = synthetic_ratings(150, 60, 3000, seed=5)[['userId','movieId']]
 ALL = pytest.mark.parametrize('arch', [Popular,ItemKNN,EASE,SLIM])
+TIMED = CLICKS.assign(timestamp=1_500_000_000+np.random.default_rng(0).permutation(len(CLICKS)))
 HISTORY = pytest.mark.parametrize('arch', [ItemKNN,EASE,SLIM])
 
 def loaders(df=CLICKS, **kwargs): return CollabDataLoaders.from_interactions(df, **{**dict(seed=1, bs=64), **kwargs})
@@ -163,3 +164,63 @@ def test_bad_settings():
     for arch,bad in ((EASE,dict(reg=0)),(ItemKNN,dict(k=0)),(ItemKNN,dict(shrink=-1)),(SLIM,dict(l1=-1))):
         with pytest.raises(ValueError): fitted(arch, **bad)
     with pytest.raises(ValueError, match='no vectors'): collab_learner(loaders(), arch=EASE, n_factors=9)
+
+# ---- EASE where users are fewer than items
+def few_users():
+    rng = np.random.default_rng(0)
+    df = CLICKS[CLICKS.userId.isin(CLICKS.userId.unique()[:40])]
+    return loaders(df.assign(timestamp=1_500_000_000+rng.permutation(len(df))), time_name='timestamp')
+
+def test_ease_by_users_is_ease(tmp_path):
+    dls = few_users()
+    assert dls.n_users<dls.n_items
+    learn = fitted(EASE, dls, reg=30.)
+    X = met(learn)[:,1:].astype(float)
+    P = np.linalg.inv(X.T@X+30*np.eye(len(X[0])))
+    want = X@(np.eye(len(P))-P/P.diagonal())                                # also for what users have met
+    assert learn.model.users_inner.shape==(dls.n_users,)*2 and not learn.model.weights.numel()
+    assert np.allclose(scores(learn)[1:,1:], want[1:], atol=1e-4)
+    user,top = learn.dls.train_ds.items.userId.iloc[0],learn.recommend(k=5)
+    learn.recommender().save(tmp_path/'rec')
+    kept = Recommender.load(tmp_path/'rec').recommend(k=5)
+    assert kept.item.equals(top.item) and np.allclose(kept.score, top.score, atol=1e-6)
+    learn.export(tmp_path/'l.pkl')
+    assert load_learner(tmp_path/'l.pkl').recommend(user, 5).item.tolist()==learn.recommend(user, 5).item.tolist()
+
+# ---- Times
+@pytest.mark.parametrize('arch', [EASE,ItemKNN])
+def test_the_newest_counts_most(arch):
+    dls = loaders(TIMED, time_name='timestamp')
+    plain,learn = fitted(arch, dls),fitted(arch, dls, recency=.7)
+    W,ages = plain.model.scorer().weights,interaction_ages(dls.train_ds).toarray()
+    W = W if arch is EASE else W.toarray()
+    assert np.allclose(scores(learn)[1:], np.where(ages>0, np.maximum(ages, 1)**-.7, 0)[1:]@W, atol=1e-4)
+    assert np.allclose(scores(learn)[0], scores(learn)[1:].mean(0), atol=1e-4)
+    with pytest.raises(ValueError, match='there are no times'): fitted(arch, recency=.7)
+
+def test_successors_by_hand():
+    dls = loaders(TIMED, time_name='timestamp')
+    learn = fitted(Successors, dls, window=3, decay=.5, power=.2, recency=0.)
+    m,ages = met(learn),interaction_ages(dls.train_ds).toarray()
+    want,count = np.zeros((len(m[0]),)*2),np.maximum(m.sum(0), 1)
+    for row in ages:
+        items = np.argsort(-row, kind='stable')[:(row>0).sum()]             # the oldest first
+        for k,a in enumerate(items):
+            for d,b in enumerate(items[k+1:k+4], 1): want[a,b] += d**-.5
+    want /= count[:,None]**.8*count**.2
+    assert np.allclose(learn.model.scorer().weights.toarray(), want, atol=1e-5)
+    assert np.allclose(scores(learn)[1:], (m@want)[1:], atol=1e-4)
+    with pytest.raises(ValueError, match='there are no times'): fitted(Successors)
+
+def test_new_clicks_leave_the_age_of_old_ones():
+    learn = fitted(EASE, few_users(), recency=1.)
+    rec,user = learn.recommender(),learn.dls.train_ds.items.userId.iloc[0]
+    other = learn.dls.train_ds.items.userId.iloc[-1]
+    new = rec.recommend(user, 1).item.iloc[0]
+    more = rec.fold_in(pd.DataFrame(dict(userId=[user], movieId=[new])))
+    before,after = (o.recommend(other, 5) for o in (rec,more))
+    assert after.item.equals(before.item) and np.allclose(after.score, before.score, atol=1e-6)
+    u,i = rec.ids[0].get_loc(user)+1,rec.ids[1].get_loc(new)+1
+    change = (more.scorer.met-rec.scorer.met)[u].tocoo()
+    change.eliminate_zeros()
+    assert change.col.tolist()==[i] and change.data.tolist()==[1]

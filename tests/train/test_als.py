@@ -66,6 +66,19 @@ def test_a_second_fit_goes_on():
         res.append(solver.tables)
     assert all(np.array_equal(x, y) for x,y in zip(*res))
 
+def test_a_seed_starts_anew_whatever_the_global_one_is():
+    "The same vectors from the same seed, others from another; without one, a fit goes on; the global state stays"
+    res = []
+    for glob,seed in ((0,3),(1,3),(0,4)):
+        torch.manual_seed(glob)
+        learn = collab_learner(clicks(), arch=DotProductBias, n_factors=8)
+        state = torch.get_rng_state()
+        quiet(learn, 2, seed=seed)
+        assert torch.equal(state, torch.get_rng_state())
+        res.append(tables(learn)[1])
+    assert np.array_equal(res[0], res[1]) and not np.allclose(res[0], res[2])
+    assert np.array_equal(tables(quiet(learn, 2, seed=3))[1], res[0])
+
 def test_loss_falls():
     for dls in (loaders(), clicks()):
         learn = fitted(dls, epochs=6)

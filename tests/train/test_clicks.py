@@ -2,9 +2,9 @@
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 
-from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias, Link,
-    RatingMSE, Recommender, SampledSoftmaxLoss, SVDPlusPlus, WARPLoss, collab_learner, load_learner, synthetic_ratings,
-    to_implicit)
+from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias,
+    HybridMF, LightGCN, Link, RatingMSE, Recommender, SampledSoftmaxLoss, SVDPlusPlus, WARPLoss, collab_learner,
+    load_learner, synthetic_ratings, to_implicit)
 
 @pytest.fixture(scope='module')
 def clicks(): return to_implicit(synthetic_ratings(120, 60, 3000), threshold=4)
@@ -56,6 +56,27 @@ def test_models_learn_to_rank(clicks, arch):
     quiet(learn, lambda: learn.fit_one_cycle(5, 3e-2))
     scores = learn.get_preds(ds_idx=0)[0]
     assert scores.shape==(len(dls.train_ds),2) and (scores[:,0]>scores[:,1]).float().mean()>.8
+
+def test_ranking_losses_have_a_decay_of_their_own(clicks):
+    "Larger than fastai's, unless you give one"
+    assert collab_learner(loaders(clicks)).wd==BPRLoss.wd==.3 and collab_learner(loaders(clicks), wd=.1).wd==.1
+    assert collab_learner(CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)).wd is None
+
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('arch', [SVDPlusPlus,HybridMF,LightGCN])
+def test_sets_features_and_graphs_learn_under_every_loss(clicks, arch, loss):
+    "With genres of items and decades of users; batches and the short loop give the same"
+    df,res = clicks.assign(decade=clicks.userId//10),[]
+    for cbs in (None,Looks()):
+        dls = loaders(df, n_neg=6, genre_name='genres', user_cols='decade', bs=256)
+        torch.manual_seed(0)
+        learn = collab_learner(dls, arch=arch, n_factors=8, loss_func=loss(), unk_p=0, cbs=cbs)
+        quiet(learn, lambda: learn.fit_one_cycle(6, 3e-2))
+        res.append(torch.cat([p.detach().flatten() for p in learn.model.parameters()]))
+    assert (res[0]-res[1]).norm()<=.05*res[1].norm()
+    scores = learn.get_preds(ds_idx=0)[0]
+    assert scores.shape[1]==7 and (scores[:,:1]>scores[:,1:]).float().mean()>.7
+    assert len(learn.recommend([1], 3))==3 and learn.validate()[0]<float('inf')
 
 def test_validation_compares(clicks):
     learn = collab_learner(loaders(clicks))

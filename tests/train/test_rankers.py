@@ -1,8 +1,10 @@
 "`arch='auto'` for clicks: never below the baselines on what it hides, saved mixes, and what it looks at"
-import numpy as np, pytest, torch
-from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, NDCG, RankEnsemble, Recommender, collab_learner
-from fastcollab.all import ensemble, load_learner, synthetic_ratings
+import numpy as np, pandas as pd, pytest, torch
+from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, LastShareSplitter, NDCG, RankEnsemble, Recommender
+from fastcollab.all import collab_learner, ensemble, load_learner, synthetic_ratings
+from fastcollab.train import rankers
 from fastcollab.train.rankers import Ranker, RankerChoice, Trial, choose_rankers, fit_ranker, fit_rankers, mix, search
+from fastcollab.train.rankers import looks_ahead, row_seconds
 
 CLICKS = synthetic_ratings(150, 60, 3000, seed=5)[['userId','movieId']]
 def loaders(**kwargs): return CollabDataLoaders.from_interactions(CLICKS, **{**dict(seed=1, bs=64), **kwargs})
@@ -134,3 +136,48 @@ def test_ensemble_of_learners_of_clicks():
     assert mixed.model.weights.tolist()==[1,1] and mixed.validate()[1]>0
     one = ensemble(learners, [1,0]).recommend(k=3)
     assert one.item.equals(learners[0].recommend(k=3).item)
+
+# ---- Times
+def sequences(n_users=60, n_items=30, n=15, seed=0):
+    "Users who go from an item to one of the next three, again and again"
+    rng = np.random.default_rng(seed)
+    items = (rng.integers(0, n_items, (n_users,1))+rng.integers(1, 4, (n_users,n)).cumsum(1))%n_items
+    users,times = np.repeat(np.arange(n_users), n),1_500_000_000+np.arange(items.size)
+    return pd.DataFrame(dict(user=users, item=items.ravel(), time=times)).drop_duplicates(['user','item'])
+
+def test_what_is_hidden_is_what_is_asked():
+    df = sequences()
+    ahead = LastShareSplitter(.2, time_name='time')
+    def dls(**kwargs): return CollabDataLoaders.from_interactions(df, time_name='time', seed=1, bs=64, **kwargs)
+    assert looks_ahead(dls(splitter=ahead)) and looks_ahead(dls(valid_pct=0))
+    assert not looks_ahead(dls()) and not looks_ahead(loaders())
+    part, = Trial(dls(splitter=ahead)).parts
+    train,hidden = part.dls.train_ds,part.dls.valid_ds
+    newest = pd.Series(row_seconds(train)).groupby(train.store.arrays()[0][:,0]).max()
+    assert (row_seconds(hidden)>newest[hidden.store.arrays()[0][:,0]].to_numpy()).all()
+    assert len(Trial(dls()).parts)==3
+
+def test_the_future_of_sequences_is_found():
+    df = sequences()
+    learn = collab_learner(CollabDataLoaders.from_interactions(df, time_name='time', bs=64, seed=1,
+        splitter=LastShareSplitter(.2, time_name='time')), arch='auto', metrics=NDCG(5))
+    with learn.no_logging(): learn.fit_auto()
+    values,what = learn.auto_choice.ndcg,str(learn.auto_choice)
+    assert max((k for k in values if k!='mix'), key=values.get).startswith('successors') and 'newest fifth' in what
+    assert 'successors' in what.splitlines()[-1]
+    random = choose_rankers(CollabDataLoaders.from_interactions(df, time_name='time', bs=64, seed=1))
+    assert not any('recency' in k or 'successors' in k for k in random.ndcg)
+
+def test_what_takes_too_long_is_left_out_and_said(monkeypatch):
+    monkeypatch.setattr(rankers, 'EASE_ROOM', 0)
+    choice = choose_rankers(loaders())
+    assert 'not tried: ease: an inverse of 61 rows' in str(choice)
+    assert not any(k.startswith('ease') for k in choice.ndcg)
+
+def test_mixes_are_compared_on_few_items():
+    trial = Trial(loaders())
+    scores = {str(o):trial.scores(o) for o in (Ranker('popular'),Ranker('itemknn'),Ranker('ease', dict(reg=50.)))}
+    few,items = trial.narrow(scores, 20)
+    assert items.shape[1]<trial.held.shape[1]
+    def same(a, b): return abs(trial.ndcg(a, items)-trial.ndcg(b))<2e-3      # ties of popularity in another order
+    assert all(same(few[k], scores[k]) for k in scores) and same(sum(few.values()), sum(scores.values()))
