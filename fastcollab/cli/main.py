@@ -24,6 +24,7 @@ COMMANDS = {
     'recommend':'The best items for a user, or for everybody',
     'similar':'The items most similar to one',
     'fold-in':'Add new users without training',
+    'update':'Learn the ratings of a new day, new users and items included',
     'info':'What a recommender knows',
     'describe':'Describe a table of ratings, and say what looks wrong with it',
     'doctor':'Show versions, threads and devices, and whether the loops are compiled'}

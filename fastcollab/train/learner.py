@@ -9,10 +9,12 @@ __all__ = ['unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'ask
            'learner_state', 'forget_solution', 'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model',
            'check_y_range', 'offered_range', 'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments',
            'auto_arguments', 'new_learner', 'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner',
-           'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto']
+           'fit_adam', 'averages_model', 'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto',
+           'with_ratings', 'replayed', 'fold_users', 'update_learner']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
 import threading
+from copy import copy
 from typing import NamedTuple
 from warnings import warn
 
@@ -25,7 +27,8 @@ from ..cores import *
 from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
-from ..data.ratings import count_like
+from ..data.ratings import check_ids,count_like
+from ..data.store import RatingStore
 from ..losses import *
 from ..metrics import *
 from ..models.base import *
@@ -34,6 +37,7 @@ from ..models.hybrid import HybridMF,HybridNN
 from ..models.mf import BiasBaseline,DotProductBias
 from ..models.nn import CollabNN
 from ..models.svdpp import SVDPlusPlus
+from ..recommend.fold_in import FoldState,fold_rows
 from ..recommend.recommender import Recommender
 from .als import *
 from .arguments import *
@@ -44,6 +48,7 @@ from .closed import *
 from .device import *
 from .distributed import *
 from .export import *
+from .growth import *
 from .loops import *
 from .optimizer import *
 from .rankers import *
@@ -316,6 +321,7 @@ class CollabLearner(Learner):
     kept = None # `KeptRatings` of an exported learner
     ranks = None # The processes that train together, in the context of `distributed`
     bias_wd = .02 # In exports of older versions
+    _build = _wd = _decay = None # For `update`: arguments of `arch_model`, weight decays of the last fit, and of fold-in
     _fits,_validated,_new = False,None,None # Within a fit? States of the model at its last validation, and when new
     @checked(**LEARNER)
     @delegates(Learner.__init__)
@@ -396,7 +402,9 @@ class CollabLearner(Learner):
     def _do_fit(self):
         self.need_ratings()
         if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
-        self._new = self._validated = None
+        self._new = self._validated = self._decay = None
+        batches = isinstance(self.opt, Optimizer) and not self._solver
+        if not finding_lr(self): self._wd = [o['wd'] for o in self.opt.hypers] if batches else None
         self._recommender,self._loop = None,self._solver_here() or self._best_loop()
         if not self._solver: forget_solution(collab_model(self.model))
         for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
@@ -514,6 +522,17 @@ class CollabLearner(Learner):
             raise ValueError("this learner has no settings; make it with collab_learner(dls, arch='auto')")
         with one_verdict(self): fit_auto(self, budget, check_seed(seed), cbs)
     fit_best = fit_auto   # another name
+    def update(self,
+        ratings:pd.DataFrame, # New rows, in the columns of training; with new users and items, and their features
+        epochs:int=2, # Passes over the new rows and some old ones
+        lr:float=1e-3, # Highest learning rate
+        replay:float=4., # Old rows for each new one
+        seed:int=0, # Of all draws
+    )->'CollabLearner': # Itself
+        "Learn the ratings of a new day, new users and items included, without training again; rows are appended"
+        epochs,lr = check_int('epochs', epochs),check_number('lr', lr, above=0)
+        update_learner(self, ratings, epochs, lr, check_number('replay', replay, low=0), check_seed(seed))
+        return self
     @delegates(Learner.lr_find)
     def lr_find(self, *args, **kwargs):
         self.need_ratings()
@@ -846,7 +865,7 @@ def collab_learner(
     if (wd := rating_loss(loss_func).wd) is not None: kwargs.setdefault('wd', wd)
     learn = new_learner(dls, model, unk_p, cbs, loss_func=loss_func, bias_wd=bias_wd, opt_func=opt_func, **kwargs)
     if auto: learn.auto = AutoArguments(auto, {**given, 'center':center, 'bias_wd':bias_wd})
-    if model is not arch: learn._new = tensor_state(model)
+    if model is not arch: learn._new,learn._build = tensor_state(model),dict(arch=arch, use_nn=use_nn, **sizes)
     return learn
 
 # %% ../../nbs/train/07_learner.ipynb #b789ac7b
@@ -983,3 +1002,80 @@ def fit_auto(
     learn.logger(str(learn.auto_choice))
     fit_choice(learn, learn.auto_choice, seed, cbs)
     learn._recommender = None
+
+# %% ../../nbs/train/07_learner.ipynb #7e20b121
+def with_ratings(
+    learn:Learner, # A `CollabLearner`; one that was loaded has its ratings in `kept`
+)->CollabDataLoaders: # TypeError or ValueError if it can't be updated
+    "Loaders with the ratings of training"
+    if learn._build is None or learn._wd is None:
+        raise TypeError('update goes on with a fit_one_cycle of a model that collab_learner has built; train this one again')
+    dls,kept = learn.dls,learn.kept
+    if len(dls.train_ds): return dls
+    if kept is None or not kept.has_history: raise ValueError('there are no ratings; export with history=True')
+    (u,i,y),ds,times = kept.cpu().history.sorted_by(0),copy(dls.train_ds),dls.train_ds.store.timestamps()
+    if times is not None: times = times.new_zeros(len(u), times.shape[1])
+    ds.store = RatingStore(torch.stack([u,i], 1).int(), y[:,None], times)
+    return type(dls)(dls.train.new(ds), dls.valid, path=dls.path, device=dls.device)
+
+def replayed(
+    dls:CollabDataLoaders, # All ratings; the last `n` are new
+    n:int, # New ratings
+    replay:float, # Old ratings for each of them
+    seed:int, # Of their choice
+)->CollabDataLoaders:
+    "Loaders of the new ratings and of some of the old ones"
+    ds = dls.train_ds
+    old,rng = len(ds)-n,np.random.default_rng(seed)
+    rows = np.sort(rng.choice(old, min(old, round(n*replay)), replace=False))
+    part = ds.take(torch.from_numpy(np.r_[rows,old:len(ds)]).to(ds.device))
+    if ds.implicit: part.sampler = ds.sampler   # what a user has met elsewhere is no negative
+    return type(dls)(dls.train.new(part, bs=min(dls.train.bs, max(1, len(part)//8))), dls.valid, device=dls.device)
+
+# %% ../../nbs/train/07_learner.ipynb #7e20b125
+def fold_users(
+    learn:Learner, # A `CollabLearner` of ratings, with all of them
+    u:Tensor, # Rows of users, rising, (n,) int64
+    decay=None, # As `Recommender.decay` finds it; None finds it
+): # The decay; None if the model has no tables to write to
+    "Solve users from all that they have rated, and write them into the model"
+    plan = collab_model(learn.model).fuse_plan(learn.dls.train_ds)
+    if isinstance(plan, str) or learn.dls.train_ds.implicit: return None
+    rec = export_recommender(learn)
+    if rec.scorer.factors(0) is None or None in rec.terms: return None
+    if decay is None: decay = rec.decay(0)
+    state = FoldState((rec.scorer.factors(0),rec.scorer.factors(1)), rec.terms, rec.link, rec.history)
+    found,now = fold_rows(state, 0, u, decay),state.factors[0].take(u)
+    with torch.no_grad():
+        plan.users.vec[u] += (found.vec-now.vec).to(plan.users.vec)
+        if plan.users.bias is not None: plan.users.bias[u,0] += (found.bias-now.bias).to(plan.users.bias)
+    return decay
+
+# %% ../../nbs/train/07_learner.ipynb #7e20b123
+def update_learner(
+    learn:Learner, # A fitted `CollabLearner`
+    df:pd.DataFrame, # New rows, in the columns of training
+    epochs:int=2, # Passes over the new rows and some old ones
+    lr:float=1e-3, # Highest learning rate
+    replay:float=4., # Old rows for each new one
+    seed:int=0, # Of all draws
+):
+    "What `CollabLearner.update` does"
+    df,before = check_frame('ratings', df),with_ratings(learn)
+    check_ids(df, before.train_ds.enc.id_names, ()) if len(df)>1 else None
+    if not before.train_ds.implicit: finite_numbers(df, before.train_ds.rating_name)
+    dls,n = grown_loaders(before, df)
+    with seeded(seed):
+        model = arch_model(dls, **learn._build).to(next(learn.model.parameters()).device)
+        prepare_model(model, dls, learn.loss_func, False)
+        if collab_model(learn.model).mean is not None: model.center(float(learn.model.mean))
+        take_state(model, learn.model)
+        unk_p = learn.cbs.filter(risinstance(IdDropout)).attrgot('p')
+        given = dict(loss_func=learn.loss_func, opt_func=learn.opt_func, bias_wd=learn.bias_wd, moms=learn.moms,
+            fused=learn.fused, unk_p=unk_p[0] if unk_p else 0)
+        whole,short = (new_learner(o, model, **given) for o in (dls,replayed(dls, n, replay, seed)))
+        users = dls.train_ds.store.ids()[-n:,0].unique().long().cpu()
+        decay = fold_users(whole, users, learn._decay)
+        with quietly(short): short.fit_one_cycle(epochs, lr, wd=learn._wd)
+        if decay is not None: fold_users(whole, users, decay)
+    learn.dls,learn.model,learn.opt,learn._recommender,learn._ranking,learn._decay = dls,model,None,None,None,decay

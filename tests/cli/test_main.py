@@ -72,6 +72,18 @@ def test_items_add_titles_and_genres(csv, ratings, monkeypatch, capsys, tmp_path
     assert '--item' in str(e.value)
 
 @pytest.mark.slow
+def test_update_learns_a_new_day(ratings, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    new = ratings.userId>ratings.userId.max()-5
+    ratings[~new].to_csv('old.csv', index=False)
+    ratings[new].to_csv('new.csv', index=False)
+    run(monkeypatch, capsys, 'train', 'old.csv', '--epochs', 1, '--factors', 4, '--out', 'm')
+    assert '5 new users' in run(monkeypatch, capsys, 'update', 'm', 'new.csv')
+    assert run(monkeypatch, capsys, 'recommend', 'm', '--user', ratings.userId.max(), '-k', 3)
+    with pytest.raises(SystemExit) as e: run(monkeypatch, capsys, 'update', 'm/recommender', 'new.csv')
+    assert 'learner.pkl' in str(e.value)
+
+@pytest.mark.slow
 def test_arch_auto(csv, monkeypatch, capsys, tmp_path):
     said = run(monkeypatch, capsys, 'train', csv, '--arch', 'auto', '--out', 'best')
     assert 'chosen: ' in said and (tmp_path/'best/recommender').is_dir()

@@ -1,0 +1,75 @@
+"""`learn.update` over 30 daily increments of 1 % with new ids, against a retraining each day: python benchmarks/update.py [SET ...]
+
+Ratings come in the order of their times, or in that of a seeded shuffle of users where there are none. A tenth of all
+rows, drawn at random, is the test part. Training starts with the first 70 % of the others. Every day brings 1 % more;
+the error and the lists of both learners are measured on the test rows of users and items that the training part knows.
+Settings of `update` were chosen on FilmTrust and ml-100k.
+"""
+import os, sys, time, warnings
+from pathlib import Path
+
+import numpy as np, pandas as pd
+from common import LINES, machine, say
+from fastcollab.all import *
+
+DATA = Path(os.environ['FASTCOLLAB_DATA'])
+
+def read(name):
+    "Columns user, item, rating, and the time or a stand-in for it"
+    if name.startswith('ml-'): df = movielens(name).iloc[:,:4].set_axis(['user','item','rating','time'], axis=1)
+    elif name=='filmtrust': df = pd.read_csv(DATA/'filmtrust.txt', sep=' ', names=['user','item','rating'])
+    else:
+        df = pd.read_csv(DATA/'lastfm_user_artists.dat', sep='\t').set_axis(['user','item','rating'], axis=1)
+        df['rating'] = 1.
+    if 'time' in df: return df.drop_duplicates(['user','item']).sort_values('time', kind='stable', ignore_index=True)
+    order = pd.Series(np.random.default_rng(0).permutation(df.user.nunique()), index=df.user.unique())
+    df = df.drop_duplicates(['user','item'])
+    return df.assign(time=df.user.map(order)).sort_values('time', kind='stable', ignore_index=True)
+
+def trained(df, clicks):
+    "What is run each day without `update`"
+    if clicks: dls = CollabDataLoaders.from_interactions(df[['user','item']], valid_pct=0, seed=0, bs=256)
+    else: dls = CollabDataLoaders.from_df(df[['user','item','rating']], valid_pct=0, seed=0)
+    set_seed(0)
+    learn = collab_learner(dls, n_factors=50)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(5, 5e-3, wd=0. if clicks else .1)
+    return learn
+
+def measured(learn, test, clicks):
+    "RMSE, and nDCG@10, on the test rows that are known"
+    known = test[test.user.isin(learn.dls.classes['user'])&test.item.isin(learn.dls.classes['item'])]
+    lists = evaluate(learn, known if clicks else known[known.rating>=known.rating.median()], k=10, n_boot=0)
+    rmse_ = np.nan if clicks else np.sqrt(np.mean((learn.predict(known)-known.rating)**2))
+    return rmse_,lists['ndcg@10'][0]
+
+def clock(f, *args):
+    start = time.process_time()
+    res = f(*args)
+    return res,time.process_time()-start
+
+def run(name, days=30):
+    df,clicks,rng = read(name),name=='lastfm',np.random.default_rng(1)
+    held = rng.random(len(df))<.1
+    test,df = df[held],df[~held].reset_index(drop=True)
+    ends = (len(df)*(.7+.01*np.arange(days+1))).astype(int)
+    learn = trained(df[:ends[0]], clicks)
+    rows,new = [],0
+    for day,(a,b) in enumerate(zip(ends, ends[1:]), 1):
+        more = df[a:b][['user','item']+['rating']*(not clicks)]
+        new += (~more.user.isin(learn.dls.classes['user'])).sum()
+        _,short = clock(learn.update, more)
+        fresh,whole = clock(trained, df[:b], clicks)
+        if day%5==0 or day==1: rows.append((day, *measured(learn, test, clicks), *measured(fresh, test, clicks), short, whole))
+    cols = ['day','rmse','ndcg','rmse daily','ndcg daily','s','s daily']
+    table = pd.DataFrame(rows, columns=cols)
+    say(f'\n{name}: {len(df):,} ratings, {new:,} of the later ones by users that were new that day')
+    say(table.round(4).to_string(index=False))
+    last = table.iloc[1:].mean()
+    say(f'mean: RMSE {last.rmse-last["rmse daily"]:+.4f}, nDCG@10 {last.ndcg-last["ndcg daily"]:+.4f}, '
+        f'{table.s.sum()/table["s daily"].sum():.1%} of the time')
+
+if __name__=='__main__':
+    warnings.simplefilter('ignore')
+    say(f'benchmarks/update.py: {machine()}')
+    for name in sys.argv[1:] or ('filmtrust','ml-100k','ml-latest-small','lastfm'): run(name)
+    if not sys.argv[1:]: (Path(__file__).parent/'results/update.txt').write_text('\n'.join(LINES)+'\n')
