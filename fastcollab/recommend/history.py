@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 from ..checks import plain_repr, unknown_ids
-from ..data.ids import find_rows, id_kind, is_single, raw_ids
+from ..data.ids import check_exact, find_rows, id_kind, is_single, raw_ids
 from .solve import row_ends
 
 # %% ../../nbs/recommend/04_history.ipynb #c18d9fe1
@@ -50,6 +50,7 @@ def as_known_kind(
     "New ids in the type of the known ones"
     if not len(known) or not len(ids): return ids
     ids,whole = ids.infer_objects(),pd.api.types.is_integer_dtype(known)
+    check_exact(ids, known, SIDES[side])
     fraction = whole and pd.api.types.is_float_dtype(ids) and not (ids==ids.astype('int64')).all()
     if id_kind(ids)!=id_kind(known) or fraction:
         kinds = 'fractions' if fraction else id_kind(ids),'whole '*fraction+id_kind(known)
