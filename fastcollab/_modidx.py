@@ -498,7 +498,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'fastcollab.data.files.text_options': ('data/files.html#text_options', 'fastcollab/data/files.py')},
             'fastcollab.data.ids': { 'fastcollab.data.ids._plain': ('data/ids.html#_plain', 'fastcollab/data/ids.py'),
                                      'fastcollab.data.ids._values': ('data/ids.html#_values', 'fastcollab/data/ids.py'),
-                                     'fastcollab.data.ids.check_exact': ('data/ids.html#check_exact', 'fastcollab/data/ids.py'),
                                      'fastcollab.data.ids.check_unknown': ('data/ids.html#check_unknown', 'fastcollab/data/ids.py'),
                                      'fastcollab.data.ids.find_rows': ('data/ids.html#find_rows', 'fastcollab/data/ids.py'),
                                      'fastcollab.data.ids.id_kind': ('data/ids.html#id_kind', 'fastcollab/data/ids.py'),

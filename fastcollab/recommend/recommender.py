@@ -491,7 +491,7 @@ class Recommender:
         found = fold_rows(state._replace(terms=terms, history=res.history), side, changed, decay)
         factors = list(state.factors)
         factors[side] = replaced_rows(factors[side], changed, found, len(res.ids[side])+1)
-        res.scorer,res.decays = DotScorer(*factors, self.link),list(self.decays)
+        res.scorer,res.decays = DotScorer(*factors, self.link, copy=False),list(self.decays)
         return res
 
     def _fold_history(self, side, ratings, table):
