@@ -221,6 +221,7 @@ class Site:
         for n,(name,(classes,places)) in enumerate(GROUPS.items()):
             mine = [o for o in left if places & {o.package,o.uri.removesuffix('.md')} or n==len(GROUPS)-1]
             left = [o for o in left if o not in mine]
+            mine.sort(key=lambda o: o.package not in places and o.uri.removesuffix('.md') not in places)
             self.groups[name] = self.group(classes, mine)
 
     def folder(self, name): return [o for o in self.pages if o.src.parent==Path(name)]
