@@ -793,7 +793,7 @@ def encode_parquet(
         if old and old.plan==plan and same_files(old.info['sources'], table.files, folder): return old
         return _place(folder, plan, _sources(table, folder), lambda part: write_columns(Job(table, plan, part, show)))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0038
+# %% ../../nbs/data/08_encoding.ipynb #b5403f41
 def extend_encoding(
     folder, # Folder of an encoding
     path, # Further files
