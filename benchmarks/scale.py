@@ -1,6 +1,6 @@
 "What a large recommender costs: loaders with features, folding in one item, saving and loading"
 # chkstyle: skip (a benchmark)
-import argparse, datetime, gc, resource, shutil, tempfile, threading, time
+import argparse, datetime, gc, shutil, tempfile, threading, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -33,13 +33,17 @@ class Watch:
         gc.collect()
         self.stays = memory()[1]-self.before
         self.most -= self.before
-    def __str__(self): return f'{self.seconds:7.2f} s of processor, {self.most:7.0f} MB at most, {self.stays:7.0f} MB stay'
+    def __str__(self):
+        return f'{self.seconds:7.2f} s of processor, {self.most:7.0f} MB at most, {self.stays:7.0f} MB stay'
 
 def ratings(n, n_users, n_items, rng):
     "Random ratings of items with genres, ids of whole numbers"
     genres = np.array(['Action|Drama','Comedy','Drama','Horror|Thriller','Comedy|Romance','Documentary'], object)
-    item = rng.integers(0, n_items, n)
-    return pd.DataFrame(dict(user=rng.integers(0, n_users, n), item=item, rating=rng.integers(1, 6, n).astype(np.float32),
+    keys = np.sort(rng.integers(0, n_users*n_items, n))
+    keys = rng.permutation(keys[np.r_[True,np.diff(keys)>0]])                # each pair once
+    user,item = np.divmod(keys, n_items)
+    n = len(keys)
+    return pd.DataFrame(dict(user=user, item=item, rating=rng.integers(1, 6, n).astype(np.float32),
         genres=genres[item%len(genres)]))
 
 def large(n, n_users, n_items, k, rng):
@@ -50,8 +54,8 @@ def large(n, n_users, n_items, k, rng):
     history = UserHistory.from_ratings(u, i, torch.from_numpy(rng.integers(1, 6, n).astype(np.float32)), n_users+1)
     items = pd.DataFrame(dict(item=range(n_items), title=[f'title {o}' for o in range(n_items)]))
     scorer = DotScorer(table(n_users), table(n_items), Link((.5,5.5)))
-    return Recommender(scorer, (pd.RangeIndex(n_users),pd.RangeIndex(n_items)), ('user','item','rating'), items, history,
-        (FoldTerms(),FoldTerms()), (1.,5.))
+    ids,names = (pd.RangeIndex(n_users),pd.RangeIndex(n_items)),('user','item','rating')
+    return Recommender(scorer, ids, names, items, history, (FoldTerms(),FoldTerms()), (1.,5.))
 
 def main(n=10_000_000, n_users=1_000_000, n_items=100_000, k=64, what='all'):
     rng = np.random.default_rng(0)

@@ -72,7 +72,7 @@ def feature_table(
     "Learn the features of one side, and encode those of all ids"
     known,first = rows>0,first_rows(codes, len(ids), splits)
     used = np.flatnonzero(first>=0)                       # a categorical column can have values that don't occur
-    place = np.zeros(len(ids), np.int64)
+    place = np.zeros(len(ids), np.int32)
     place[used] = np.arange(len(used))
     parts = [f.fit(df[f.name], ids[used], place[codes], first[used], known[used]) for f in features]
     unknown,n = used[~known[used]],rows.max()+1

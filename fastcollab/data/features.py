@@ -21,9 +21,9 @@ def split_categories(
     sep:str='|', # What separates the categories of a set
 )->list: # Different categories in their order, as text
     "The categories in a cell"
-    if _is_set(value): parts = map(str, value)
+    if isinstance(value, str): parts = value.split(sep)   # first: the other questions take a hundred times as long
+    elif _is_set(value): parts = map(str, value)
     elif pd.isna(value): return []
-    elif isinstance(value, str): parts = value.split(sep)
     else: parts = [f'{value:g}' if isinstance(value, float) else str(value)]   # 1.0 is 1
     return list(dict.fromkeys(o.strip() for o in parts if o.strip()))
 
@@ -60,7 +60,12 @@ class GenreCategorify:
     def _sets(self, col):
         col = pd.Series(col).astype(object)
         if self.edges is not None: col = col.map(self._bin, na_action='ignore')
-        return [split_categories(o, self.sep) for o in col]
+        known = {}   # most items share their text with others
+        def sets(o):
+            if not isinstance(o, str): return split_categories(o, self.sep)
+            if o not in known: known[o] = split_categories(o, self.sep)
+            return known[o]
+        return [sets(o) for o in col]
     def _bin(self, v):
         k = np.searchsorted(self.edges, v)   # the bin above edges[k-1], up to edges[k]
         return f'over {self.edges[-1]:g}' if k==len(self.edges) else f'up to {self.edges[k]:g}'
@@ -101,10 +106,11 @@ def first_rows(
     splits:tuple, # Row numbers `(train, valid)`
 )->np.ndarray: # Row of each id, -1 if it has none, (n_ids,) int64
     "The first row of each id in the training part, or else in the validation part"
-    res = np.full(n_ids, -1, np.int64)
+    res,none = np.full(n_ids, -1, np.int64),len(codes)
     for rows in splits[::-1]:
-        rows = np.sort(rows)[::-1]   # backwards: the first row of an id is written last
-        res[codes[rows]] = rows
+        first = np.full(n_ids, none)
+        np.minimum.at(first, codes[rows], rows)
+        res = np.where(first<none, first, res)
     return res
 
 # %% ../../nbs/data/03_features.ipynb #b6aa0cf0
@@ -121,10 +127,24 @@ def _value_numbers(col):
     try: return pd.factorize(col)[0]
     except TypeError: return pd.factorize(col.map(lambda o: tuple(o) if _is_set(o) else o))[0]   # lists have no hash
 
+def _other_values(col, first, codes, bs=2**20):
+    "Which rows have another value than the one that counts for their id, (n,) bool; `bs` rows at a time"
+    try: numbers,values = pd.factorize(col.iloc[first])
+    except TypeError:
+        numbers = _value_numbers(col)
+        return numbers!=numbers[first][codes]
+    res,values = np.zeros(len(col), bool),pd.Index(values)
+    for o in range(0, len(col), bs):
+        part = col.iloc[o:o+bs]
+        found = values.get_indexer(part)
+        res[o:o+bs] = (found!=numbers[codes[o:o+bs]]) | (found<0) & part.notna().to_numpy()
+    return res
+
+
 # %% ../../nbs/data/03_features.ipynb #a21722e0
-def _warn_changes(name, what, values, first, codes, ids):
-    "Warn if ids have several values, given the number of each row's value"
-    odd = values!=values[first][codes]
+def _warn_changes(name, what, col, first, codes, ids):
+    "Warn if ids have several values"
+    odd = _other_values(col, first, codes)
     if not odd.any(): return
     text = some_of(len(np.unique(codes[odd])), len(ids), what, ids[codes[odd][0]])
     warn(f'column {name!r} changes between rows of {text}; the first training row of each counts')
@@ -169,7 +189,7 @@ class Feature:
         known:np.ndarray, # True for ids in the training part, (n_ids,) bool
     )->np.ndarray: # Category rows of each id, (n_ids,width) int32
         "Learn the categories from the ids of the training part, and encode all ids"
-        _warn_changes(self.name, self.what, _value_numbers(col), first, codes, ids)
+        _warn_changes(self.name, self.what, col, first, codes, ids)
         values = col.iloc[first]
         self.codec.setup(values[known])
         return self.encode(values, ids)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SMALL', 'LOADERS', 'TabularNames', 'RatingsDataset', 'InteractionsDataset', 'RatingsDL', 'why_batches', 'epoch_seed',
            'FullBatchDL', 'make_features', 'split_rows', 'frame_labels', 'frame_rows', 'split_kwargs',
-           'interaction_splits', 'part_samplers', 'new_encoder', 'is_mapped', 'parquet_plan', 'encoding_folder',
-           'parquet_encoding', 'mapped_datasets', 'check_device', 'CollabDataLoaders']
+           'interaction_splits', 'disliked_rows', 'part_samplers', 'new_encoder', 'is_mapped', 'parquet_plan',
+           'encoding_folder', 'parquet_encoding', 'mapped_datasets', 'check_device', 'CollabDataLoaders']
 
 # %% ../../nbs/data/08_loaders.ipynb #a87fdfa8
 import hashlib, inspect, json, random
@@ -25,6 +25,7 @@ from .features import *
 from .times import *
 from .timestamps import *
 from .files import *
+from .ids import find_rows,raw_ids
 from .ratings import *
 from .encoder import *
 from .interactions import *
@@ -458,14 +459,30 @@ def interaction_splits(
     return splits
 
 # %% ../../nbs/data/08_loaders.ipynb #5f98e0cd
+def disliked_rows(
+    enc:RatingsEncoder, # Encoder of the loaders, fitted
+    dislikes:pd.DataFrame|None, # Users and items that they dislike, in the columns of the interactions
+)->Tensor|None: # Rows, (m,2) int64; ValueError if training knows none of the pairs
+    "The rows of pairs that users dislike; those that training doesn't know are left out, with a warning"
+    if dislikes is None: return None
+    df = check_frame('dislikes', dislikes)
+    for o in enc.id_names: need_column(df, o, table='the dislikes')
+    rows = np.stack([find_rows(raw_ids(df[o], o), enc.index[o], o) for o in enc.id_names], 1)
+    new,n = (rows==0).any(1),len(rows)
+    if new.all(): raise ValueError(f'training knows none of the {n:,} dislikes; check the columns and their types')
+    if new.any(): warn(some_of(int(new.sum()), n, 'dislikes have a user or an item that training does not know',
+        tuple(df[o].iloc[int(new.argmax())] for o in enc.id_names))+'; they are left out')
+    return torch.from_numpy(rows[~new]).long()
+
 def part_samplers(
     enc:RatingsEncoder, # Encoder of the loaders
     parts:list, # `EncodedRatings` of the training and the validation part
     kind:str='uniform', # How to draw
     n_neg:int=1, # Negatives of each interaction
+    dislikes:Tensor|None=None, # Rows of users and of items that they dislike, (m,2)
 )->tuple: # `NegativeSampler` of the training and of the validation part
     "The samplers of both parts; a warning about users who have met every item"
-    train = NegativeSampler(parts[0].ids, enc.n_users, enc.n_items, kind, n_neg=n_neg)
+    train = NegativeSampler(parts[0].ids, enc.n_users, enc.n_items, kind, n_neg=n_neg, dislikes=dislikes)
     full,n = train.full_users(),enc.n_users-1
     if len(full)==n: raise ValueError(f'every user has met all {enc.n_items-1} items, so there is nothing to rank')
     if len(full):
@@ -670,6 +687,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         weight_name:str|None=None, # Column that says how much each row counts, such as plays; all the same if None
         n_neg:int=1, # Negatives of each interaction
         sampler:str='uniform', # How to draw them: 'uniform', 'popularity' or 'inbatch'
+        dislikes:pd.DataFrame|None=None, # Users and items that they dislike: half of the negatives of these users
         duplicates:str='sum', # Rows that repeat a pair: 'sum' their weights into one, or 'keep' them
         rule:str='linear', # What a weight counts: `alpha*weight`, or 'log' for `alpha*log(1+weight)`
         alpha:float=1., # Factor of the rule
@@ -698,7 +716,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         splits = interaction_splits(df, names, weights, duplicates, time_name, **how)
         df = df.assign(**{names[2]:confidences(weights, rule, alpha)})
         parts = enc.fit(df, splits, check_repeats=duplicates=='keep')
-        samplers = part_samplers(enc, parts, sampler, n_neg)
+        samplers = part_samplers(enc, parts, sampler, n_neg, disliked_rows(enc, dislikes))
         train,valid = (InteractionsDataset.from_encoded(enc, o, sampler=s, **frame_rows(interactions, rows))
             for o,s,rows in zip(parts, samplers, splits))
         train = RatingsDL(train, bs=bs, shuffle=shuffle, drop_last=drop_last, seed=seed)

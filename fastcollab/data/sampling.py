@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GOLDEN', 'MIX1', 'MIX2', 'SAMPLERS', 'tensor_bits', 'more_bits', 'alias_table', 'in_parts', 'NegativeSampler',
-           'known_keys', 'met', 'items_left', 'tensor_negatives', 'batch_negatives']
+           'known_keys', 'met', 'items_left', 'tensor_negatives', 'batch_negatives', 'with_dislikes']
 
 # %% ../../nbs/data/07_sampling.ipynb #e0c477cd
 from concurrent.futures import ThreadPoolExecutor
@@ -82,8 +82,9 @@ class NegativeSampler:
         power:float=1., # Power of the popularity
         n_neg:int=1, # Negatives of each interaction
         weights:np.ndarray|None=None, # How often each item from row 1 on is drawn; None goes by `kind`
+        dislikes:Tensor|None=None, # Rows of users and of items that they dislike, (m,2); those they have met don't count
     ):
-        self._weights = weights
+        self._weights,self.dislikes = weights,dislikes
         self.kind,self.n_users,self.n_items = check_choice('sampler', kind, SAMPLERS),n_users,n_items
         self.power,self.n_neg = check_number('power', power, low=0),check_int('n_neg', n_neg, high=4095)
         self.ids,self._parts = ids,{}
@@ -95,7 +96,7 @@ class NegativeSampler:
     )->'NegativeSampler':
         "A sampler of the same kind for other interactions; with `weights`, one that doesn't look at batches"
         kind = 'popularity' if weights is not None and self.kind=='inbatch' else self.kind
-        return type(self)(ids, self.n_users, self.n_items, kind, self.power, self.n_neg, weights)
+        return type(self)(ids, self.n_users, self.n_items, kind, self.power, self.n_neg, weights, self.dislikes)
     def _part(self, name, make):
         if name not in self._parts: self._parts[name] = make()
         return self._parts[name]
@@ -135,6 +136,14 @@ class NegativeSampler:
         known,alias = self._part('kernel', self._kernel_tables)
         return known,*alias
 
+    def disliked(self)->tuple: # Where those of each user end, (n_users+1,), and items, (m,), int64
+        "The items that users dislike and have not met, sorted by user"
+        def make():
+            pairs = torch.unique(self.dislikes[:,0].cpu().long()*self.n_items+self.dislikes[:,1].cpu().long())
+            pairs = pairs[(pairs%self.n_items>0)&(pairs>=self.n_items)&~met(known_keys(self, 'cpu'), pairs)]
+            return torch.searchsorted(pairs, torch.arange(self.n_users+1)*self.n_items),pairs%self.n_items
+        return self._part('disliked', make)
+
     def draw(self,
         u:Tensor, # Rows of users, (m,) int32
         rows:Tensor, # Which interactions these are, (m,)
@@ -143,6 +152,9 @@ class NegativeSampler:
         bs:int=1, # Interactions of a batch
     )->Tensor: # (m,n_neg) int32; 0 where a user has met every item
         "Negatives of some interactions; those of a row depend on the seed and the row only, except for `'inbatch'`"
+        res = self._draw(u, rows, seed, items, bs)
+        return res if self.dislikes is None else with_dislikes(self, res, u, rows, seed)
+    def _draw(self, u, rows, seed, items, bs):
         if items is not None and self.kind=='inbatch': return batch_negatives(self, u, items, rows, seed, bs)
         if u.device.type!='cpu' or load_kernels('negatives') is None: return tensor_negatives(self, u, rows, seed)
         res = np.empty((len(u),self.n_neg), np.int32)
@@ -240,3 +252,20 @@ def batch_negatives(
         flat[todo[~bad]] = i[~bad].int()
         todo,z = todo[bad],more_bits(z[bad])
     return res
+
+# %% ../../nbs/data/07_sampling.ipynb #0d15c002
+def with_dislikes(
+    sampler:NegativeSampler, # Sampler with `dislikes`
+    neg:Tensor, # Negatives, (m,n_neg) int32
+    u:Tensor, # Rows of users, (m,)
+    rows:Tensor, # Which interactions these are, (m,)
+    seed:int, # Seed of the epoch
+)->Tensor: # (m,n_neg) int32
+    "Negatives, half of which are replaced by items that their users dislike"
+    ends,items = (o.to(neg.device) for o in sampler.disliked())
+    if not len(items): return neg
+    z,u = tensor_bits(seed+1, rows, neg.shape[1]),u.long()                  # (m,n_neg)
+    start,n = ends[u][:,None],(ends[u+1]-ends[u])[:,None]                   # (m,1)
+    at = start+((_shifted(z, 32)*n)>>32)
+    picked = ((z&1)==1)&(n>0)
+    return torch.where(picked, items[at.clamp(max=len(items)-1)].int(), neg)

@@ -100,10 +100,8 @@ def fold_rows(
     decay:Decay|float, # Weights of the squared distance from where rows start
 )->Factors: # (n,k) and (n,)
     "Vectors and biases of rows from all their ratings"
-    own,others,ratings = state.history.sorted_by(side)
-    keep = torch.isin(own, rows)
-    others,ratings = others[keep],ratings[keep]
-    ends = row_ends(torch.searchsorted(rows, own[keep]), len(rows))
+    own,others,ratings = state.history.of_rows(side, rows)
+    ends = row_ends(torch.searchsorted(rows, own), len(rows))
     start = start_factors(state, side, rows, others, ends)
     if not state.terms[side].solved: return start
     if (clicks := state.terms[side].clicks) is not None:
@@ -113,9 +111,16 @@ def fold_rows(
     return solve_factors(state.factors[1-side], others, ratings, ends, start, decay, state.link)
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #e4df25c6
+def _mean_square(table, center, rows=None, bs=2**16):
+    "The mean squared distance of numbers from `center`, some rows at a time"
+    parts = table.split(bs) if rows is None else (table[o] for o in rows.split(bs))
+    n = table.numel() if rows is None else len(rows)*table[:1].numel()
+    return sum(((o.double()-center)**2).sum().item() for o in parts)/n
+
 def _rating_variance(ratings, link, rated):
     "The variance of ratings; if there are none, that of a normal distribution whose range is four deviations wide"
-    if len(ratings)>1 and (res := ratings.double().var().item())>0: return res
+    n = len(ratings)
+    if n>1 and (res := _mean_square(ratings, ratings.mean(dtype=torch.float64))*n/(n-1))>0: return res
     low,high = link.y_range or rated
     return ((high-low)/4)**2 if np.isfinite(high-low) and high>low else 1.
 
@@ -125,13 +130,13 @@ def decay_units(
     rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
 )->Decay:
     "The variance of the ratings over that of the numbers of vectors, and over that of biases"
-    own,_,ratings = state.history.sorted_by(side)
-    rows,factors = own.unique(),state.factors[side]
+    factors = state.factors[side]
+    ratings,rows = state.history.ratings,state.history.counts(side, len(factors.vec)).nonzero()[:,0]
     if not len(rows): rows = torch.arange(len(factors.vec))
     variance = _rating_variance(ratings, state.link, rated)
     def unit(table):
         if table is None or not table.numel(): return 1.
-        spread = ((table[rows]-table[0]).double()**2).mean().item()
+        spread = _mean_square(table, table[0].double(), rows)
         return min(variance/max(spread, 1e-300), 1e30)
     return Decay(unit(factors.vec), unit(factors.bias))
 
@@ -169,18 +174,20 @@ class _Trial(NamedTuple):
 # %% ../../nbs/recommend/05_fold_in.ipynb #bf13261a
 def _trial(history, side, size, rng, n=200, most=50):
     "Try up to n rows, with up to `most` ratings each and of each other; `size` is the number of rows of the side"
-    own,other,ratings = history.sorted_by(side)
-    count = torch.bincount(own, minlength=size).numpy()
+    count = history.counts(side, size).numpy()
     rows = torch.from_numpy(np.sort(rng.permutation(np.flatnonzero(count>=5))[:n]))
-    at = torch.isin(own, rows).nonzero()[:,0]
-    at = at[_sample(torch.searchsorted(rows, own[at]), len(rows), most, rng)]
+    own,other,ratings = history.of_rows(side, rows)
+    at = _sample(torch.searchsorted(rows, own), len(rows), most, rng)
     hidden = _hide(torch.searchsorted(rows, own[at]), len(rows), rng)
     others = other[at].unique()
-    rest = (torch.isin(other, others) & ~torch.isin(own, rows)).nonzero()[:,0]
-    rest = rest[torch.argsort(other[rest], stable=True)]
-    rest = rest[_sample(torch.searchsorted(others, other[rest]), len(others), most, rng)]
+    rest_other,rest_own,rest = history.of_rows(1-side, others)
+    order = torch.argsort(rest_own, stable=True)
+    order = order[~torch.isin(rest_own[order], rows)]
+    order = order[torch.argsort(rest_other[order], stable=True)]
+    order = order[_sample(torch.searchsorted(others, rest_other[order]), len(others), most, rng)]
     mine = torch.searchsorted(rows, own[at]),torch.searchsorted(others, other[at]),ratings[at],hidden
-    return _Trial(rows, others, *mine, torch.searchsorted(others, other[rest]), own[rest], ratings[rest])
+    return _Trial(rows, others, *mine, torch.searchsorted(others, rest_other[order]), rest_own[order], rest[order])
+
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #7c6c9750
 def _trial_error(state, side, trial, decays):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 from ..checks import plain_repr, unknown_ids
-from ..data.ids import find_rows, id_kind, is_single, raw_ids
+from ..data.ids import check_exact, find_rows, id_kind, is_single, raw_ids
 from .solve import row_ends
 
 # %% ../../nbs/recommend/04_history.ipynb #c18d9fe1
@@ -50,6 +50,7 @@ def as_known_kind(
     "New ids in the type of the known ones"
     if not len(known) or not len(ids): return ids
     ids,whole = ids.infer_objects(),pd.api.types.is_integer_dtype(known)
+    check_exact(ids, known, SIDES[side])
     fraction = whole and pd.api.types.is_float_dtype(ids) and not (ids==ids.astype('int64')).all()
     if id_kind(ids)!=id_kind(known) or fraction:
         kinds = 'fractions' if fraction else id_kind(ids),'whole '*fraction+id_kind(known)
@@ -73,6 +74,7 @@ class UserHistory(NamedTuple):
         n_users:int, # Rows of users, the unknown one included
     )->'UserHistory':
         "Sort ratings by user"
+        if bool((u[1:]>=u[:-1]).all()): return cls(row_ends(u, n_users), i.int(), ratings.float())
         order = torch.argsort(u, stable=True)
         return cls(row_ends(u, n_users), i[order].int(), ratings[order].float())
 
@@ -96,15 +98,64 @@ class UserHistory(NamedTuple):
         order = torch.argsort(i, stable=True)
         return i[order],u[order],self.ratings[order]
 
+    def counts(self,
+        side:int, # 0 for users, 1 for items
+        n:int, # Rows of this side
+    )->Tensor: # (n,) int64
+        "How many ratings each row has"
+        return self.ends.diff() if side==0 else torch.bincount(self.items, minlength=n)
+
+    def places(self,
+        side:int, # 0 for users, 1 for items
+        rows:Tensor, # Some of its rows, rising, (m,) int64
+        bs:int=2**20, # Ratings looked at at a time
+    )->Tensor: # (n,) int64, in the order of the history
+        "Where the ratings of some rows are"
+        if side==0:
+            start,n = self.ends[rows],self.ends[rows+1]-self.ends[rows]
+            return torch.arange(int(n.sum()))+torch.repeat_interleave(start-n.cumsum(0)+n, n)
+        if not len(rows) or not len(self.items): return rows[:0]
+        wanted = torch.zeros(1+max(int(rows.max()), int(self.items.max())), dtype=torch.bool)
+        wanted[rows] = True
+        found = (wanted[o.long()].nonzero()[:,0]+k*bs for k,o in enumerate(self.items.split(bs)))
+        return torch.cat(list(found))
+    def users_at(self,
+        at:Tensor, # Where ratings are, (n,) int64
+    )->Tensor: # (n,) int64
+        "The user row of some ratings"
+        return torch.searchsorted(self.ends, at, right=True)-1
+    def of_rows(self,
+        side:int, # 0 for users, 1 for items
+        rows:Tensor, # Some of its rows, rising, (m,) int64
+    )->tuple: # Rows of this side, rows of the other side, ratings, (n,) each
+        "All ratings of some rows, sorted by them; the same as a part of `sorted_by`, without sorting all"
+        at = self.places(side, rows)
+        if side: at = at[torch.argsort(self.items[at], stable=True)]
+        pair = self.users_at(at),self.items[at].long()
+        return *pair[::-1 if side else 1],self.ratings[at]
+
     def updated(self,
         u:Tensor, # Rows of users, (n,) int64
         i:Tensor, # Rows of items, (n,) int64
         ratings:Tensor, # (n,)
         n_users:int, # Rows of users, the new ones included
     )->'UserHistory':
-        "A history with new ratings, which replace old ones of the same pair"
-        old_u,old_i = self.users(),self.items.long()
-        n_items = max(int(o.max()) if len(o) else 0 for o in (old_i,i))+1
-        keep = ~torch.isin(old_u*n_items+old_i, u*n_items+i)
-        parts = zip((old_u[keep],old_i[keep],self.ratings[keep]), (u,i,ratings))
-        return UserHistory.from_ratings(*map(torch.cat, parts), n_users)
+        "A history with new ratings, which replace old ones of the same pair; what nobody rated anew is only copied"
+        order = torch.argsort(u, stable=True)
+        u,i,y = u[order],i[order].int(),ratings[order].float()
+        counts = torch.zeros(n_users, dtype=torch.int64)
+        counts[:len(self.ends)-1] = self.ends.diff()
+        known = u.unique()
+        at = self.places(0, known[known<len(self.ends)-1])
+        own = self.users_at(at)
+        gone = at[torch.isin(own<<32|self.items[at], u<<32|i)]
+        counts -= torch.bincount(self.users_at(gone), minlength=n_users)
+        to = counts.cumsum(0)[u].numpy()                                    # behind what the user has rated before
+        def merged(old, new):
+            old = np.delete(old.numpy(), gone.numpy()) if len(gone) else old.numpy()
+            return torch.from_numpy(np.insert(old, to, new.numpy()))
+        counts += torch.bincount(u, minlength=n_users)
+        ends = torch.zeros(n_users+1, dtype=torch.int64)
+        ends[1:] = counts.cumsum(0)
+        return UserHistory(ends, merged(self.items, i), merged(self.ratings, y))
+

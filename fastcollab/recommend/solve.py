@@ -80,7 +80,7 @@ def row_ends(
 )->Tensor: # (n+1,) int64
     "Where the ratings of each row begin once sorted by row, and where the last ones end"
     res = torch.zeros(n+1, dtype=torch.long)
-    res[1:] = torch.bincount(rows.long(), minlength=n).cumsum(0)
+    res[1:] = torch.bincount(rows, minlength=n).cumsum(0)
     return res
 
 # %% ../../nbs/recommend/03_solve.ipynb #52cfb3e0
@@ -148,15 +148,16 @@ def solve_factors(
 )->Factors: # (rows,k) and (rows,); no bias if `start` has none
     "Vectors and biases that minimize the loss on their ratings, with the other side fixed"
     decay,d = as_decay(decay),other.vec.shape[1]
-    vec,offset = other.vec,other.vec.new_full((len(other.vec),), link.shift)
-    if other.bias is not None: offset = offset+other.bias
+    vec,bias = other.take(rated)                                  # (n,k); not a copy of the whole other side
+    offset = vec.new_full((len(vec),), link.shift)
+    if bias is not None: offset = offset+bias
     bare = link._replace(mean=None)                               # the shift is in the offset
     if start.bias is None:
-        return Factors(solve_rows(vec[rated], offset[rated], ratings, ends, start.vec, decay.vec, bare))
-    vec = torch.cat([vec, vec.new_ones(len(vec), 1)], 1)          # (n_others,k+1)
+        return Factors(solve_rows(vec, offset, ratings, ends, start.vec, decay.vec, bare))
+    vec = torch.cat([vec, vec.new_ones(len(vec), 1)], 1)          # (n,k+1)
     x = torch.cat([start.vec, start.bias[:,None]], 1)             # (rows,k+1)
     decay = torch.tensor([decay.vec]*d+[decay.bias])
-    x = solve_rows(vec[rated], offset[rated], ratings, ends, x, decay, bare)
+    x = solve_rows(vec, offset, ratings, ends, x, decay, bare)
     return Factors(x[:,:-1], x[:,-1])
 
 # %% ../../nbs/recommend/03_solve.ipynb #e8fcf1b8

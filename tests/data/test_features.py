@@ -702,3 +702,32 @@ def test_features_speak_for_newcomers(arch, side):
 def test_without_the_feature_newcomers_are_unknown(use_nn):
     "The same task without the feature: no better than the mean"
     assert 1.9 < cold_error(1, use_nn=use_nn) < 2.6
+
+# Work that belongs to items is not done for each row
+
+def counted_splits(monkeypatch, frame, **kwargs):
+    "How often a text is split into its categories, and the loaders"
+    from fastcollab.data import features
+    calls,keep = [],features.split_categories
+    monkeypatch.setattr(features, 'split_categories', lambda *a: calls.append(a) or keep(*a))
+    names = dict(user_name='user', item_name='item', rating_name='rating')
+    return calls,CollabDataLoaders.from_df(frame, seed=1, **names, **kwargs)
+
+def test_texts_are_split_once(monkeypatch):
+    "Each distinct text is split once to learn it and once to encode it, however many items and rows have it"
+    rng = np.random.default_rng(0)
+    item = rng.integers(0, 500, 5000)
+    frame = pd.DataFrame(dict(user=rng.integers(0, 50, 5000), item=item, rating=1.+item%5,
+        genres=np.array(['a|b','b','c|a'])[item%3]))
+    calls,dls = counted_splits(monkeypatch, frame.drop_duplicates(['user','item']), genre_name='genres')
+    assert len(calls)<=6 and [len(f.codec.classes) for f in dls.features]==[4]
+
+def test_values_that_change_between_rows():
+    "Another value, a missing one, and one that no first row has: each is found, in one chunk or in several"
+    from fastcollab.data.features import _other_values
+    col = pd.Series(['a','a','b',None,None,'z','b','a'])
+    codes,first = np.array([0,0,1,2,2,2,1,1]),np.array([0,2,3])
+    for o in (col, col.astype(object), col.astype('category')):
+        for bs in (2,3,100): assert _other_values(o, first, codes, bs).tolist()==[False]*5+[True,False,True]
+    lists = pd.Series([['a'],['a'],['b'],['c'],['c'],['z'],['b'],['a']])
+    assert _other_values(lists, first, codes).tolist()==[False]*5+[True,False,True]

@@ -81,3 +81,16 @@ def test_polars(kind, tmp_path):
     res = check_round_trip(table(columns, pl.DataFrame), columns, tmp_path)
     assert isinstance(res, pl.DataFrame)
     if kind!='Categorical': assert res['user'].dtype==columns[0].dtype                   # categories come back as text
+
+@pytest.mark.parametrize('dtype', ['float64','Float64'])
+def test_large_ids_as_floats_are_nobody_else(dtype):
+    "Above 2**53, the float of one id is that of another: an error in predict and in fold_in, no answer for somebody else"
+    users = [2**53,2**53+1,2**53+2]*4
+    df = pd.DataFrame(dict(user=users, item=list('aaabbbcccddd'), rating=[1.,2,3]*4))
+    learn = collab_learner(load(df, valid_pct=0.), n_factors=2)
+    rec,asked = learn.recommender(),pd.Series([2**53+1]).astype(dtype)
+    new = pd.DataFrame(dict(user=asked, item=['a'], rating=[3.]))
+    for call in (lambda: learn.predict(asked, 'a'), lambda: rec.predict(asked, 'a'), lambda: rec.fold_in(new),
+        lambda: rec.recommend(asked, 1), lambda: learn.predict(new)):
+        with pytest.raises(ValueError, match='floats skip whole numbers'): call()
+    assert rec.predict(2**53+1, 'a')==rec.predict(pd.Series([2**53+1]), 'a')[0]

@@ -152,3 +152,31 @@ def test_new_rows_have_no_negatives(clicks):
     dls = loaders(clicks)
     batch = next(iter(dls.test_dl(clicks.head(5).assign(weight=9.))))
     assert len(batch)==1 and batch[0].shape==(5,2)
+
+# ---- Dislikes
+def disliking(clicks, **kwargs):
+    "Loaders with what users rated low as dislikes, and one pair that is a click too"
+    low = synthetic_ratings(200, 100, 5000).query('rating<=2')[['userId','movieId']]
+    return loaders(clicks, dislikes=pd.concat([low,clicks[['userId','movieId']].head(9)]), n_neg=4, **kwargs),low
+
+@pytest.mark.parametrize('sampler', ['uniform','popularity','inbatch'])
+def test_half_of_the_negatives_are_dislikes_and_none_is_known(clicks, sampler):
+    (dls,low),share = disliking(clicks, sampler=sampler),[]
+    o2i = [dls.classes[o].o2i for o in ('userId','movieId')]
+    hated = {(o2i[0].get(u, 0),o2i[1].get(i, 0)) for u,i in low.to_numpy()}
+    users,pairs = {u for u,i in hated if u and i},known(dls, [dls.train_ds])
+    for x,neg,_ in dls.train:
+        for u,row in zip(x[:,0].tolist(), neg.tolist()):
+            assert (u,row[0]) not in pairs and (u,row[-1]) not in pairs and min(row)>0
+            if u in users: share += [(u,j) in hated for j in row]
+    assert .47<np.mean(share)<.75   # others are drawn by chance, too
+    a,b = (torch.cat([o[1] for o in disliking(clicks, sampler=sampler)[0].train]) for _ in range(2))
+    assert torch.equal(a, b)
+
+def test_dislikes_that_nobody_knows(clicks):
+    new = pd.DataFrame(dict(userId=[9991,clicks.userId.iloc[0]], movieId=[clicks.movieId.iloc[0],9992]))
+    with pytest.raises(ValueError, match='none of the 2 dislikes'): loaders(clicks, dislikes=new)
+    some = pd.concat([new,synthetic_ratings(200, 100, 5000).query('rating<=2')[['userId','movieId']]])
+    assert any('dislikes have a user or an item that training does not know' in o
+        for o in said(lambda: loaders(clicks, dislikes=some)))
+    with pytest.raises(KeyError, match='the dislikes'): loaders(clicks, dislikes=clicks[['userId']])

@@ -8,6 +8,7 @@ from fastcollab.recommend.base import ClickTerms, Factors, FeatureTerms, FoldTer
 from fastcollab.recommend.history import UserHistory
 from fastcollab.recommend.recommender import Recommender
 from fastcollab.recommend.scorers import DotScorer, EnsembleScorer, HistoryScorer, NetScorer, met_items
+from fastcollab.recommend.weights import WeightRule
 
 N,M,K = 12,9,3
 g = torch.Generator().manual_seed(0)
@@ -24,7 +25,8 @@ def feature(side, n):
 def dot(link=Link((.5,5.5), 3.)): return DotScorer(Factors(U, rand(N+1)), Factors(V, rand(M+1)), link)
 def met():
     W = rand(M+1, M+1).numpy()
-    return HistoryScorer(met_items(HISTORY.ends.numpy(), HISTORY.items.numpy(), M+1), W)
+    rows = met_items(HISTORY.ends.numpy(), HISTORY.items.numpy(), M+1)
+    return HistoryScorer(rows, W, WeightRule('ease', dict(reg=9.)))
 NET = ['ReLU', (rand(2, K),rand(2)), 'Tanh', (rand(1, 2),rand(1))]
 KINDS = dict(
     dot=lambda: (dot(), (FoldTerms(Factors(rand(M+1, K), rand(M+1)), (feature(0, N),)),
@@ -33,7 +35,9 @@ KINDS = dict(
     clicks=lambda: (dot(Link()), (FoldTerms(clicks=ClickTerms(1., .1)),FoldTerms(clicks=ClickTerms(1., .1)))),
     net=lambda: (NetScorer(U, V, NET, Link((.5,5.5)), (U,V)), (None,None)),
     history=lambda: (met(), (None,None)),
-    ensemble=lambda: (EnsembleScorer([met(),dot(Link())], [1,.5], M+1), (None,None)))
+    ensemble=lambda: (EnsembleScorer([met(),dot(Link())], [1,.5], M+1),
+        (FoldTerms(parts=(FoldTerms(),FoldTerms())),
+            FoldTerms(parts=(FoldTerms(),FoldTerms(features=(feature(1, M),)))))))
 
 def made(kind):
     scorer,terms = KINDS[kind]()

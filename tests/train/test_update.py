@@ -1,5 +1,5 @@
 "`learn.update`: the ratings of a new day, with new users and items"
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pytest, torch
 from fastai.learner import load_learner
 from fastcollab.data.loaders import CollabDataLoaders
 from fastcollab.data.synthetic import synthetic_ratings
