@@ -6,7 +6,6 @@ import inspect, re, tempfile
 from base64 import b64decode
 from html import escape, unescape
 from importlib import import_module
-from itertools import groupby
 from pathlib import Path
 from xml.etree.ElementTree import tostring
 
@@ -28,15 +27,15 @@ VARIABLES = dict(learn='CollabLearner', rec='Recommender', dls='CollabDataLoader
 PLACES = {'nbs':'api/index.md', **{f'nbs/{o}':'api/index.md' for o in PACKAGES if o},
     'nbs/tutorials':'tutorials/index.md', 'nbs/cases':'tutorials/index.md', 'nbs/guide':'guide/index.md',
     'benchmarks/results':'figures.md', 'CHANGELOG.md':'changelog.md', 'CONTRIBUTING.md':'contributing.md'}
-# The reference in the order people need it: the classes that have a page of their own, and the packages and modules of a
-# group, of which those that `fastcollab.all` takes nothing from come last. The last group has the rest.
+# The reference in the order people need it: the classes that have a page of their own, and the packages and modules of
+# a group, of which those that `fastcollab.all` takes nothing from come last. The last group has the rest.
 GROUPS = {'Data':(['CollabDataLoaders'], {'data'}),
     'Models and losses':([], {'models','losses','ranking_losses'}),
     'Training':(['CollabLearner'], {'train'}),
     'Recommending':(['Recommender'], {'recommend'}),
     'Evaluation and interpretation':(['CollabInterpretation'], {'evaluate','interpret','metrics','ranking'}),
     'Command line and helpers':([], {'cli'})}
-BOOST = {'guide':4, 'start':3, 'tutorials':2}   # of hits in a search: what to do comes before how it is made
+BOOST = dict(guide=4, start=3, tutorials=2)   # of hits in a search: what to do comes before how it is made
 MAP = r'<iframe class="map" src="map.html" title="\1"></iframe>'
 CASES = '''## Case studies
 
@@ -170,14 +169,15 @@ class ClassPage:
     description = property(lambda self: said(self.cls))
 
     def markdown(self):
-        known = sorted(methods(self.cls), key=lambda o: isinstance(getattr(self.cls, o[0]), property))   # they come last
+        known = sorted(methods(self.cls), key=lambda o: isinstance(getattr(self.cls, o[0]), property))   # these last
         rows = ''.join(f'<tr><td><a href="#{name.lower()}"><code>{name}</code></a></td><td>{inline(said(fn))}</td></tr>'
             for name,fn in known)
         head = '<tr><th>Method</th><th>What it does</th></tr>'
         glance = f'<div class="docments"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
         made = f'[How it is made, with examples]({get_relative_url(self.page.uri, self.uri)})'
-        return top(self.title, self.description, search=dict(boost=2)) + '\n\n'.join([made, '## At a glance', glance, '## Methods',
-            *(o for name,fn in known for o in self.entry(name, fn))])
+        entries = [o for name,fn in known for o in self.entry(name, fn)]
+        return top(self.title, self.description, search=dict(boost=2)) + '\n\n'.join([made, '## At a glance', glance,
+            '## Methods', *entries])
 
     def entry(self, name, fn):
         yield f'### `{name}` {{ #{name.lower()} }}'
@@ -221,6 +221,7 @@ class Site:
         for n,(name,(classes,places)) in enumerate(GROUPS.items()):
             mine = [o for o in left if places & {o.package,o.uri.removesuffix('.md')} or n==len(GROUPS)-1]
             left = [o for o in left if o not in mine]
+            mine.sort(key=lambda o: o.package not in places and o.uri.removesuffix('.md') not in places)
             self.groups[name] = self.group(classes, mine)
 
     def folder(self, name): return [o for o in self.pages if o.src.parent==Path(name)]
@@ -345,8 +346,8 @@ def on_config(config):
     uris = lambda pages: [o.uri for o in pages]
     reference = [{name:[*uris(classes+modules), *([dict(Helpers=uris(helpers))] if helpers else [])]}
         for name,(classes,modules,helpers) in site.groups.items()]
-    config.nav = [{'Start':['index.md', *uris(site.folder('start')), dict(Figures='figures.md'),
-            dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]},
+    about = [dict(Figures='figures.md'), dict(Changelog='changelog.md'), dict(Contributing='contributing.md')]
+    config.nav = [dict(Start=['index.md', *uris(site.folder('start')), *about]),
         {'How do I ...':['guide/index.md', *uris(site.folder('guide'))]},
         {'Tutorials':['tutorials/index.md', *uris(site.folder('tutorials')),
             *([{'Case studies':uris(site.folder('cases'))}] if site.folder('cases') else [])]},

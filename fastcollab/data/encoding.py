@@ -759,10 +759,6 @@ def _place(folder, plan, sources, write):
     return read_encoding(folder)
 
 # %% ../../nbs/data/08_encoding.ipynb #e0cd0036
-def _sources(table, folder):
-    return [{**file_stamp(f, folder), 'sum':file_sum(f), 'rows':n} for f,n in zip(table.files, table.rows)]
-def _nothing(n): pass   # where nobody wants to see how far it is
-
 @contextmanager
 def locked(folder:Path):
     "One process at a time writes to `folder`, where the system can say so; the lock of a killed process is gone"
@@ -774,6 +770,12 @@ def locked(folder:Path):
     with open(folder/'.lock', 'w') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
+
+# %% ../../nbs/data/08_encoding.ipynb #e0cd0038
+def _sources(table, folder):
+    return [{**file_stamp(f, folder), 'sum':file_sum(f), 'rows':n} for f,n in zip(table.files, table.rows)]
+def _nothing(n): pass   # where nobody wants to see how far it is
+
 def encode_parquet(
     path, # File, folder or pattern of Parquet files
     folder, # Where to keep the encoding
@@ -791,7 +793,7 @@ def encode_parquet(
         if old and old.plan==plan and same_files(old.info['sources'], table.files, folder): return old
         return _place(folder, plan, _sources(table, folder), lambda part: write_columns(Job(table, plan, part, show)))
 
-# %% ../../nbs/data/08_encoding.ipynb #e0cd0038
+# %% ../../nbs/data/08_encoding.ipynb #b5403f41
 def extend_encoding(
     folder, # Folder of an encoding
     path, # Further files

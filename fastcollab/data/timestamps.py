@@ -26,6 +26,7 @@ def _pair_key(users, days):
 
 def _unit_text(unit): return 'dates' if unit=='date' else f'numbers in {unit}'
 
+# %% ../../nbs/data/04_timestamps.ipynb #aaea5217
 class _Counted:
     "Distinct numbers and their counts, from one part after the other"
     def __init__(self): self.parts,self.size,self.known = [],0,2**20

@@ -24,8 +24,8 @@ from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms
     read_new_table, replaced_rows)
 from .history import SIDES, UserHistory, id_row, id_rows
 from .saved import *
-from fastcollab.recommend.scorers import (DotScorer, EnsembleScorer, Scorer, check_scorer, exact_scores, load_scorer,
-    no_numbers, top_items)
+from .scorers import DotScorer, EnsembleScorer, Scorer, check_scorer, exact_scores
+from .scorers import load_scorer, no_numbers, top_items
 from .solve import Decay, as_decay
 
 # %% ../../nbs/recommend/08_recommender.ipynb #c45c6294

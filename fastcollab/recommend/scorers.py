@@ -473,6 +473,7 @@ def met_items(
     share = np.asarray(res.sum(0))/max(1, (np.diff(ends)>0).sum())
     return vstack([csr_matrix(share.astype(np.float32)), res[1:]], format='csr')
 
+# %% ../../nbs/recommend/01_scorers.ipynb #22a6023f
 def _csr_parts(m): return dict(values=m.data, items=m.indices, ends=m.indptr)
 def _csr_of(arrays, name, n_columns):
     "The sparse matrix whose parts have this name"

@@ -107,13 +107,13 @@ def test_the_version_is_said(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_train_reports(csv, monkeypatch, capsys, tmp_path):
-    "A page of what was learned; nothing else is written, and a folder is refused before the training"
+    "A page of what was learned, beside the model; a folder in its place is refused before the training"
     said = run(monkeypatch, capsys, 'train', csv, '--epochs', 2, '--factors', 4, '--arch', 'CollabNN', '--report',
         'new/page.html')
     page = (tmp_path/'new/page.html').read_text(encoding='utf-8')
     assert 'report written to new/page.html' in said
     assert 'What CollabNN has learned' in page and '2 epochs' in page
-    assert sorted(o.name for o in tmp_path.iterdir())==['new','r.csv','r.parquet']
+    assert sorted(o.name for o in tmp_path.iterdir())==['new','r-model','r.csv','r.parquet']
     rmse = re.search(r'<b>([\d.]+)</b>RMSE, in stars', page)[1]
     assert rmse in said
     with pytest.raises(SystemExit, match='new is a folder; name a file in it'):

@@ -1,4 +1,4 @@
-"Every plot for several models: drawn where it was asked for, legible, in greys, and nothing changed by looking"
+"Every plot for several models: drawn where it was asked for, legible, also in gray, and nothing changed by looking"
 import builtins, itertools, random
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
@@ -90,12 +90,11 @@ def ticks(axis):
     return [t for t,at in zip(axis.get_ticklabels(), axis.get_ticklocs()) if low<=at<=high]
 
 def check_picture(ax):
-    "Not blank, greys only, no label on another one, and none that is cut off"
+    "Not blank, also without its colors, no label on another one, and none that is cut off"
     fig = ax.figure
     fig.canvas.draw()
     rgb = np.asarray(fig.canvas.buffer_rgba())[...,:3].astype(int)
-    assert (rgb.max(2)-rgb.min(2)).max()==0, 'a colour'
-    assert rgb.std()>5, 'blank'
+    assert (rgb@[.299,.587,.114]).std()>5, 'blank in gray'
     flat,names = ax.name!='3d',[ax.title,ax.xaxis.label,ax.yaxis.label]
     for group in [ax.texts, names, *([ticks(ax.xaxis),ticks(ax.yaxis)] if flat else [])]:
         for (a,x),(b,y) in itertools.combinations(boxes(group, fig), 2): assert not x.overlaps(y), (a,b)
@@ -187,7 +186,8 @@ def test_all_ends_of_bias(made):
     interp = made('features')
     df,ax = interp.bias('items', None),interp.plot_bias(n=4)
     ends = pd.concat([df[:4], df[-4:]])
-    assert np.allclose(ax.lines[0].get_xdata(), ends.bias) and [o.get_text().rsplit(' ', 1)[1]
+    drawn = np.concatenate([o.get_xdata() for o in ax.lines[:2]])   # the liked, then the others
+    assert np.allclose(np.sort(drawn), np.sort(ends.bias)) and [o.get_text().rsplit(' ', 1)[1]
         for o in ax.get_yticklabels()]==[f'({o})' for o in ends.ratings]
     assert ax.get_title()==f'The 4 most and the 4 least liked of {len(df)} items'
     assert interp.plot_bias('genres',

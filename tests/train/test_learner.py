@@ -5,7 +5,8 @@ import numpy as np, pytest, torch
 from fastai.metrics import mae as fastai_mae, rmse as fastai_rmse
 from fastai.tabular.all import AvgMetric, Callback, DataLoader, Module, nn, set_seed
 from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders, CollabLearner, ColdItemSplitter,
-    DotProductBias, IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner, create_params, load_learner, mae, movielens_fold,
+    DotProductBias, IdDropout, RatingMSE, ValidRMSE, baseline_rmse, collab_learner, create_params, load_learner, mae,
+    movielens_fold,
     movielens, rmse, synthetic_ratings)
 from hypothesis import given, settings, strategies as st
 
@@ -296,7 +297,8 @@ def test_one_number_per_row(dls):
 @pytest.mark.parametrize('what', ['closed form','frozen','lr_find'])
 def test_nothing_to_train(dls, what):
     "Steps that would move nothing are one error in words, which leaves the learner as it was"
-    learn = collab_learner(dls, arch=BiasBaseline.from_dls(dls)) if what=='closed form' else collab_learner(dls, n_factors=4)
+    arch = BiasBaseline.from_dls(dls) if what=='closed form' else None
+    learn = collab_learner(dls, n_factors=4, arch=arch)
     if what!='closed form':
         for p in learn.model.parameters(): p.requires_grad_(False)
     with pytest.raises(ValueError, match='no parameter of .* is trained in steps'):

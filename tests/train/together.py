@@ -13,7 +13,8 @@ RATINGS = synthetic_ratings(300, 80, 6000, seed=0)
 def new_learner(kind='ratings', seed=1, **kwargs):
     "A small learner whose weights depend on `seed`"
     given = dict(bs=512, val_bs=1024, seed=0, **kwargs)
-    if kind=='clicks': dls = CollabDataLoaders.from_interactions(to_implicit(RATINGS), n_neg=3, sampler='popularity', **given)
+    if kind=='clicks':
+        dls = CollabDataLoaders.from_interactions(to_implicit(RATINGS), n_neg=3, sampler='popularity', **given)
     else: dls = CollabDataLoaders.from_df(RATINGS, genre_name='genres' if kind=='genres' else None, **given)
     set_seed(seed)
     if kind=='net': return collab_learner(dls, use_nn=True, layers=[16], n_factors=8, metrics=rmse)
@@ -21,7 +22,8 @@ def new_learner(kind='ratings', seed=1, **kwargs):
     return collab_learner(dls, n_factors=8, unk_p=.1, metrics=rmse, fused=kind!='torch' and 'auto')
 
 def fit(learn, cbs=None, **kwargs):
-    with learn.no_bar(), learn.distributed(**kwargs) if kwargs else learn.no_logging(): learn.fit_one_cycle(3, .02, cbs=cbs)
+    with learn.no_bar(), learn.distributed(**kwargs) if kwargs else learn.no_logging():
+        learn.fit_one_cycle(3, .02, cbs=cbs)
     return learn
 
 def far(a, b):
@@ -32,7 +34,8 @@ def compare(kind):
     "How far a fit in all processes is from one in this process"
     single,shared = fit(new_learner(kind)),fit(new_learner(kind, seed=1+RANK), world_size=2)
     params = [[o.detach() for o in learn.model.parameters()] for learn in (single,shared)]
-    moments = [[v for p in learn.model.parameters() for k,v in learn.opt.state[p].items() if k in ('grad_avg','sqr_avg')]
+    moments = [[v for p in learn.model.parameters() for k,v in learn.opt.state[p].items()
+        if k in ('grad_avg','sqr_avg')]
         for learn in (single,shared)]
     res = dict(values=far(single.recorder.values, shared.recorder.values), params=max(map(far, *params)),
         losses=far(single.recorder.losses, shared.recorder.losses), moments=max(map(far, *moments)))
@@ -67,7 +70,8 @@ class Die(CollabCallback):
     epochs = 0
     def start_epoch(self, seed, device):
         self.epochs += 1
-        if RANK and self.epochs==2 and not int(os.environ['TORCHELASTIC_RESTART_COUNT']): os.kill(os.getpid(), signal.SIGKILL)
+        first = not int(os.environ['TORCHELASTIC_RESTART_COUNT'])
+        if RANK and self.epochs==2 and first: os.kill(os.getpid(), signal.SIGKILL)
 
 def die(out):
     learn = fit(new_learner(path=out), Die(), checkpoint='fit', resume=True)
