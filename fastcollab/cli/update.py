@@ -8,6 +8,7 @@ __all__ = ['update']
 # %% ../../nbs/cli/08_update.ipynb #7e20b204
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 from fastai.learner import load_learner
 from .common import has_header, read_any_table, with_known_types
@@ -16,6 +17,7 @@ from .common import has_header, read_any_table, with_known_types
 def update(
     folder:Path, # Folder of a training run
     ratings:Path, # Text or Parquet file with the new rows, in the columns of training
+    retrain:Annotated[str, dict(choices=['yes','no'])]=None, # Train again from the start? By default if it takes 10 s or less
     seed:int=0, # Of all draws
     sep:str=None, # What separates the columns of a text file; found by default
     encoding:str=None, # Encoding of a text file; found by default
@@ -29,7 +31,7 @@ def update(
         learn = load_learner(file)
     before,rec = (learn.dls.n_users,learn.dls.n_items),learn.recommender()
     if not has_header(table): table = table.rename(columns=dict(enumerate(rec.names)))
-    learn.update(with_known_types(rec, table), seed=seed)
+    learn.update(with_known_types(rec, table), None if retrain is None else retrain=='yes', seed)
     learn.path = folder
     learn.export('learner.pkl')
     learn.recommender().save(folder/'recommender')

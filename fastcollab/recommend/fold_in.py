@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FoldState', 'category_factors', 'feature_factors', 'with_features', 'implicit_factors', 'start_factors', 'fold_rows',
-           'decay_units', 'find_decay', 'check_new_ratings', 'NewRatings', 'read_new_ratings', 'encode_feature',
-           'read_new_table', 'grown_terms', 'grown_items', 'replaced_rows']
+           'decay_units', 'usual_decay', 'find_decay', 'check_new_ratings', 'NewRatings', 'read_new_ratings',
+           'encode_feature', 'read_new_table', 'grown_terms', 'grown_items', 'replaced_rows']
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #ee94dddc
 from typing import NamedTuple
@@ -205,6 +205,15 @@ def _trial_error(state, side, trial, decays):
 # %% ../../nbs/recommend/05_fold_in.ipynb #871ca5c5
 _USUAL = 1/8,1/2 # units that are about right on the data at hand
 
+def usual_decay(
+    state:FoldState, # What is known
+    side:int, # 0 for users, 1 for items
+    rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
+)->Decay:
+    "How strongly to hold new rows where they start, without trying; good enough where rows have many ratings"
+    unit = decay_units(state, side, rated)
+    return Decay(unit.vec*_USUAL[0], unit.bias*_USUAL[1])
+
 def find_decay(
     state:FoldState, # What is known
     side:int, # 0 for users, 1 for items
@@ -216,7 +225,7 @@ def find_decay(
     units = [decay_units(state, o, rated) for o in (side,1-side)]
     def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1]) for o in units]
     trial = _trial(state.history, side, len(state.factors[side].vec), np.random.default_rng(0))
-    if not trial.hidden.any(): return decays(_USUAL)[0]
+    if not trial.hidden.any(): return usual_decay(state, side, rated)
     def best(parts): return min(parts, key=lambda o: _trial_error(state, side, trial, decays(o)))
     vec,bias = best([(4.**k*_USUAL[0],4.**k*_USUAL[1]) for k in range(-2, 4)])
     vec,bias = best([(vec,bias*o) for o in (1/4,1/2,1,2,4)])

@@ -17,6 +17,7 @@ from torch import nn
 from ..checks import as_frame, check_frame, check_unique, need_column, plain_repr, some_of
 from ..cores import limited
 from ..data.ids import raw_ids
+from ..data.sampling import NegativeSampler
 from ..losses import rating_loss
 from ..models.base import collab_model, reading
 from ..recommend.history import UserHistory
@@ -110,6 +111,7 @@ class KeptRatings(NamedTuple):
     "What is kept of the ratings of training"
     history:UserHistory # What users have rated; empty if it was left out
     rated:tuple # Lowest and highest rating
+    sampler:NegativeSampler|None=None # Of clicks: how negatives are drawn
 
     @property
     def has_history(self)->bool:
@@ -121,7 +123,8 @@ class KeptRatings(NamedTuple):
     def without_history(self)->'KeptRatings':
         "Only the range of the ratings"
         none = torch.zeros(0, dtype=torch.int32)
-        return self._replace(history=UserHistory.from_ratings(none, none, none.float(), len(self.history.ends)-1))
+        history = UserHistory.from_ratings(none, none, none.float(), len(self.history.ends)-1)
+        return self._replace(history=history, sampler=None)
 
 def kept_ratings(
     learn, # A `CollabLearner`
@@ -133,7 +136,8 @@ def kept_ratings(
     rated = (y.min().item(),y.max().item()) if len(y) else collab_model(learn.model).link.y_range
     by_user = train.store.by_user()
     history = UserHistory(*by_user) if by_user else UserHistory.from_ratings(u, i, y, train.n_users)
-    return KeptRatings(history, rated or (-math.inf,math.inf))
+    sampler = train.sampler.of(train.store.ids()[:0].cpu()) if train.n_neg else None
+    return KeptRatings(history, rated or (-math.inf,math.inf), sampler)
 
 # %% ../../nbs/train/06_export.ipynb #9577a917
 def ranked_terms(

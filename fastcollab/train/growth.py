@@ -74,7 +74,7 @@ def grown_loaders(
     store,more = grown_store(train.store, enc.encode(df)),{}
     if train.implicit:
         s = train.sampler
-        more['sampler'] = type(s)(store.ids(), enc.n_users, enc.n_items, s.kind, s.power, s.n_neg)
+        more['sampler'] = type(s)(store.ids(), enc.n_users, enc.n_items, s.kind, s.power, s.n_neg, dislikes=s.dislikes)
     valid.enc,known = enc,[o is None for o in valid.entities]
     valid.tables = [a if k else b for k,a,b in zip(known, enc.tables, valid.tables)]
     new = dls.train.new(type(train)(enc, store, **more))
