@@ -4,10 +4,10 @@ from typing import Callable, NamedTuple
 
 import numpy as np, pandas as pd, torch
 from fastai.tabular.all import Module, set_seed, sigmoid_range
-from fastcollab.all import (BiasBaseline, CollabDataLoaders, CollabNN, DotProduct, DotProductBias, EASE, HybridMF,
-    HybridNN, ItemKNN, LeadEnsemble, LightGCN, LinearCollab, ParamEmbedding, Popular, PosteriorAverage, RankEnsemble,
-    Recommender, SLIM, SVDPlusPlus, WeightedEnsemble, collab_learner, collab_model, create_params, rmse,
-    synthetic_ratings)
+from fastcollab.all import (BiasBaseline, collab_learner, collab_model, CollabDataLoaders, CollabNN, create_params,
+    DotProduct, DotProductBias, EASE, HybridMF, HybridNN, ItemKNN, LeadEnsemble, LightGCN, LinearCollab,
+    ParamEmbedding, Popular, PosteriorAverage, RankEnsemble, Recommender, rmse, SLIM, Successors, SVDPlusPlus,
+    synthetic_ratings, WeightedEnsemble)
 from fastcollab.recommend.base import Link
 from fastcollab.recommend.recommender import terms_state
 from torch import Tensor, nn
@@ -123,6 +123,7 @@ ZOO = dict(
     ItemKNN=Entry(solved(ItemKNN, k=5), 'history', vectors=False, additive=True, closed=True),
     EASE=Entry(solved(EASE, reg=5.), 'history', vectors=False, additive=True, closed=True),
     SLIM=Entry(solved(SLIM, l1=.1, l2=5.), 'history', vectors=False, additive=True, closed=True),
+    Successors=Entry(solved(Successors, window=5), 'history', times=True, vectors=False, additive=True, closed=True),
     RankEnsemble=Entry(ranked_by, 'ensemble', vectors=False, additive=True, closed=True),
     Flat=Entry(Flat, 'model', vectors=False, foreign=True),
     Params=Entry(Params, 'model', vectors=False, foreign=True),

@@ -122,7 +122,8 @@ def check_config(
     if twice := [o for o in config if o in given]: raise ValueError(f'{twice[0]!r} came as an argument and in config; give one')
     own = inspect.signature(arch).parameters if isinstance(arch, type) else {}
     if not own or any(o.kind==o.VAR_KEYWORD for o in own.values()): return
-    check_names(arch.__name__, [*config, *given], own)
+    # a class without from_dls is fastai's, which gets its sizes in another way
+    check_names(arch.__name__, [*config, *given] if hasattr(arch, 'from_dls') else config, own)
 
 # %% ../../nbs/train/05_arguments.ipynb #a191001e
 LEARNER = dict(n_factors=partial(check_int, high=LONGEST, none='50'), use_nn=check_flag,
