@@ -81,14 +81,15 @@ RATES,ADAM_RATES = (.02,.03,.05,.07,.1,.15),(.0025,.005,.01,.02,.05)
 
 def rates_worker(out):
     "RMSE on a hidden part of the training ratings, by learning rate: sharded tables, or LazyAdam in one process"
-    df = movielens(os.environ['DATA']) if os.environ['DATA']!='filmtrust' else pd.read_csv(Path(os.environ['FASTCOLLAB_DATA'])/
-        'filmtrust.txt', sep=' ', names=['user','item','rating'])
+    if (name := os.environ['DATA'])!='filmtrust': df = movielens(name)
+    else: df = pd.read_csv(Path(os.environ['FASTCOLLAB_DATA'])/'filmtrust.txt', sep=' ', names=['user','item','rating'])
     df,res = df.iloc[RandomSplitter(seed=0)(df)[0]],[]   # the rest is what `shard` looks at
     dls = CollabDataLoaders.from_df(df, item_name='movieId' if 'movieId' in df else None, **SMALL)
     for lr in RATES if 'RANK' in os.environ else ADAM_RATES:
         set_seed(0)
         learn = collab_learner(dls, n_factors=32, metrics=rmse)
-        with learn.no_bar(), learn.no_logging(), learn.distributed(tables='shard') if 'RANK' in os.environ else nullcontext():
+        context = learn.distributed(tables='shard') if 'RANK' in os.environ else nullcontext()
+        with learn.no_bar(), learn.no_logging(), context:
             learn.fit_one_cycle(8, lr, wd=.1)
         res.append(learn.recorder.values[-1][-1])
     return res

@@ -26,11 +26,13 @@ def torchrec_version(
 )->str: # Without the last number
     "The version of TorchRec that goes with a version of torch"
     major,minor = map(int, torch_version.split('.')[:2])
-    if (major,minor)<(2,5) or major>2: raise ImportError(f"tables='shard' needs torch 2.5 or newer, not {torch_version}")
+    if (major,minor)<(2,5) or major>2:
+        raise ImportError(f"tables='shard' needs torch 2.5 or newer, not {torch_version}")
     return f'1.{minor-5}'
 
 _PARTS = {'fbgemm_gpu.split_table_batched_embeddings_ops_training':'WeightDecayMode',
-    'torchrec':'EmbeddingCollection EmbeddingConfig KeyedJaggedTensor', 'torchrec.distributed':'DistributedModelParallel',
+    'torchrec':'EmbeddingCollection EmbeddingConfig KeyedJaggedTensor',
+    'torchrec.distributed':'DistributedModelParallel',
     'torchrec.distributed.embedding':'EmbeddingCollectionSharder',
     'torchrec.distributed.sharding_plan':'construct_module_sharding_plan row_wise',
     'torchrec.distributed.types':'ShardingEnv ShardingPlan',
@@ -48,9 +50,9 @@ def load_torchrec()->SimpleNamespace: # What `ShardedTables` needs; ImportError 
         if not bad:
             return SimpleNamespace(**{o:getattr(import_module(k), o) for k,v in _PARTS.items() for o in v.split()})
     except (ImportError,OSError,AttributeError,RuntimeError) as e: found,cause = str(e).splitlines()[0],e
-    raise ImportError(f"tables='shard' needs torchrec {right} and fbgemm-gpu-cpu {right} for torch {torch.__version__}, but "
-        f'found: {found}. Install them with: pip install --no-deps torchrec=={right}.0 fbgemm-gpu-cpu=={right}.0, and then: '
-        'pip install tensordict pyre-extensions torchmetrics iopath tqdm') from cause
+    raise ImportError(f"tables='shard' needs torchrec {right} and fbgemm-gpu-cpu {right} for torch {torch.__version__}, "
+        f'but found: {found}. Install them with: '
+        f'pip install --no-deps torchrec=={right}.0 fbgemm-gpu-cpu=={right}.0, and then: pip install tensordict pyre-extensions torchmetrics iopath tqdm') from cause
 
 # %% ../../nbs/train/06_sharding.ipynb #5a4d000a
 def to_columns(
@@ -110,7 +112,8 @@ class ShardedTables:
     )->list: # `Factors` of each side, of (n,k) and (n,), or of (0,k) and (0,)
         "Vectors and biases, from all processes; all of them have to ask"
         n = max(len(o) for o in ids if o is not None)
-        lengths = [torch.full((n or 1,), int(n>0 and o is not None), dtype=torch.int32) for o in ids]   # it refuses a batch of 0
+        # TorchRec refuses a batch of 0, but not one of an empty list
+        lengths = [torch.full((n or 1,), int(n>0 and o is not None), dtype=torch.int32) for o in ids]
         values = torch.cat([o.long() for o in ids if o is not None])
         asked = self.rec.KeyedJaggedTensor(keys=list(_SIDES), values=values, lengths=torch.cat(lengths))
         with self.ranks.talk():
@@ -256,7 +259,8 @@ def sharded_fit(
 ):
     "Train in all processes that torchrun started, each with a part of the tables"
     if own_place(world_size).size==1:
-        raise ValueError("tables='shard' divides tables among processes; start them with: torchrun --nproc_per_node 2 ...")
+        raise ValueError("tables='shard' divides tables among processes; start them with: "
+            'torchrun --nproc_per_node 2 ...')
     load_torchrec()
     lr,learn.lr = learn.lr,SHARD_LR
     try:

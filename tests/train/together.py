@@ -108,9 +108,8 @@ def sharded(kind, seed=1, out=None, opt_func=None, **kwargs):
     if kind=='ratings': dls = CollabDataLoaders.from_df(df, **given)
     else: dls = CollabDataLoaders.from_interactions(to_implicit(RATINGS), n_neg=3, **given)
     set_seed(seed)
-    loss = {} if kind=='ratings' else dict(loss_func=BPRLoss())
-    return collab_learner(dls, n_factors=8, unk_p=0, opt_func=opt_func or LazyAdam, metrics=rmse if kind=='ratings' else NDCG(k=5),
-        **loss)
+    own = dict(metrics=rmse) if kind=='ratings' else dict(metrics=NDCG(k=5), loss_func=BPRLoss())
+    return collab_learner(dls, n_factors=8, unk_p=0, opt_func=opt_func or LazyAdam, **own)
 
 def shard(out):
     res,given = {},dict(tables='shard', world_size=2)
@@ -120,10 +119,11 @@ def shard(out):
         return learn
     for kind in ('ratings','clicks'):
         learn = fit(sharded(kind, seed=1+RANK), held := Held(), **given)
-        single = fit(sharded(kind, opt_func=RowWiseAdagrad))   # after it: fastai's Recorder gathers from the group that is open
+        # after it, because fastai's Recorder gathers from the group that is open
+        single = fit(sharded(kind, opt_func=RowWiseAdagrad))
         # in lists, the bias of a user has no gradient but rounding errors, and Adagrad makes steps of them
-        params = [[o.detach() for name,o in l.model.named_parameters() if o.requires_grad and (kind,name)!=('clicks','u_bias.weight')]
-            for l in (single,learn)]
+        params = [[o.detach() for name,o in l.model.named_parameters()
+            if o.requires_grad and (kind,name)!=('clicks','u_bias.weight')] for l in (single,learn)]
         res[kind] = dict(values=far(single.recorder.values, learn.recorder.values), params=max(map(far, *params)),
             losses=far(single.recorder.losses, learn.recorder.losses), lrs=far(single.recorder.lrs, learn.recorder.lrs))
         res[f'{kind} held'] = [*held.share, held.whole]
