@@ -30,6 +30,7 @@ def torchrec_version(
         raise ImportError(f"tables='shard' needs torch 2.5 or newer, not {torch_version}")
     return f'1.{minor-5}'
 
+_NEEDS = 'tensordict pyre-extensions torchmetrics iopath tqdm'
 _PARTS = {'fbgemm_gpu.split_table_batched_embeddings_ops_training':'WeightDecayMode',
     'torchrec':'EmbeddingCollection EmbeddingConfig KeyedJaggedTensor',
     'torchrec.distributed':'DistributedModelParallel',
@@ -50,9 +51,9 @@ def load_torchrec()->SimpleNamespace: # What `ShardedTables` needs; ImportError 
         if not bad:
             return SimpleNamespace(**{o:getattr(import_module(k), o) for k,v in _PARTS.items() for o in v.split()})
     except (ImportError,OSError,AttributeError,RuntimeError) as e: found,cause = str(e).splitlines()[0],e
-    raise ImportError(f"tables='shard' needs torchrec {right} and fbgemm-gpu-cpu {right} for torch {torch.__version__}, "
-        f'but found: {found}. Install them with: '
-        f'pip install --no-deps torchrec=={right}.0 fbgemm-gpu-cpu=={right}.0, and then: pip install tensordict pyre-extensions torchmetrics iopath tqdm') from cause
+    pair = f'torchrec {right} and fbgemm-gpu-cpu {right} for torch {torch.__version__}'
+    lines = f'pip install --no-deps torchrec=={right}.0 fbgemm-gpu-cpu=={right}.0, and then: pip install {_NEEDS}'
+    raise ImportError(f"tables='shard' needs {pair}, but found: {found}. Install them with: {lines}") from cause
 
 # %% ../../nbs/train/06_sharding.ipynb #5a4d000a
 def to_columns(
