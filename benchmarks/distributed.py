@@ -27,7 +27,8 @@ def fit(learn, cbs=None, **kwargs):
     with learn.no_bar(), learn.no_logging(), learn.distributed(**kwargs): learn.fit_one_cycle(8, .02, wd=.1, cbs=cbs)
     return learn
 
-def far(a, b): return (torch.as_tensor(a, dtype=torch.float64)-torch.as_tensor(b, dtype=torch.float64)).abs().max().item()
+def far(a, b): return (torch.as_tensor(a, dtype=torch.float64)-torch.as_tensor(b,
+    dtype=torch.float64)).abs().max().item()
 
 def equal_worker(out):
     learn = new_learner()
@@ -44,7 +45,8 @@ class Die(CollabCallback):
         if RANK and first and self.epoch_number==2+int(os.environ['RUN'])%6: os.kill(os.getpid(), signal.SIGKILL)
 
 def resume_worker(out):
-    return dict(values=[list(o) for o in fit(new_learner(path=out), Die(), checkpoint='fit', resume=True).recorder.values])
+    return dict(values=[list(o) for o in fit(new_learner(path=out), Die(), checkpoint='fit',
+        resume=True).recorder.values])
 
 def large_table(n, n_users=1_000_000, n_items=100_000):
     "Random ratings; items by a power law"
@@ -100,7 +102,8 @@ def run(part, n, *options, **env):
     "What `n` processes return"
     with tempfile.TemporaryDirectory() as out:
         env = {**os.environ, 'OMP_NUM_THREADS':'1', 'PART':part, 'OUT':out, **env}
-        start = [sys.executable] if n==1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n)]
+        start = [sys.executable] if n==1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node',
+            str(n)]
         subprocess.run([*start, *options, __file__], env=env, check=True, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL if options else None)
         return [json.loads(o.read_text()) for o in sorted(Path(out).glob('*.json'))]
@@ -108,9 +111,12 @@ def run(part, n, *options, **env):
 def equal():
     "ml-latest-small, 8 epochs, bs=4096"
     (one,),two = run('equal', 1),run('equal', 2)
-    row('largest difference of losses and metrics, 8 epochs', f'{max(far(one["values"], o["values"]) for o in two):.1e}', '1e-5')
-    row('largest difference of predictions', f'{max(far(one["preds"], o["preds"]) for o in two):.1e}', 'in the same order')
-    row('RMSE of one and of two processes', f'{one["values"][-1][-1]:.5f} {two[0]["values"][-1][-1]:.5f}', 'within .003')
+    row('largest difference of losses and metrics, 8 epochs',
+        f'{max(far(one["values"], o["values"]) for o in two):.1e}', '1e-5')
+    row('largest difference of predictions', f'{max(far(one["preds"], o["preds"]) for o in two):.1e}',
+        'in the same order')
+    row('RMSE of one and of two processes', f'{one["values"][-1][-1]:.5f} {two[0]["values"][-1][-1]:.5f}',
+        'within .003')
     row('share of the rows of each process', ' '.join(f'{o["share"]:.4f}' for o in two), '.5, within .02')
 
 def resume(runs=10):

@@ -2,9 +2,9 @@
 
     python benchmarks/losses.py
 
-nDCG@10 on a hidden fifth of the training data: of ml-100k (split per item, as in benchmarks/ranking.py), of ml-latest-small and
-of Last.fm (a random fifth of each is left out first, and never looked at). FASTCOLLAB_DATA has to hold all three. All by Adam, lr 1e-2
-(LightGCN: 2e-2), 20 epochs, 64 factors, one cycle."""
+nDCG@10 on a hidden fifth of the training data: of ml-100k (split per item, as in benchmarks/ranking.py), of
+ml-latest-small and of Last.fm (a random fifth of each is left out first, and never looked at). FASTCOLLAB_DATA has to
+hold all three. All by Adam, lr 1e-2 (LightGCN: 2e-2), 20 epochs, 64 factors, one cycle."""
 import os
 
 import pandas as pd
@@ -55,4 +55,5 @@ def ml_100k():
         learn.metrics = [NDCG(10)]
         row(f'{loss.__name__}, n_neg={n_neg}', f'nDCG@10 {learn.validate()[1]:.4f}')
 
-if __name__=='__main__': report(__file__, [decays,ml_100k], 'seeded; settings chosen on the hidden part, the test part looked at once')
+if __name__=='__main__': report(__file__, [decays,ml_100k],
+    'seeded; settings chosen on the hidden part, the test part looked at once')

@@ -3,8 +3,9 @@
 Ratings come in the order of their times, or in that of a seeded shuffle of users where there are none. A tenth of all
 rows, drawn at random, is the test part. Training starts with the first 70 % of the others. Every day brings 1 % more;
 the error and the lists of both learners are measured on the test rows of users and items that the training part knows.
-At these sizes, `update` trains again by its own rule. The short cycle (`retrain=False`) is measured on 2 million synthetic
-ratings, over 10 days; its settings were chosen on FilmTrust, ml-100k and 600,000 synthetic ratings. Times are CPU times.
+At these sizes, `update` trains again by its own rule. The short cycle (`retrain=False`) is measured on 2 million
+synthetic ratings, over 10 days; its settings were chosen on FilmTrust, ml-100k and 600,000 synthetic ratings. Times are
+of the processor.
 """
 import os, sys, time, warnings
 from pathlib import Path

@@ -168,7 +168,8 @@ def check_range(
     except (TypeError,ValueError): low = high = None   # not two values
     if is_finite(low) and is_finite(high) and low<high: return low,high
     whole = isinstance(value, (list,tuple)) or getattr(value, 'ndim', 0)==1
-    text = short_repr(tuple(map(plain_value, value))) if whole else value if isinstance(value, str) else short_repr(value)
+    text = short_repr(tuple(map(plain_value, value))) if whole else value if isinstance(value,
+        str) else short_repr(value)
     raise ValueError(f'{name} is {text}; it has to be (lowest, highest)')
 
 # %% ../nbs/00_checks.ipynb #77bb15c2

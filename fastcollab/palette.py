@@ -6,7 +6,7 @@
 __all__ = ['COLORS', 'BLUE', 'ORANGE', 'DOT', 'LINES', 'MARKERS', 'SEQUENTIAL', 'DIVERGING']
 
 # %% ../nbs/03_palette.ipynb #7e20a104
-COLORS = '#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000' # of categories, in this order
+COLORS = '#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#000000','#56B4E9' # of categories, in this order
 BLUE,ORANGE = COLORS[:2] # What a plot is about, and what it is compared with
 DOT = '#BBBBBB' # Everything else
 LINES = '-','--',':','-.' # Styles of lines, in the order of the colors

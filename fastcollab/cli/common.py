@@ -93,5 +93,6 @@ def with_known_types(
     "A table whose ids have the types of training"
     for side,name in enumerate(rec.names[:2]):
         text = rec.ids[side].dtype.kind not in 'iuf'
-        if name in table and text and table[name].dtype.kind in 'iuf': table = table.assign(**{name:table[name].astype(str)})
+        if name in table and text and table[name].dtype.kind in 'iuf':
+            table = table.assign(**{name:table[name].astype(str)})
     return table

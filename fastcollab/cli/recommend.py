@@ -92,7 +92,8 @@ def lists_label(
     "What the lists of a folder are made of"
     inner = Path(folder)/'recommender'
     manifest = (inner if inner.is_dir() else Path(folder))/'recommender.json'   # has the checksums of all files
-    return dict(recommender=hashlib.sha256(manifest.read_bytes()).hexdigest(), users=rec.n_users-1, block=block, **options)
+    return dict(recommender=hashlib.sha256(manifest.read_bytes()).hexdigest(), users=rec.n_users-1, block=block,
+        **options)
 
 def claim_folder(
     out:Path, # Folder for lists, which is made if it doesn't exist

@@ -109,7 +109,11 @@ class Buckets:
         kind:np.dtype, # As from `row_type`
     ): self.files,self.kind = [Path(folder)/f'{name}-{k:04d}' for k in range(n)],kind
     @classmethod
-    def number(cls, n:int)->int: return max(1, min(4096, -(-n//cls.rows)))
+    def number(cls,
+        n:int, # Rows
+    )->int: # In [1,4096]
+        "How many files so many rows are dealt to"
+        return max(1, min(4096, -(-n//cls.rows)))
     def add(self,
         rows:np.ndarray, # Of the type `kind`, (n,)
         bucket:np.ndarray, # Number of the bucket of each, (n,)

@@ -625,7 +625,8 @@ def check_device(
 
 _name,_size = check_name,partial(check_int, what='ratings')
 def _seed(name, value): return check_seed(value, name)
-LOADERS = dict(user_name=_name, item_name=_name, rating_name=_name, weight_name=_name, title_name=_name, time_name=_name,
+LOADERS = dict(user_name=_name, item_name=_name, rating_name=_name, weight_name=_name, title_name=_name,
+    time_name=_name,
     valid_pct=partial(check_share, what='rows'), seed=_seed, user_weight=partial(check_choice, choices=(None,'sqrt')),
     splitter=partial(check_function, what='a splitter such as RandomSplitter()', none='random rows'), path=check_path,
     bs=_size, val_bs=partial(_size, none='bs'), shuffle=check_flag, drop_last=check_flag, pin_memory=check_flag,

@@ -82,7 +82,7 @@ class NegativeSampler:
         power:float=1., # Power of the popularity
         n_neg:int=1, # Negatives of each interaction
         weights:np.ndarray|None=None, # How often each item from row 1 on is drawn; None goes by `kind`
-        dislikes:Tensor|None=None, # Rows of users and of items that they dislike, (m,2); those they have met don't count
+        dislikes:Tensor|None=None, # Rows of users and items they dislike, (m,2); those they have met don't count
     ):
         self._weights,self.dislikes = weights,dislikes
         self.kind,self.n_users,self.n_items = check_choice('sampler', kind, SAMPLERS),n_users,n_items

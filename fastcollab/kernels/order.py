@@ -47,7 +47,7 @@ _PART = 1024 # scores
 
 @njit(**CALLED)
 def count_below(scores, first, ends, items, values, twice, gone, left):
-    "Add to `twice` how the scores (n,w) of items `first+1`, ... compare with `values` of the user, and to `gone` the -inf"
+    "Add to `twice` how the scores (n,w) of items from `first+1` on compare with `values`, and to `gone` the -inf"
     for r in range(len(scores)):
         row = scores[r]
         for p in range(ends[r], ends[r+1]):

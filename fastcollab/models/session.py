@@ -31,7 +31,7 @@ def _carry(v, keep, before, after):
 def _compiled_carry():
     "`_carry`, compiled if it can be"
     if unusable(): return _carry
-    from ..kernels.compile import njit
+    from fastcollab.kernels.compile import njit
     with compiling():
         res = njit(**CALLED)(_carry)
         res(np.zeros(1), *(np.zeros((1,2)) for _ in range(3)))

@@ -143,7 +143,8 @@ def group_ratings(
 )->list: # `RatingGroup`s, the largest sum first
     "The groups that say most; single ratings where there are k or fewer"
     n = len(contributions)
-    if k is None or n<=k: return [RatingGroup(o[None], '') for o in contributions.abs().argsort(descending=True, stable=True)]
+    if k is None or n<=k: return [RatingGroup(o[None], '')
+        for o in contributions.abs().argsort(descending=True, stable=True)]
     left,res = torch.ones(n, dtype=torch.bool),[]
     halves = [(label,m&h) for label,m in shared for h in (high,~high)]
     while len(res)<k and halves:
@@ -281,4 +282,5 @@ def explanation_sentence(
     elif but: text += f', lowered by {" and ".join(but)}'
     else: text += ': nothing that you rated sets you apart from an average user'
     if value=='score': return text
-    return f'{text}; from the mean of {stars["mean"]:.2f}, you rate {stars["user"]:+.2f} and others rate it {stars["item"]:+.2f}'
+    return (f'{text}; from the mean of {stars["mean"]:.2f}, you rate {stars["user"]:+.2f} and others rate it '
+        f'{stars["item"]:+.2f}')

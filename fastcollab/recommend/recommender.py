@@ -17,7 +17,8 @@ from ..cores import limited
 from ..data.ids import check_unknown, find_rows, pair_ids
 from .artifact import *
 from .base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
-from fastcollab.recommend.explain import (above_mean, average_parts, explanation_sentence, explanation_table, listed_parts,
+from fastcollab.recommend.explain import (above_mean, average_parts, explanation_sentence, explanation_table,
+    listed_parts,
     score_parts, shared_traits)
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
@@ -118,7 +119,8 @@ def _load_term(info, name, side, tensors):
         return FeatureTerms(o['name'], side, o['how'], o['agg'], rows, factors, o['codec'])
     if info is None: return None
     if isinstance(info, dict):
-        return FoldTerms(parts=tuple(_load_term(o, f'{name}.part{k}', side, tensors) for k,o in enumerate(info['parts'])))
+        return FoldTerms(parts=tuple(_load_term(o, f'{name}.part{k}', side, tensors) for k,
+            o in enumerate(info['parts'])))
     implicit = get(f'{name}.implicit') if f'{name}.implicit.vec' in tensors else None
     clicks = ClickTerms(*tensors[f'{name}.clicks'].tolist()) if f'{name}.clicks' in tensors else None
     ranked = tensors[f'{name}.ranked'].item() if f'{name}.ranked' in tensors else None

@@ -49,7 +49,7 @@ class Scorer:
         "Vectors of users (0) or items (1) to compare, (n,k); None if there are none"
         return self._vectors[side]
     def similarity(self, side, row, metric='cosine')->torch.Tensor|None:
-        "How similar each row of users (0) or items (1) is to `row`, by 'cosine' or 'dot', (n,) float64; None if unknown"
+        "How similar each row of users (0) or items (1) is to `row`, 'cosine' or 'dot', (n,) float64; None if unknown"
         if (v := self.vectors(side)) is None: return None
         v = v.double()
         res = v@v[row]
@@ -410,7 +410,8 @@ class HistoryScorer(Scorer):
         "The scorer of users who have met other items; what was met before counts as it did, and what is new counts 1"
         now,before,weights = met_items(ends.numpy(), items.numpy(), n_items),self.met[1:].copy(),self.weights
         if n_items>self.met.shape[1]:
-            if self.rule is None: raise TypeError('weights of new items need a rule to solve them, and the model has none')
+            if self.rule is None:
+                raise TypeError('weights of new items need a rule to solve them, and the model has none')
             weights = self.rule(_without_first(now))
         before.resize(now.shape[0]-1, n_items)
         new = now[1:]-now[1:].multiply(before>0)
@@ -428,7 +429,8 @@ class HistoryScorer(Scorer):
     def _one(self, row): return csr_matrix(([np.float32(1)], ([0],[row])), shape=(1,self.met.shape[1]))
     def met_adds(self, items, i):
         n = len(items)
-        W = add_up(csr_matrix((np.ones(n, np.float32), items.numpy(), np.arange(n+1)), (n,self.met.shape[1])), self.weights)
+        W = add_up(csr_matrix((np.ones(n, np.float32), items.numpy(), np.arange(n+1)), (n,self.met.shape[1])),
+            self.weights)
         return torch.from_numpy((W[:,1:].mean(1) if i is None else W[:,i]).astype(np.float64))
 
     def state(self):

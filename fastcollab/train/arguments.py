@@ -119,7 +119,8 @@ def check_config(
     if config is None: config = {}
     if not isinstance(config, dict):
         raise TypeError(f'config is {short_repr(config)}, a {type_name(config)}; give a dict such as dict(use_bn=True)')
-    if twice := [o for o in config if o in given]: raise ValueError(f'{twice[0]!r} came as an argument and in config; give one')
+    if twice := [o for o in config if o in given]:
+        raise ValueError(f'{twice[0]!r} came as an argument and in config; give one')
     own = inspect.signature(arch).parameters if isinstance(arch, type) else {}
     if not own or any(o.kind==o.VAR_KEYWORD for o in own.values()): return
     # a class without from_dls is fastai's, which gets its sizes in another way
@@ -128,7 +129,8 @@ def check_config(
 # %% ../../nbs/train/05_arguments.ipynb #a191001e
 LEARNER = dict(n_factors=partial(check_int, high=LONGEST, none='50'), use_nn=check_flag,
     loss_func=partial(check_function, what='a loss such as RatingMSE()', none='the loss of the loaders'),
-    unk_p=partial(check_number, low=0, none='a share by the data'), center=partial(check_flag, none='what the data say'),
+    unk_p=partial(check_number, low=0, none='a share by the data'),
+    center=partial(check_flag, none='what the data say'),
     opt_func=check_optimizer, cbs=check_callbacks, lr=check_rate, splitter=partial(check_function, what='a splitter'),
     metrics=check_metrics, path=partial(check_path, none='the path of the loaders'), model_dir=check_path,
     wd=partial(check_rate, none='that of the optimizer'), wd_bn_bias=check_flag, train_bn=check_flag, moms=check_moms,
@@ -139,8 +141,10 @@ _factor = partial(check_number, above=0, what='a factor')
 FIT = dict(n_epoch=partial(check_int, low=0, what='epochs'), epochs=partial(check_int, low=0, what='epochs'),
     lr=partial(check_rate, none='that of the learner'), lr_max=partial(check_rate, none='that of the learner'),
     base_lr=check_rate, wd=partial(check_rate, none='that of the learner'), cbs=check_callbacks, reset_opt=check_flag,
-    start_epoch=partial(check_int, low=0), resume=check_flag, n_factors=partial(check_int, high=LONGEST, none='what pays off'),
-    samples=partial(check_int, none='what fits into memory'), pct_start=_part, div=_factor, div_final=_factor, moms=check_moms)
+    start_epoch=partial(check_int, low=0), resume=check_flag,
+    n_factors=partial(check_int, high=LONGEST, none='what pays off'),
+    samples=partial(check_int, none='what fits into memory'), pct_start=_part, div=_factor, div_final=_factor,
+    moms=check_moms)
 
 def check_groups(
     given:dict, # Arguments of a method of a learner

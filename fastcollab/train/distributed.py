@@ -326,7 +326,8 @@ def gather_sparse(
 ):
     "Give the gradients of rows of all processes to each"
     none = p.detach()[:0]
-    idx,values = (none.new_zeros(0, dtype=torch.int64),none) if p.grad is None else (p.grad._indices()[0],p.grad._values())
+    idx,values = (none.new_zeros(0, dtype=torch.int64),none) if p.grad is None else (p.grad._indices()[0],
+        p.grad._values())
     idx,values = (torch.cat(ranks.gather_rows(o)) for o in (idx,values))
     p.grad = torch.sparse_coo_tensor(idx[None], values, p.shape, check_invariants=False) if len(idx) else None
 
@@ -339,7 +340,8 @@ class RankTorch(TorchLoop):
         self.local = ds.take(self.share.rows().to(ds.device))
         if ds.n_neg:
             if ds.sampler.kind=='inbatch': raise ValueError("sampler='inbatch' needs whole batches; take 'popularity'")
-            self.local.sampler = ds.sampler.of(self.local.store.ids(), None if ds.sampler.kind=='uniform' else ds.sampler.weights)
+            self.local.sampler = ds.sampler.of(self.local.store.ids(), None if ds.sampler.kind=='uniform'
+                else ds.sampler.weights)
     def dataset(self): return self.local
     def train(self):
         self.ranks.share_random_state()
@@ -389,9 +391,11 @@ def fingerprint(
     total = 0
     for o in row_pieces(train.dataset):
         x,y = train.dataset.store.ids(o).long(),train.dataset.store.ratings(o)
-        total += int(((x*tensor([31,17], device=x.device)).sum(1)*(o%8191+1)).sum())+int((y[:,0].double()*64).round().sum())
+        total += int(((x*tensor([31,17], device=x.device)).sum(1)*(o%8191+1)).sum())+int((y[:,
+            0].double()*64).round().sum())
     params = [tuple(p.shape) for p in learn.model.parameters()]
-    return dict(rows=n, validation_rows=len(learn.dls.valid_ds), batch_size=train.bs, seed=train.seed, training_rows=total,
+    return dict(rows=n, validation_rows=len(learn.dls.valid_ds), batch_size=train.bs, seed=train.seed,
+        training_rows=total,
         parameters=params)
 
 def check_same(
@@ -445,7 +449,8 @@ class EpochCheckpoint(CollabCallback):
     def before_epoch(self):
         if not self.learn.in_fit: return
         if self.epoch==0: self.fits += 1
-        if self.fits>1: raise ValueError('a checkpoint is of one fit; open a context with another name for the next one')
+        if self.fits>1:
+            raise ValueError('a checkpoint is of one fit; open a context with another name for the next one')
         if self.n not in (None,self.n_epoch):
             raise ValueError(f'{self.file} is of a fit of {self.n} epochs, not {self.n_epoch}; name another checkpoint')
         if self.epoch>=len(self.rows): return
@@ -469,7 +474,8 @@ class EpochCheckpoint(CollabCallback):
         "Write the checkpoint"
         learn,order,model = self.learn,self.learn.dls.train.order,self.learn._loop.whole_model()
         rec = self.recorder
-        history = dict(losses=tensor([float(o) for o in rec.losses]), lrs=[float(o) for o in rec.lrs], iters=[*rec.iters],
+        history = dict(losses=tensor([float(o) for o in rec.losses]), lrs=[float(o) for o in rec.lrs],
+            iters=[*rec.iters],
             smooth=rec.smooth_loss.val, count=rec.smooth_loss.count)
         fit = dict(label=self.label, rows=self.rows, n_epoch=self.n_epoch, order=order.state(),
             random=torch.get_rng_state(), history=history)

@@ -267,7 +267,8 @@ def outer_fit(
         try: fit(learn, *args, **kwargs)
         finally: learn._fits = False
         given = names.bind(learn, *args, **kwargs).arguments
-        given = {k:v for k,v in {**given, **given.get('kwargs', {})}.items() if k not in ('self','cbs','kwargs','start_epoch')}
+        given = {k:v for k,v in {**given, **given.get('kwargs', {})}.items()
+            if k not in ('self','cbs','kwargs','start_epoch')}
         if not given.get('resume'): learn._call = FitCall(fit.__name__, given, learn._epochs)
         if learn.logger is noop: return
         if (verdict := learner_verdict(learn)) is not None: learn.logger(verdict)
@@ -416,7 +417,7 @@ class CollabLearner(Learner):
     @outer_fit
     def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
         start_epoch=0):
-        "Fit `self.model` for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
+        "Fit for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
         cbs = L(cbs)+([SkipToEpoch(start_epoch)] if start_epoch else [])
         super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
     def _do_fit(self):
@@ -549,10 +550,10 @@ class CollabLearner(Learner):
     fit_best = fit_auto   # another name
     def update(self,
         ratings:pd.DataFrame, # New rows, in the columns of training; with new users and items, and their features
-        retrain:bool|None=None, # Train again from the start? None: if that takes 10 seconds or less, or nothing else can be done
+        retrain:bool|None=None, # Train again from the start? None: if it takes 10 seconds or less, or is the only way
         seed:int=0, # Of all draws
     )->'CollabLearner': # Itself
-        "Learn the ratings of a new day, new users and items included: append the rows, and repeat the last fit or a part of it"
+        "Learn the ratings of a new day, with new users and items: append the rows, and repeat the last fit or a part of it"
         update_learner(self, ratings, check_flag('retrain', retrain, 'what the size says'), check_seed(seed))
         return self
     @delegates(Learner.lr_find)
@@ -572,8 +573,8 @@ class CollabLearner(Learner):
     def need_parameters(self):
         "ValueError if steps would train nothing"
         if any(o.requires_grad for o in self.model.parameters()): return
-        raise ValueError(f'no parameter of {collab_model(self.model).name} is trained in steps: it is fitted at once, or '
-            'all of them are frozen')
+        raise ValueError(f'no parameter of {collab_model(self.model).name} is trained in steps: '
+            'it is fitted at once, or all of them are frozen')
     @delegates(Learner.load)
     def load(self, file, **kwargs):
         self._recommender = None
@@ -1036,7 +1037,7 @@ def with_ratings(
 )->CollabDataLoaders: # TypeError or ValueError if it can't be updated
     "Loaders with the ratings of training"
     if learn._given is None:
-        raise TypeError('update needs a model that collab_learner has built, by its class or a name; train this one again')
+        raise TypeError('update needs a model that collab_learner has built by its class or a name; train this one again')
     if learn._call is None: raise TypeError('update repeats the last fit, and there was none; call a fit first')
     dls,kept = learn.dls,learn.kept
     if len(dls.train_ds): return dls
@@ -1084,7 +1085,8 @@ def grown_learner(
 )->CollabLearner:
     "A new learner with the arguments of an old one"
     given = {**deepcopy({k:v for k,v in learn._given.items() if k!='arch'}), 'arch':learn._given['arch'], **kwargs}
-    return collab_learner(dls, fused=learn.fused, opt_func=learn.opt_func, bias_wd=learn.bias_wd, moms=learn.moms, **given)
+    return collab_learner(dls, fused=learn.fused, opt_func=learn.opt_func, bias_wd=learn.bias_wd, moms=learn.moms,
+        **given)
 
 def train_again(
     learn:Learner, # A fitted `CollabLearner`
@@ -1150,8 +1152,10 @@ def short_cycle(
     if old.y_range is not None: model.y_range = old.y_range   # new ratings may be outside of it
     if old.mean is not None: collab_model(model).center(float(old.mean))
     take_state(model, old)
-    given = dict(loss_func=whole.loss_func, opt_func=learn.opt_func, bias_wd=learn.bias_wd, moms=learn.moms, fused=learn.fused)
-    short = new_learner(replayed(dls, n, seed), model, sum(learn.cbs.filter(risinstance(IdDropout)).attrgot('p')), **given)
+    given = dict(loss_func=whole.loss_func, opt_func=learn.opt_func, bias_wd=learn.bias_wd, moms=learn.moms,
+        fused=learn.fused)
+    short = new_learner(replayed(dls, n, seed), model, sum(learn.cbs.filter(risinstance(IdDropout)).attrgot('p')),
+        **given)
     users = torch.arange(learn.dls.n_users, dls.n_users)
     decay = fold_users(whole, users) if len(users) else None
     with quietly(short): short.fit_one_cycle(2, 1e-3, wd=learn._wd)

@@ -21,7 +21,8 @@ def test_an_item_without_interactions_in_training(arch):
 
 def test_more_items_than_there_are():
     learn = solved(loaders())
-    with pytest.raises(ValueError, match='k is 26, but there are 25 items to choose from; lower k'): learn.recommend(1, 26)
+    with pytest.raises(ValueError, match='k is 26, but there are 25 items to choose from; lower k'): learn.recommend(1,
+        26)
     learn.metrics = [NDCG(26)]
     with pytest.raises(ValueError, match='k is 26, but there are 25 items; lower k'): learn.validate()
 

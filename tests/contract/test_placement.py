@@ -269,7 +269,8 @@ class Parallel(Callback):
 @pytest.mark.parametrize('name', ['DotProductBias','HybridMF_add','SVDPlusPlus_times','CollabNN','Flat','LeadEnsemble'])
 def test_data_parallel(name, place, monkeypatch):
     "The same numbers in a wrapper, in the compiled loop where the model has one"
-    if place=='cpu': monkeypatch.setattr(sys.modules[nn.DataParallel.__module__], '_get_available_device_type', lambda: None)
+    if place=='cpu': monkeypatch.setattr(sys.modules[nn.DataParallel.__module__], '_get_available_device_type',
+        lambda: None)
     a,b = (made(name, place, unk_p=0, cbs=o) for o in (None,Parallel()))
     for o in (a,b): quiet(o, 2, 1e-2)
     assert type(b.model) is type(a.model) and a.fused_reason==b.fused_reason and close(a, b, 2e-3)   # rows do not wait
@@ -281,7 +282,8 @@ def test_data_parallel(name, place, monkeypatch):
     assert np.isfinite(wrapped.validate()[0]) and np.isfinite(quiet(wrapped, 1, 1e-2).recorder.values[-1]).all()
 
 def test_data_parallel_is_not_recorded():
-    with pytest.raises(ValueError, match='DataParallel shares'): quiet(made('CollabNN', fused='device', cbs=Parallel()), 1)
+    with pytest.raises(ValueError, match='DataParallel shares'): quiet(made('CollabNN', fused='device',
+        cbs=Parallel()), 1)
 
 def test_gibbs():
     "The sampler draws on the CPU; its samples are kept where the model is"

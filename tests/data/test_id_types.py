@@ -84,7 +84,7 @@ def test_polars(kind, tmp_path):
 
 @pytest.mark.parametrize('dtype', ['float64','Float64'])
 def test_large_ids_as_floats_are_nobody_else(dtype):
-    "Above 2**53, the float of one id is that of another: an error in predict and in fold_in, no answer for somebody else"
+    "Above 2**53, the float of one id is that of another: an error in predict and fold_in, no answer for somebody else"
     users = [2**53,2**53+1,2**53+2]*4
     df = pd.DataFrame(dict(user=users, item=list('aaabbbcccddd'), rating=[1.,2,3]*4))
     learn = collab_learner(load(df, valid_pct=0.), n_factors=2)

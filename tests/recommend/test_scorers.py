@@ -305,7 +305,8 @@ def test_parts_agree(seed, n, m):
 # AUC with the lists
 
 @few
-@given(seeds, st.sampled_from([1,5,40,300]), st.sampled_from([2,64,1025,2500]), st.sampled_from(['plain','ties','many']))
+@given(seeds, st.sampled_from([1,5,40,300]), st.sampled_from([2,64,1025,2500]),
+    st.sampled_from(['plain','ties','many']))
 def test_auc_in_blocks(seed, n, m, kind):
     "Counted block by block, it is what all scores in one block give: ties, -inf, few users and many held-out items"
     U,M = rand(n+1, 4, seed=seed),rand(m+1, 4, seed=seed+1)
