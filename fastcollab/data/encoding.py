@@ -771,7 +771,7 @@ def locked(folder:Path):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder/'.lock', 'w') as f:
+    with open(folder/'.lock', 'wb') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 

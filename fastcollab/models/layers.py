@@ -110,9 +110,10 @@ class SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, table, mat, trans):
         ctx.trans = trans
-        return mat@table
+        with torch.autocast(table.device.type, enabled=False): return mat@table.to(mat.dtype)   # not written for half
     @staticmethod
-    def backward(ctx, g): return ctx.trans@g,None,None
+    def backward(ctx, g):
+        with torch.autocast(g.device.type, enabled=False): return ctx.trans@g.to(ctx.trans.dtype),None,None
 
 def csr_tensor(
     ends:Tensor, # Where the entries of each row begin, and where the last ones end, (n+1,) int64

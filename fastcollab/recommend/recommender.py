@@ -161,7 +161,8 @@ def _check_term(features, at, side, width, tensors):
     need_list('the features of a side', features)
     for k,o in enumerate(features):
         need(isinstance(o, dict), f'a feature is {brief(o)}')
-        for word,choices in (('name',None),('how',('add','scale')),('agg',('sum','mean','sqrtn'))):
+        need(isinstance(o.get('name'), (str,int)), f'the name of a feature is {brief(o.get("name"))}')
+        for word,choices in (('how',('add','scale')),('agg',('sum','mean','sqrtn'))):
             need_text(word, o.get(word), choices)
         factors(f'{at}.{k}', f'{at}.{k}')
         rows = tensors.take(f'{at}.{k}.rows', (SIDES[side],None), 'int', below=f'{at}.{k}')

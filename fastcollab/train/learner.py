@@ -562,6 +562,8 @@ class CollabLearner(Learner):
         if self.ranks: raise ValueError('look for a learning rate before learn.distributed(), in one process')
         self.need_parameters()
         last = self._call
+        # at lr*wd of 1 a step would leave nothing of a row
+        if len(args)<2 and self.wd: kwargs.setdefault('end_lr', min(10, .9/self.wd))
         try: return super().lr_find(*args, **kwargs)
         finally: self._call = last   # a search is no fit
     def need_ratings(self):

@@ -23,7 +23,7 @@ def fitted(df, loss, genre_name='genres', unk_p=.1, **kwargs):
     "Parameters after two epochs, and the last losses"
     dls = loaders(df, n_neg=6, sampler='popularity', genre_name=genre_name, weight_name='weight')
     torch.manual_seed(0)
-    learn = collab_learner(dls, n_factors=8, loss_func=loss, unk_p=unk_p, **kwargs)
+    learn = collab_learner(dls, n_factors=8, loss_func=loss, unk_p=unk_p, wd=.01, **kwargs)
     quiet(learn, lambda: learn.fit_one_cycle(2, 1e-2))
     return [p.detach().clone() for p in learn.model.parameters()]+[torch.tensor(learn.recorder.values[-1])]
 

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np, pytest, torch
-from fastai.tabular.all import Callback, set_seed
+from fastai.tabular.all import Callback, OptimWrapper, set_seed
 from fastcollab.all import (CollabDataLoaders, CollabNN, DotProduct, DotProductBias, HybridMF, HybridNN,
     ParamEmbedding, SVDPlusPlus, collab_learner, synthetic_ratings)
 from fastcollab.kernels import steps
@@ -188,7 +188,7 @@ class EachBatch(Callback):
     def after_batch(self): pass
 
 @pytest.mark.parametrize('kwargs,words', [(dict(cbs=EachBatch()),'EachBatch'),
-    (dict(opt_func=torch.optim.SGD),'LazyAdam')], ids=['callback','optimizer'])
+    (dict(opt_func=partial(OptimWrapper, opt=torch.optim.SGD)),'LazyAdam')], ids=['callback','optimizer'])
 def test_why_not(kwargs, words):
     with pytest.raises(ValueError, match=f"fused='device', but .*{words}"): fit_loop(build(**kwargs))
 

@@ -297,8 +297,8 @@ def test_one_number_per_row(dls):
 @pytest.mark.parametrize('what', ['closed form','frozen','lr_find'])
 def test_nothing_to_train(dls, what):
     "Steps that would move nothing are one error in words, which leaves the learner as it was"
-    arch = BiasBaseline.from_dls(dls) if what=='closed form' else None
-    learn = collab_learner(dls, n_factors=4, arch=arch)
+    made = dict(arch=BiasBaseline.from_dls(dls)) if what=='closed form' else dict(n_factors=4)
+    learn = collab_learner(dls, **made)
     if what!='closed form':
         for p in learn.model.parameters(): p.requires_grad_(False)
     with pytest.raises(ValueError, match='no parameter of .* is trained in steps'):

@@ -1,6 +1,6 @@
 "`arch='auto'` for clicks: never below the baselines on what it hides, saved mixes, and what it looks at"
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import CollabDataLoaders, EASE, ItemKNN, LastShareSplitter, NDCG, RankEnsemble, Recommender
+from fastcollab.all import Callback, CollabDataLoaders, EASE, ItemKNN, LastShareSplitter, NDCG, RankEnsemble, Recommender
 from fastcollab.all import collab_learner, ensemble, load_learner, synthetic_ratings
 from fastcollab.train import rankers
 from fastcollab.train.rankers import Ranker, RankerChoice, Trial, choose_rankers, fit_ranker, fit_rankers, mix, search
@@ -119,7 +119,7 @@ def test_a_budget_ends_the_search_early_and_callbacks_are_refused():
     choice = choose_rankers(loaders(), seconds=0)
     assert list(choice.ndcg)==['popular','mix']
     learn = collab_learner(loaders(), arch='auto')
-    with pytest.raises(ValueError, match='nothing to see'): learn.fit_auto(cbs=[object()])
+    with pytest.raises(ValueError, match='nothing to see'): learn.fit_auto(cbs=[Callback()])
 
 def test_hidden_parts_are_left_out_of_training():
     dls = loaders()
