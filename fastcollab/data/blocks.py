@@ -6,7 +6,6 @@
 __all__ = ['COLUMNS', 'block_rows', 'BlockOrder', 'column_file', 'map_column', 'MappedStore', 'need_room']
 
 # %% ../../nbs/data/08_blocks.ipynb #b10c0004
-import math
 from pathlib import Path
 
 import numpy as np, torch

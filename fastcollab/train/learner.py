@@ -553,7 +553,7 @@ class CollabLearner(Learner):
         retrain:bool|None=None, # Train again from the start? None: if it takes 10 seconds or less, or is the only way
         seed:int=0, # Of all draws
     )->'CollabLearner': # Itself
-        "Learn the ratings of a new day, with new users and items: append the rows, and repeat the last fit or a part of it"
+        "Learn the ratings of a new day, with new users and items: append rows, and repeat the last fit or a part of it"
         update_learner(self, ratings, check_flag('retrain', retrain, 'what the size says'), check_seed(seed))
         return self
     @delegates(Learner.lr_find)
@@ -1039,7 +1039,7 @@ def with_ratings(
 )->CollabDataLoaders: # TypeError or ValueError if it can't be updated
     "Loaders with the ratings of training"
     if learn._given is None:
-        raise TypeError('update needs a model that collab_learner has built by its class or a name; train this one again')
+        raise TypeError('update needs a model that collab_learner built by its class or a name; train this one again')
     if learn._call is None: raise TypeError('update repeats the last fit, and there was none; call a fit first')
     dls,kept = learn.dls,learn.kept
     if len(dls.train_ds): return dls

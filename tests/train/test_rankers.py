@@ -1,7 +1,7 @@
 "`arch='auto'` for clicks: never below the baselines on what it hides, saved mixes, and what it looks at"
 import numpy as np, pandas as pd, pytest, torch
-from fastcollab.all import Callback, CollabDataLoaders, EASE, ItemKNN, LastShareSplitter, NDCG, RankEnsemble, Recommender
-from fastcollab.all import collab_learner, ensemble, load_learner, synthetic_ratings
+from fastcollab.all import Callback, CollabDataLoaders, EASE, ItemKNN, LastShareSplitter, NDCG, RankEnsemble
+from fastcollab.all import Recommender, collab_learner, ensemble, load_learner, synthetic_ratings
 from fastcollab.train import rankers
 from fastcollab.train.rankers import Ranker, RankerChoice, Trial, choose_rankers, fit_ranker, fit_rankers, mix, search
 from fastcollab.train.rankers import looks_ahead, row_seconds
