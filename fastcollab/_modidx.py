@@ -2364,6 +2364,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'fastcollab/models/layers.py'),
                                           'fastcollab.models.layers.SparseProduct.forward': ( 'models/layers.html#sparseproduct.forward',
                                                                                               'fastcollab/models/layers.py'),
+                                          'fastcollab.models.layers._in_full': ( 'models/layers.html#_in_full',
+                                                                                 'fastcollab/models/layers.py'),
                                           'fastcollab.models.layers._lengths': ( 'models/layers.html#_lengths',
                                                                                  'fastcollab/models/layers.py'),
                                           'fastcollab.models.layers._rates': ('models/layers.html#_rates', 'fastcollab/models/layers.py'),

@@ -7,6 +7,7 @@ __all__ = ['LONGEST', 'MODEL', 'create_params', 'ParamEmbedding', 'is_plain_tabl
            'FeatureEmbedding', 'SparseProduct', 'csr_tensor', 'emb_size']
 
 # %% ../../nbs/models/00_layers.ipynb #ae8a15dd
+import contextlib
 from functools import partial
 
 from fastai.torch_basics import *
@@ -105,15 +106,20 @@ class FeatureEmbedding(Module):
         return [t(o) for t,o in zip(self.tables, g.split(self.widths, 1))] if self.widths else []
 
 # %% ../../nbs/models/00_layers.ipynb #1c9c0002
+def _in_full(device):
+    "Sparse products are not written for half precision, which autocast would ask for"
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
+
 class SparseProduct(torch.autograd.Function):
     "Product of a sparse matrix (n,m) and a table (m,k); the gradient is the product with its transpose"
     @staticmethod
     def forward(ctx, table, mat, trans):
         ctx.trans = trans
-        with torch.autocast(table.device.type, enabled=False): return mat@table.to(mat.dtype)   # not written for half
+        with _in_full(table.device): return mat@table.to(mat.dtype)
     @staticmethod
     def backward(ctx, g):
-        with torch.autocast(g.device.type, enabled=False): return ctx.trans@g.to(ctx.trans.dtype),None,None
+        with _in_full(g.device): return ctx.trans@g.to(ctx.trans.dtype),None,None
 
 def csr_tensor(
     ends:Tensor, # Where the entries of each row begin, and where the last ones end, (n+1,) int64

@@ -87,7 +87,7 @@ def _write_files(folder, tensors, tables):
     "Write each file; their checksums by name"
     for k,v in tables.items(): write_table(v, folder/f'{k}.parquet')
     try: safetensors.torch.save_file(tensors, folder/'tensors.safetensors')
-    except safetensors.SafetensorError as e: raise OSError(f'{folder} cannot be written: {e}') from e
+    except safetensors.SafetensorError as e: raise OSError(f'{folder} cannot be written; is the disk full? {e}') from e
     names = [*(f'{k}.parquet' for k in tables),'tensors.safetensors']
     for o in names: _sync(folder/o)
     return {o:_checksum(_mapped(folder, folder/o)) for o in names}
