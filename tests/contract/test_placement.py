@@ -9,6 +9,7 @@ from fastcollab.all import (CollabInterpretation, FitSessionEffects, OrdinalLoss
     collab_learner, load_learner)
 from zoo import BASE, ZOO, build, loaders, names
 
+from fastcollab.train.device import why_not_device
 pretend = pytest.importorskip('pretend', reason='PyTorch before 2.10 knows no devices in Python', exc_type=ImportError)
 from pretend import DEVICE, count_waits, elsewhere, pretending
 
@@ -257,7 +258,7 @@ def test_mixed_precision(name, mode, monkeypatch):
 def test_mixed_precision_on_a_device():
     "It doesn't keep a model of tables from the compiled loop, or a device from a net"
     assert not made(fused=True).to_fp16().fused_reason
-    assert 'MixedPrecision' in made('CollabNN', fused='device').to_fp16().fused_reason
+    assert 'MixedPrecision' in why_not_device(made('CollabNN', fused='device').to_fp16())
 
 class Parallel(Callback):
     "`ParallelTrainer`, which `learn.to_parallel()` adds; its module asks for the package accelerate"
