@@ -3,7 +3,7 @@
     python benchmarks/parquet.py                     # 100 million rows: half an hour, 15 GB of disk
     ROWS=5e6 python benchmarks/parquet.py encoding   # fewer, and one part
 
-The data are synthetic: 1 million users and 100,000 items, a few of which have most of the ratings."""
+The data are synthetic: 1 million users and 100,000 items. A few items have most of the ratings."""
 import json, shutil, subprocess, tempfile
 
 from common import *
@@ -77,7 +77,7 @@ def encoding():
     shutil.rmtree(encoded(), ignore_errors=True)
     _,secs,cpu,peak = apart(encode, ROWS)
     say(f'\nEncoding {ROWS:,} rows of {len(list(data().iterdir()))} files')
-    row('seconds, of which of processors', f'{secs:.0f}, {cpu:.0f}')
+    row('seconds by the clock, and of the processor', f'{secs:.0f}, {cpu:.0f}')
     row('peak of resident memory, libraries included', f'{peak:.2f} GB', 'asked: less than 1 GB')
     check_sample()
 

@@ -1,7 +1,8 @@
 "Folders that were edited, or made to do harm: each loads as what it was, or works, or is one error that names the part"
-import copy, json, math, os, random, struct, warnings
+import json, math, os, random, struct, warnings
 
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest, safetensors.torch, torch
+from attacks.folders import leaves, put as changed
 from fastcollab.recommend import artifact
 from fastcollab.recommend.artifact import ArtifactError, StoredTable
 from fastcollab.recommend.base import ClickTerms, Factors, FeatureTerms, FoldTerms, Link
@@ -105,28 +106,13 @@ def test_untouched(kind, folders, tmp_path):
 BAD = [None, True, -1, 0, 1.5, 3, 10**30, math.nan, math.inf, '', 'x', '../../x', [], [1], [1,2], ['a','b','c'], [5,1],
     [math.nan,1], {}, dict(a=1), [[]], [None,None], [[1,math.nan]]*2, [-1,-1]]
 
-def places(o, at=()):
-    "Every place in a value of JSON"
-    yield at
-    pairs = o.items() if isinstance(o, dict) else enumerate(o) if isinstance(o, list) else ()
-    for k,v in pairs: yield from places(v, (*at,k))
-
-def changed(o, at, value):
-    "A copy with another value at a place; `...` removes it"
-    res = copy.deepcopy(o)
-    part = res
-    for k in at[:-1]: part = part[k]
-    if value is ...: del part[at[-1]]
-    else: part[at[-1]] = value
-    return res
-
 @pytest.mark.parametrize('kind', KINDS)
 def test_every_place_of_the_manifest(kind, folders, tmp_path):
     "Each place gets values of other types, beyond the range, or goes away: 100 or more a kind, and most are errors"
     body,files,_ = folders[kind]
     body = {k:v for k,v in body.items() if k!='sum'}
     rng,seen = random.Random(kind),[]
-    cases = [(o,v) for o in places(body) if o for v in (...,*BAD)]
+    cases = [(o,v) for o in leaves(body) if o for v in (...,*BAD)]
     for k,(at,value) in enumerate(rng.sample(cases, 120)):
         path = put(tmp_path/f'{k}', changed(body, at, value), files, sign=at[0]!='files')
         try: seen.append(verdict(path))
