@@ -60,7 +60,7 @@ def map_column(
     folder, # Folder of an encoding
     part:str, # 'train' or 'valid'
     name:str, # One of `COLUMNS`
-)->Tensor|None: # (n,width), or None if there is no such file
+)->Tensor|None: # (n,width); None if the file does not exist
     "A column, mapped into memory; what you write to it stays out of the file"
     file,(kind,width) = column_file(folder, part, name),COLUMNS[name]
     if not file.exists(): return None

@@ -45,7 +45,7 @@ def partition_columns(
 def column_kind(
     kind:pa.DataType, # Type of a column
 )->str:
-    "What a column holds, in the words of a message"
+    "Describe in a message what a column holds"
     t = pa.types
     if t.is_dictionary(kind): return column_kind(kind.value_type)
     if t.is_integer(kind): return 'whole numbers'

@@ -737,7 +737,7 @@ def check_room(
     raise OSError(f'{folder} has {free/2**30:.1f} GB free, and {need}; name another folder')
 
 def _place(folder, plan, sources, write):
-    "Write an encoding by `write(part)`, and put it in the place of an older one"
+    "Write an encoding by `write(part)`, then replace an older one"
     part,data = folder/f'.writing-{(name := uuid.uuid4().hex[:12])}',f'data-{name}'
     for o in folder.glob('.writing-*'): shutil.rmtree(o, ignore_errors=True)   # of a process that was killed
     try:

@@ -611,12 +611,12 @@ def mapped_datasets(
 def check_device(
     name:str, # Name of the argument
     value, # What came
-): # `value`; ValueError if there is no such device here
-    "Check that there is a device"
+): # `value`; ValueError if this machine lacks it
+    "Check that the machine has a device"
     if value is None: return None
     why = 'it holds no numbers'
     try:
-        if isinstance(value, bool): raise TypeError('True and False are no devices')
+        if isinstance(value, bool): raise TypeError('device is True or False; name one, such as cpu or cuda')
         torch.empty(1, device=value).fill_(0)
         if torch.device(value).type!='meta': return value
     except (RuntimeError,TypeError,ValueError,AssertionError,NotImplementedError) as e:
@@ -762,7 +762,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         shuffle:bool=True, # A new order of the training part in every epoch?
         drop_last:bool=False, # Leave out a last training batch of fewer rows?
         device=None, # Where batches go; fastai's default device if None
-        num_workers:int=0, # As in fastai; there are no workers
+        num_workers:int=0, # As in fastai; more than 0 warns, since batches need no workers
         pin_memory:bool=False, # As in fastai
     ): # `CollabDataLoaders`
         "Loaders of rows that `encode_parquet` has written to files"
@@ -787,7 +787,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         with_labels:bool|None=None, # With ratings as targets? If there is such a column, if None
         shuffle:bool=False, # A new order in every epoch?
         drop_last:bool=False, # Leave out a last batch of fewer rows?
-        num_workers:int=0, # As in fastai; there are no workers
+        num_workers:int=0, # As in fastai; more than 0 warns, since batches need no workers
         pin_memory:bool=False, # As in fastai; there is nothing to copy to the device
         rm_type_tfms=None, # As in fastai; there are no such transforms
     )->RatingsDL: # Its items have the index of `test_items`

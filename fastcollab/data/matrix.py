@@ -32,7 +32,7 @@ def interaction_ages(
 )->csr_matrix: # (n_users,n_items) float32; ValueError without times
     "How far back in the history of the user each pair is, from 1 for the newest"
     times = ds.store.in_host().timestamps()
-    if times is None: raise ValueError('there are no times; name their column: from_interactions(..., time_name=)')
+    if times is None: raise ValueError('no timestamps; name their column: from_interactions(..., time_name=)')
     seconds = times[:,TIMESTAMP_COLUMNS.index('second')].numpy()
     ids = ds.store.arrays()[0][np.argsort(seconds, kind='stable')[::-1]]    # newest first
     keys = ids[:,0].astype(np.int64)*ds.n_items+ids[:,1]

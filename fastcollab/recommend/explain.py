@@ -105,12 +105,12 @@ def average_parts(
     state:FoldState, # What is known
 )->Averages: # All 0 for clicks, which have no mean, and without ratings
     "What the mean rating of the history consists of"
-    history,terms,start = state.history,state.terms[0],split_features(state, 0, 0)[0].vec.float()
+    history,terms,start = state.history,state.terms[0],split_features(state, 0, 0)[0].vec
     ranks = (terms.clicks,terms.ranked)!=(None,None) or not terms.solved
     if not len(history.items) or ranks: return Averages(0., 0., 0.)
     counts = history.ends.diff(),torch.bincount(history.items, minlength=len(state.factors[1].vec))
-    user,item = (0. if f.bias is None else c.float()@f.bias/c.sum() for f,c in zip(state.factors, counts))
-    item = item+counts[1].float()@state.factors[1].vec@start/counts[1].sum()
+    user,item = (0. if f.bias is None else c.double()@f.bias.double()/c.sum() for f,c in zip(state.factors, counts))
+    item = item+counts[1].double()@(state.factors[1].vec.double()@start)/counts[1].sum()
     return Averages(score_of(state.link, history.ratings.double().mean().item()), float(user), float(item))
 
 # %% ../../nbs/recommend/06_explain.ipynb #7e20d003

@@ -242,7 +242,8 @@ def test_usage_is_what_the_commands_say(name): assert command(name).__doc__==COM
 def test_version(): assert version('fastcollab') == __import__('fastcollab').__version__
 
 @pytest.mark.data
-def test_train_on_a_movielens_set(data_dir, monkeypatch, capsys):
+def test_train_on_a_movielens_set(data_dir, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('FASTCOLLAB_DATA', str(data_dir))
     said = run(monkeypatch, capsys, 'train', 'ml-100k', '--epochs', 1, '--bs', 2048, '--lr', .01, '--factors', 8)
     assert '80,000 ratings of 943 users' in said
