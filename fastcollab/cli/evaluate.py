@@ -52,7 +52,8 @@ def rating_verdict(
     if not len(test): return None
     y = torch.from_numpy(pd.to_numeric(test[rec.names[2]]).to_numpy(np.float32))
     errors = [rmse(torch.as_tensor(o), y).item() for o in (rec.predict(test), *_averages(rec, test))]
-    return Verdict(errors[0], Baselines('RMSE', dict(zip(('the mean rating','user and item biases'), errors[1:])), len(y)))
+    averages = dict(zip(('the mean rating','user and item biases'), errors[1:]))
+    return Verdict(errors[0], Baselines('RMSE', averages, len(y)))
 
 # %% ../../nbs/cli/08_evaluate.ipynb #0daa5366
 def metric_lines(
