@@ -3868,6 +3868,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.CollabLearner': ( 'train/learner.html#collablearner',
                                                                                       'fastcollab/train/learner.py'),
+                                          'fastcollab.train.learner.CollabLearner.__call__': ( 'train/learner.html#collablearner.__call__',
+                                                                                               'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.CollabLearner.__getstate__': ( 'train/learner.html#collablearner.__getstate__',
                                                                                                    'fastcollab/train/learner.py'),
                                           'fastcollab.train.learner.CollabLearner.__init__': ( 'train/learner.html#collablearner.__init__',

@@ -484,6 +484,8 @@ class CollabLearner(Learner):
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
+    def __call__(self, event_name):
+        for o in L(event_name): self._call_one(o)   # fastai's `map` would take a StopIteration for its own end
     def _with_events(self, f, event_type, ex, final=noop):
         # a callback that comes before the recorder may cancel the epoch, whose line it writes at the end all the same
         if event_type=='epoch' and self.recorder is not None: self.recorder.before_epoch()

@@ -27,7 +27,7 @@ def number(low=-1e20, high=1e20, none=False, more=(Fraction,), end=False):
     def right(o):
         if (o := plain(o)) is None: return none
         if isinstance(o, more) or is_number(o) and o in (low,high): return None
-        if not is_number(o) or not o>low or math.isinf(o): return False
+        if not is_number(o) or not o>low or o==math.inf: return False
         return True if o<high else False if end else None
     return right
 def flag(o): return True if isinstance(o, bool) else None if o is None or isinstance(plain(o), (bool,int)) else False

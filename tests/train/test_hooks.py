@@ -231,3 +231,10 @@ def test_an_epoch_that_is_cancelled_at_once_has_a_line():
     "Callbacks that come before the recorder may cancel an epoch"
     learn = quiet(build(cbs=CancelEpoch()), 2)
     assert [len(o) for o in learn.recorder.values]==[0,0]
+
+class Stop(Callback):
+    def before_fit(self): raise StopIteration('enough')
+
+def test_a_stop_iteration_is_no_end_of_the_callbacks():
+    "It reaches the user, as other errors do"
+    with pytest.raises(StopIteration, match='enough'): quiet(build(cbs=Stop()), 1)
