@@ -141,6 +141,9 @@ def check_config(
 # %% ../../nbs/train/05_arguments.ipynb #a191001e
 LEARNER = dict(n_factors=partial(check_int, high=LONGEST, none='50'), use_nn=check_flag,
     config=partial(check_dict, what='arguments of the model', none='none'),
+    y_range=lambda name, o: o if o is False else check_range(name, o),
+    emb_szs=lambda name, o: o if isinstance(o, (dict,L)) else check_list(name, o, lambda _, part: part, 'lengths'),
+    layers=lambda name, o: check_list(name, list(o) if isinstance(o, L) else o, check_int, 'widths'),
     loss_func=partial(check_function, what='a loss such as RatingMSE()', none='the loss of the loaders'),
     unk_p=partial(check_number, low=0, none='a share by the data'),
     center=partial(check_flag, none='what the data say'),
