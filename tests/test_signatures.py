@@ -64,5 +64,6 @@ def test_every_public_argument_has_a_type():
     names = {o for o in names if o.startswith('fastcollab.')}
     modules = {o.rsplit('.', 1)[0] for o in names}
     trees = {o:ast.parse(Path(sys.modules[o].__file__).read_text(encoding='utf-8')) for o in modules}
-    missing = [f'{m}.{f}({a})' for m,tree in trees.items() for f,a in untyped(tree) if f'{m}.{f.split(".")[0]}' in names]
+    found = [(m,f,a) for m,tree in trees.items() for f,a in untyped(tree)]
+    missing = [f'{m}.{f}({a})' for m,f,a in found if f'{m}.{f.split(".")[0]}' in names]
     assert len(names)>100 and not missing
