@@ -190,7 +190,7 @@ class SetLoop(TorchLoop):
         record(self.learn, s, torch.tensor(losses, dtype=torch.float32), hypers)
     def run(self, chunk):
         "The steps of `chunk` in all threads, this one included; returns how many were done"
-        team = self.kernel.new_team(len(chunk.y))
+        team = self.kernel.new_team(len(chunk.y), self.bias+1, self.threads)
         args = *self.sides,self.times,chunk,self.link,self.bias,team
         def part(thread): return self.train_chunk(*args, thread, self.threads)
         others = []
