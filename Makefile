@@ -47,7 +47,7 @@ nbtest: $(VENV)/.dev
 # tests/repo/test_site.py builds the site, checks its links and looks at it in Chromium
 pytest: $(VENV)/.dev $(VENV)/.docs
 	@echo '== tests'
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 attack: $(VENV)/.dev
 	@$(BIN)/python tests/attacks/run.py

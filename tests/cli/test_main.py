@@ -3,7 +3,7 @@ import re, shutil, subprocess, sys
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib.image, numpy as np, pandas as pd, pytest
+import matplotlib.image, matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from fastcollab.all import RandomSplitter, Recommender
 from fastcollab.cli.main import COMMANDS, command, main
@@ -21,6 +21,13 @@ def csv(ratings, tmp_path, monkeypatch):
     ratings.to_csv('r.csv', index=False)
     ratings.astype(dict(title=str, genres=str)).to_parquet('r.parquet')
     return 'r.csv'
+
+LOOKED_AT = 'test_train_leaves_a_learner','test_demo','test_vectors_of_length_one'
+@pytest.fixture(autouse=True)
+def empty_figures(request, monkeypatch):
+    "Most tests don't look at the figures, and to draw them is most of what the command does"
+    if request.node.originalname in LOOKED_AT: return
+    monkeypatch.setattr('fastcollab.cli.fit._figures', lambda learn: {o:plt.figure() for o in ('loss','items')})
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:load_learner')

@@ -33,7 +33,7 @@ def gram_of(Y):
     gram(Y, G)
     return G
 
-@pytest.mark.parametrize('k', [padded(1)*o for o in (1,2,3,4,5,7)])
+@pytest.mark.parametrize('k', [padded(1)*o for o in (1,3,4)])
 def test_half_steps_are_those_of_numpy(k):
     args,ridge = problem(50, 300, k)
     want,G,X = by_numpy(*args, ridge),gram_of(args[4]),args[5].copy()

@@ -262,7 +262,7 @@ def by_row(table, holds):
         for r in table.astype(object).to_dict('records')]
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tables(), filters())
 def test_against_rows_in_python(table, case):
     "Random filters on random tables match the rows that plain Python picks, and leave the table alone"
@@ -272,7 +272,7 @@ def test_against_rows_in_python(table, case):
     pd.testing.assert_frame_equal(table, before)
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(tables(), filters(), filters(), st.data())
 def test_laws(table, a, b, data):
     "`not` complements, De Morgan's laws hold, `and` narrows and `or` widens; a mask goes along with its rows"
@@ -285,7 +285,7 @@ def test_laws(table, a, b, data):
     kept = table.iloc[rows]
     if all(kept[o].notna().any() for o in 'sm'): assert mask(a, kept).tolist()==mask(a)[rows].tolist()
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(tables(), filters(depth=0))
 def test_missing_values_never_match(table, case):
     "In a row without any values no comparison holds, positive or negative, and `not` turns that around"

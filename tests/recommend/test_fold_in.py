@@ -8,7 +8,7 @@ from fastcollab.recommend.scorers import DotScorer
 from fastcollab.recommend.solve import Decay, solve_factors, solve_rows
 from hypothesis import given, settings, strategies as st
 
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=8, deadline=None)
 SCALES = 20.,1000.,1e-3,1e6
 
 def table(seed=0, n_users=80, n_items=60, n=2400, k=3):

@@ -12,10 +12,10 @@ MADE = """
     from fastcollab.recommend.recommender import Recommender
     from fastcollab.recommend.scorers import DotScorer, NetScorer
 
-    def made(net=False, n=600, m=500, k=32):
+    def made(net=False, n=240, m=200, k=16):   # products large enough for threads
         g = torch.Generator().manual_seed(0)
         U,M = .1*torch.randn(n+1, k, generator=g),.1*torch.randn(m+1, k, generator=g)
-        u,i = (torch.randint(1, o+1, (9000,), generator=g) for o in (n,m))
+        u,i = (torch.randint(1, o+1, (3000,), generator=g) for o in (n,m))
         pairs = torch.unique(1000*u+i)
         history = UserHistory.from_ratings(pairs//1000, pairs%1000, 1.+pairs%5, n+1)
         items = pd.DataFrame(dict(item=range(m), title=[f'title {o}' for o in range(m)]))
@@ -45,7 +45,7 @@ MADE = """
     def work(net): return answers(made(net))
     def busy():
         torch.set_num_threads(2)
-        torch.randn(1500, 1500)@torch.randn(1500, 1500)     # OpenMP has threads now, which no fork has
+        torch.randn(900, 900)@torch.randn(900, 900)         # OpenMP has threads now, which no fork has
 """
 FORK = """
     busy()

@@ -679,15 +679,15 @@ def test_against_a_second_implementation(n_users, n_items, n, bs, k, y_range, bi
 @pytest.mark.slow
 @pytest.mark.data
 def test_quality_is_that_of_adam(data_dir, monkeypatch):
-    "ml-latest-small with fastai's eps: means over 3 seeds"
+    "ml-latest-small with fastai's eps: means over 2 seeds"
     monkeypatch.setenv('FASTCOLLAB_DATA', str(data_dir))
     df,res = movielens('ml-latest-small'),{}
     for name,kw in dict(fused=dict(fused=True), torch=dict(fused=False), adam=dict(fused=False, opt_func=Adam)).items():
-        for seed in range(3):
-            dls = CollabDataLoaders.from_df(df, seed=seed, bs=512)
+        for seed in range(2):
+            dls = CollabDataLoaders.from_df(df, seed=seed, bs=2048)
             set_seed(seed)
             learn = collab_learner(dls, y_range=(0,5.5), unk_p=0, **kw)
-            res.setdefault(name, []).append(quiet(learn, 3, 2e-2, wd=.1).validate()[0]**.5)
+            res.setdefault(name, []).append(quiet(learn, 3, 4e-2, wd=.1).validate()[0]**.5)
     mean = {k:np.mean(v) for k,v in res.items()}
     assert abs(mean['fused']-mean['adam'])<.002 and abs(mean['torch']-mean['adam'])<.002 and mean['adam']<.9, res
 
