@@ -96,7 +96,7 @@ class WARPLoss(RankingLoss):
 
 # %% ../nbs/01_ranking_losses.ipynb #e4a0fcd8
 class AdaptiveHingeLoss(RankingLoss):
-    "Mean of max(0, 1 - score of the item + highest score of its negatives)"
+    "Mean of max(0, 1 - item + highest of its negatives): the pairwise hinge of Weston et al. 2011, sec. 3, at its worst"
     def rows(self, scores, items=None): # (bs,1+n_neg) -> (bs,)
         return (1-scores[:,0]+scores[:,1:].amax(1)).clamp(min=0)
     def fused_lists(self, n_neg): return list_rule('hinge_list')

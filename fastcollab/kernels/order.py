@@ -75,39 +75,57 @@ def pair_aucs(ends, values, twice, gone, n_items, out):
         out[r] = total/(n*others) if n*others>0 else np.nan
 
 # %% ../../nbs/kernels/09_order.ipynb #5c17a002
-@intrinsic
-def _any_above(typingctx, row, j, v):
-    "Is any of `LANES` numbers of `row` from `j` on above `v`? What isn't a number counts, too"
-    def codegen(context, b, sig, args):
-        bits = b.bitcast(b.fcmp_unordered('>', *_lanes(context, b, sig, args)), _ir.IntType(LANES))
-        return b.icmp_unsigned('!=', bits, _ir.Constant(_ir.IntType(LANES), 0))
-    return types.boolean(row, types.intp, row.dtype),codegen
+_WIDE = 64 # scores, as many as an integer has bits
 
+@intrinsic
+def _bits_above(typingctx, row, j, v):
+    "A bit for each of `_WIDE` numbers of `row` from `j` on: is it above `v`? What isn't a number counts, too"
+    def codegen(context, b, sig, args):
+        i64,res = _ir.IntType(64),_ir.Constant(_ir.IntType(64), 0)
+        for o in range(0, _WIDE, LANES):
+            x,y = _lanes(context, b, sig, [args[0],b.add(args[1], _ir.Constant(i64, o)),args[2]])
+            bits = b.zext(b.bitcast(b.fcmp_unordered('>', x, y), _ir.IntType(LANES)), i64)
+            res = b.or_(res, b.shl(bits, _ir.Constant(i64, o)))
+        return res
+    return types.uint64(row, types.intp, row.dtype),codegen
+
+@intrinsic
+def _first_bit(typingctx, bits):
+    "The place of the lowest bit, from 0"
+    def codegen(context, b, sig, args): return b.cttz(args[0], _ir.Constant(_ir.IntType(1), 1))
+    return types.int64(types.uint64),codegen
+
+
+# %% ../../nbs/kernels/09_order.ipynb #5c17a007
 @njit(**INNER)
 def _insert(value, col, have, v, j):
-    "Put `v`, which is better than the last, in its place"
+    "Put `v`, which is better than the last, in its place; how many there are then"
     k = len(value)
     p = min(have, k-1)
     while p>0 and value[p-1]<v:
         value[p],col[p] = value[p-1],col[p-1]
         p -= 1
     value[p],col[p] = v,j
+    return min(have+1, k)
+
 
 # %% ../../nbs/kernels/09_order.ipynb #5c17a004
 @njit(**INNER)
 def _best_of_row(row, first, value, col, have):
     "Go on with a row whose next scores are those of column `first` and on; how many were found, -1 for no number"
-    k,low = len(value),value[-1]
-    for o in range(0, len(row), LANES):
-        end = min(o+LANES, len(row))
-        if end-o==LANES and not _any_above(row, o, low): continue
-        for j in range(o, end):
-            v = row[j]
-            if v<=low: continue
-            if not v<np.inf: return -1
-            _insert(value, col, have, v, first+j)
-            have = min(have+1, k)
-            if have==k: low = value[k-1]
+    whole = len(row)//_WIDE*_WIDE
+    for o in range(0, whole, _WIDE):
+        bits = _bits_above(row, o, value[-1])
+        while bits:
+            j = o+_first_bit(bits)
+            bits &= bits-np.uint64(1)                       # without the lowest
+            if row[j]<=value[-1]: continue                  # a better one came since
+            if not row[j]<np.inf: return -1
+            have = _insert(value, col, have, row[j], first+j)
+    for j in range(whole, len(row)):
+        if row[j]<=value[-1]: continue
+        if not row[j]<np.inf: return -1
+        have = _insert(value, col, have, row[j], first+j)
     return have
 
 @njit(**CALLED)
@@ -117,3 +135,4 @@ def best(scores, first, value, col, have):
         have[r] = _best_of_row(scores[r], first, value[r], col[r], have[r])
         if have[r]<0: return r
     return -1
+

@@ -37,6 +37,9 @@ class Scorer:
     def block(self, u, i=None, out=None):
         "Scores of users `u` (n,) for items `i` (m,), all but the unknown one if None: (n,m) float32"
         raise NotImplementedError
+    def blocks(self, u):
+        "`block` of the same users `u` (n,), as a function of `i` and `out`, to be called many times"
+        return lambda i=None, out=None: self.block(u, i, out)
     def pairs(self, u, i):
         "Scores of pairs, of the shape that `u` and `i` broadcast to, float64"
         raise NotImplementedError
@@ -148,7 +151,10 @@ class DotScorer(Scorer):
         self.longest = self.sizes[1:].max() if len(self.M)>1 else self.sizes.sum()
     def _of(self, u): return _with_ones(self.users.take(u), self.biased, 0)
 
-    def block(self, u, i=None, out=None): return torch.mm(self._of(u), _rows(self.M, i).T, out=out)
+    def block(self, u, i=None, out=None): return self.blocks(u)(i, out)
+    def blocks(self, u):
+        own = self._of(u)
+        return lambda i=None, out=None: torch.mm(own, _rows(self.M, i).T, out=out)
     def pairs(self, u, i): return torch.einsum('...k,...k->...', self._of(u).double(), self.M[i].double())
     def slack(self, u, i, best):
         most = self._of(u).norm(dim=1)*(self.longest if i is None else self.sizes[i].max())
@@ -759,12 +765,12 @@ def _tiles(scorer, u, seen, n, out):
     "First columns and blocks of scores of some users, in memory that is used again; where what was seen is"
     rows,cols = (u[:0],u[:0]) if seen is None else _chunk_seen(seen, u, torch.arange(-1, n))
     order = (cols//_TILE).argsort(stable=True)
-    rows,cols = rows[order],cols[order]
+    rows,cols,block = rows[order],cols[order],scorer.blocks(u)
     def blocks():
         ends = torch.searchsorted(cols//_TILE, torch.arange(-(-n//_TILE)+1)).tolist()
         for o,a,b in zip(range(0, n, _TILE), ends, ends[1:]):
             w = min(_TILE, n-o)
-            s = scorer.block(u, slice(o+1, o+1+w), out=out[:len(u)*w].view(len(u), w))
+            s = block(slice(o+1, o+1+w), out[:len(u)*w].view(len(u), w))
             s[rows[a:b],cols[a:b]-o] = -torch.inf
             yield o,s
     return blocks(),rows,cols
@@ -780,7 +786,7 @@ def _whole(scorer, u, seen, n, out):
 def _held_scores(scorer, u, held):
     "Scores of the held-out items of some users, in the order of `held.indices`, float32"
     ends,items = held.indptr,held.indices
-    res,step = np.empty(len(items), np.float32),min(256, max(32, 512*len(u)//max(1, len(items))))
+    res,step = np.empty(len(items), np.float32),min(256, max(32, 1024*len(u)//max(1, len(items))))
     for o in range(0, len(u), step):
         part,rows = slice(*ends[[o,min(o+step, len(u))]]),np.diff(ends[o:o+step+1])
         some,at = np.unique(items[part], return_inverse=True)
@@ -803,6 +809,20 @@ def _all_aucs(scorer, u, seen, held, n, counts):
         res[rows] = auc_scores(s.numpy(), held[rows])
     return res
 
+# %% ../../nbs/recommend/01_scorers.ipynb #5a17f009
+def _ordered(scorer, u, k, cand, value, col, rows, cols):
+    "The first k candidates of users, as in `_refined`: items (n,k), 0 where a list is shorter"
+    gaps = (value[:,:-1]-value[:,1:])[:,:k].double()                        # nan between two that are -inf
+    sure = (gaps>2*scorer.slack(u, None, value[:,0])[:,None]).all(1)
+    item,left = torch.where(value.isinf(), 0, cand[col])[:,:k],(~sure).nonzero()[:,0]
+    if len(left):
+        place = torch.full((len(u),), -1)
+        place[left] = torch.arange(len(left))
+        some,fine = _refined(scorer, u[left], None, cand, k, value[left], col[left], place[rows], cols)
+        item[left] = torch.where(fine.isinf(), 0, some)
+    return item
+
+
 # %% ../../nbs/recommend/01_scorers.ipynb #5a17f005
 def _rank(scorer, u, k, seen, held, n, out):
     "Lists (n,k) of some users, and their AUC, (n,), if `held` says what they should find"
@@ -818,8 +838,7 @@ def _rank(scorer, u, k, seen, held, n, out):
         blocks = [(0,s)]
     value,col = best_columns(blocks, min(k+_SPARE, n), u)
     if counts: auc = _all_aucs(scorer, u, seen, held, n, counts)
-    item,fine = _refined(scorer, u, None, torch.arange(1, n+1), k, value, col, rows, cols)
-    return torch.where(fine.isinf(), 0, item).numpy(),auc
+    return _ordered(scorer, u, k, torch.arange(1, n+1), value, col, rows, cols).numpy(),auc
 
 def _alone(): torch.set_num_threads(1)   # OpenMP counts for each thread by itself
 

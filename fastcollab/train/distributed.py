@@ -40,7 +40,7 @@ class Ranks:
     ):
         self.rank,self.size = place
         self.timeout,self.group = check_number('timeout', timeout, above=0, what='seconds'),None
-        self.tables = 'replicate'
+        self.tables,self.plan = 'replicate','rows'
     def __repr__(self): return f'process {self.rank+1} of {self.size}'
     @contextmanager
     def open(self):
@@ -498,10 +498,13 @@ def distributed_fit(
     checkpoint:str|None=None, # Name of a file in `learn.path/learn.model_dir`, written after each epoch; none if None
     resume:bool=False, # Go on from that checkpoint, if there is one?
     timeout:float=300., # Seconds to wait for other processes before an error
-    tables:str='replicate', # Whole in each process; or 'shard': each trains a part of the rows, see `sharded_fit`
+    tables:str='replicate', # Whole in each process; or 'shard': each trains a part of them, see `sharded_fit`
+    plan:str='rows', # Parts of all tables; or whole tables in one process each, 'tables'; or as TorchRec says, 'auto'
 ):
     "Train in all processes that torchrun started"
     check_choice('tables', tables, ('replicate','shard'))
+    check_choice('plan', plan, ('rows','tables','auto'))
+    if plan!='rows' and tables!='shard': raise ValueError(f"plan={plan!r} says how to shard; add tables='shard'")
     if resume and checkpoint is None: raise ValueError('resume=True needs the name of a checkpoint')
     with Ranks(own_place(world_size), timeout).open() as ranks:
         label = {**fingerprint(learn), 'tables':tables}
@@ -512,7 +515,7 @@ def distributed_fit(
             file = join_path_file(checkpoint, learn.path/learn.model_dir, ext='.pth').absolute()
             cbs = [EpochCheckpoint(file, ranks, label)]
         quiet = [learn.no_bar(),learn.no_logging()] if ranks.rank else []
-        learn.ranks,ranks.tables = ranks,tables
+        learn.ranks,ranks.tables,ranks.plan = ranks,tables,plan
         try:
             with learn.added_cbs(cbs), ExitStack() as stack:
                 for o in quiet: stack.enter_context(o)

@@ -27,7 +27,7 @@ def write(folder, df, cuts=(0,1500,2100)):
     for k,(a,b) in enumerate(zip(cuts, (*cuts[1:],len(df)))): df[a:b].to_parquet(folder/f'{k}.parquet')
     return folder
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def df(): return synthetic_ratings(150, 90, 4000, seed=3).astype(dict(title=str, genres=str))
 
 def plain(dls, cols):
@@ -145,7 +145,7 @@ def test_clicks(df, tmp_path):
     x,neg,w = files.train.one_batch()
     assert neg.shape==(64,1) and w.shape==(64,1)
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 3000), st.integers(1, 200), st.integers(1, 2000), st.integers(0, 9), st.integers(1, 400))
 def test_blocks_are_a_permutation(n, block, window, seed, cut):
     order = BlockOrder(seed)
@@ -256,7 +256,7 @@ def test_arguments_that_do_nothing(df, tmp_path):
     with pytest.raises(FileNotFoundError, match='no .parquet'): parquet_files(tmp_path/'none')
     with pytest.raises(FileExistsError, match='other files'): encode_parquet(folder, folder, PLAN)
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.integers(-10**6, 10**6), max_size=30), min_size=1, max_size=6), st.booleans())
 def test_ids_are_counted_and_numbered(parts, text):
     counter,kind = IdCounter(),pa.string() if text else pa.int64()

@@ -321,6 +321,23 @@ def test_auc_in_blocks(seed, n, m, kind):
     assert np.allclose(auc, auc_scores(s, held), atol=1e-12 if kind=='ties' else 1e-3/m, equal_nan=True)
     assert np.array_equal(lists, ranked_lists(scorer, torch.arange(1, n+1), m+1, 2, past)[0])
 
+@pytest.mark.parametrize('kind', ['random','ties','close','few'])
+def test_lists_are_in_the_order_of_float64(kind):
+    "Whether the scores of a list are far apart, the same, or closer than float32 can tell; ties by item"
+    n,m = 70,12 if kind=='few' else 1500
+    U,M = rand(n+1, 8),rand(m+1, 8, seed=1)
+    if kind=='ties': U,M = U.round(),M.round()
+    if kind=='close': M[:] = M[:1]+1e-6*M
+    rng = np.random.default_rng(0)
+    seen = csr_matrix((np.ones(6*n), (rng.integers(0, n, 6*n),rng.integers(1, m+1, 6*n))), (n,m+1))
+    past = torch.from_numpy(np.append(0, seen.indptr).astype(np.int64)),torch.from_numpy(seen.indices)
+    s = U[1:].double()@M[1:].double().T
+    s[np.repeat(np.arange(n), np.diff(seen.indptr)),seen.indices-1] = -torch.inf
+    best = s.argsort(dim=1, descending=True, stable=True)[:,:10]
+    want = torch.where(s.gather(1, best).isinf(), 0, best+1).numpy()
+    u = torch.arange(1, n+1)
+    assert np.array_equal(ranked_lists(DotScorer(Factors(U), Factors(M)), u, m+1, 10, past)[0], want)
+
 def test_auc_when_products_round_otherwise(monkeypatch):
     "Users whose scores aren't those of the block are done again"
     U,M = rand(51, 8),rand(3001, 8, seed=1)

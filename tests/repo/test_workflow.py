@@ -43,3 +43,11 @@ def test_light_install():
     texts = [o.read_text(encoding='utf8') for o in (ROOT/'fastcollab').rglob('*.py')]
     assert not any(re.search(r'^\s*(import|from) (spacy|torchvision)', o, re.M) for o in texts)
     for o in ('tools/light.py','--no-deps fastai'): assert any(o in str(s) for s in JOBS['light']['steps'])
+
+def test_sharding_is_run_with_the_line_that_is_documented():
+    steps = [o.get('run', '') for o in JOBS['sharding']['steps']]
+    text = (ROOT/'nbs/train/06_sharding.ipynb').read_text(encoding='utf8')
+    line = next(o for o in steps if 'torchrec' in o)
+    assert line in text and any('[dev,distributed]' in o for o in steps)
+    assert 'distributed' in PROJECT['optional-dependencies']
+    assert steps[-1].endswith('tests/train/test_sharding.py')

@@ -12,20 +12,21 @@ from fastcollab.train.learner import collab_learner
 
 SCRIPT = Path(__file__).with_name('together.py')
 
-def torchrun(scenario, out, *options):
-    "Run a scenario in two processes"
-    args = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', *options, SCRIPT, scenario, out]
-    return subprocess.run(list(map(str, args)), capture_output=True, text=True, timeout=280, cwd=out,
-        env={**os.environ, 'OMP_NUM_THREADS':'1'})
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Where both processes leave what they found; one start for all of it"
+    out = tmp_path_factory.mktemp('together')
+    args = [sys.executable, SCRIPT, 'equal', 'die', out]
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, timeout=500,
+        env={**os.environ, 'OMP_NUM_THREADS':'1', 'PYTHONUNBUFFERED':'1'})
+    assert done.returncode==0, done.stderr[-3000:]
+    assert done.stdout.count('[2, ')==6   # the last row of each table, printed once
+    return out
 
 @pytest.fixture(scope='module')
-def results(tmp_path_factory):
+def results(folder):
     "What both processes measured"
-    out = tmp_path_factory.mktemp('equal')
-    done = torchrun('equal', out)
-    assert done.returncode==0, done.stderr[-3000:]
-    assert done.stdout.count('[2, ')==5   # the last row of each table, printed once
-    return [json.loads((out/f'{o}.json').read_text()) for o in range(2)]
+    return [json.loads((folder/f'equal/{o}.json').read_text()) for o in range(2)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ('ratings','genres','torch','net','clicks'))
@@ -54,14 +55,12 @@ def test_a_hung_process_ends_the_fit(results):
     assert 'resume=True' in results[0]['hung']
 
 @pytest.mark.slow
-def test_a_killed_process_starts_again(tmp_path):
+def test_a_killed_process_starts_again(folder):
     "torchrun restarts both, and the fit ends as if nothing had happened"
-    done = torchrun('die', tmp_path, '--max-restarts', '1')
-    assert done.returncode==0, done.stderr[-3000:]
     dls = CollabDataLoaders.from_df(synthetic_ratings(300, 80, 6000, seed=0), bs=512, val_bs=1024, seed=0)
     torch.manual_seed(1)
-    values = json.loads((tmp_path/'values.json').read_text())
-    learn = collab_learner(dls, n_factors=8, unk_p=.1, path=tmp_path).load('fit')
+    values = json.loads((folder/'die/values.json').read_text())
+    learn = collab_learner(dls, n_factors=8, unk_p=.1, path=folder/'die').load('fit')
     torch.testing.assert_close(torch.tensor(learn.validate()[0]), torch.tensor(values[-1][1]), atol=1e-5, rtol=0)
     assert len(values)==3
 

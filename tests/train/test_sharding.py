@@ -17,11 +17,10 @@ needs_torchrec = pytest.mark.skipif(not find_spec('torchrec'), reason='TorchRec 
 def results(tmp_path_factory):
     "What both processes measured"
     out = tmp_path_factory.mktemp('shard')
-    args = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', SCRIPT, 'shard', out]
-    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, timeout=280, cwd=out,
-        env={**os.environ, 'OMP_NUM_THREADS':'1'})
+    done = subprocess.run(list(map(str, [sys.executable, SCRIPT, 'shard', out])), capture_output=True, text=True,
+        timeout=500, env={**os.environ, 'OMP_NUM_THREADS':'1'})
     assert done.returncode==0, done.stderr[-3000:]
-    return [json.loads((out/f'{o}.json').read_text()) for o in range(2)]
+    return [json.loads((out/f'shard/{o}.json').read_text()) for o in range(2)]
 
 @needs_torchrec
 @pytest.mark.slow
@@ -41,6 +40,16 @@ def test_each_has_half_of_the_tables_while_it_trains(results, kind):
         assert sum(o[side] for o in held)==1
         assert all(abs(o[side]-.5)<.02 for o in held)
     assert [o[2] for o in held]==[0,0]
+
+@needs_torchrec
+@pytest.mark.slow
+@pytest.mark.parametrize('plan', ('tables','auto'))
+def test_the_plan_does_not_change_the_numbers(results, plan):
+    "Whole tables in one process each, or what the planner says"
+    assert all(o[plan]['preds']<1e-5 for o in results)
+    held = [sum(shares) for shares in zip(*(o[plan]['held'] for o in results))]
+    assert held==[1]*len(held)
+    if plan=='tables': assert {share for o in results for share in o[plan]['held']}=={0,1}
 
 @needs_torchrec
 @pytest.mark.slow
@@ -66,6 +75,10 @@ def test_one_process_is_an_error():
             with learn.distributed(tables='shard', **kwargs): pass
     with pytest.raises(ValueError, match="tables is 'shared'"):
         with learn.distributed(tables='shared'): pass
+    with pytest.raises(ValueError, match="plan is 'columns'"):
+        with learn.distributed(plan='columns'): pass
+    with pytest.raises(ValueError, match="plan='tables' says how to shard; add tables='shard'"):
+        with learn.distributed(plan='tables'): pass
 
 def fake(monkeypatch, **versions):
     "Put empty modules in place of TorchRec and FBGEMM"

@@ -1,8 +1,9 @@
-"What two processes do in `test_distributed.py`: `torchrun together.py SCENARIO FOLDER`"
+"What two processes do in `test_distributed.py` and `test_sharding.py`: `python together.py SCENARIO ... FOLDER`"
 import json, os, signal, sys, time
 from contextlib import nullcontext
 from pathlib import Path
 
+from torch.distributed.launcher.api import LaunchConfig,elastic_launch
 from fastcollab.all import *
 from fastcollab.data.synthetic import synthetic_ratings
 from fastcollab.ranks import own_place
@@ -64,7 +65,6 @@ def equal(out):
     res['other'] = message(lambda: fit(new_learner(valid_pct=.2+.1*RANK), timeout=60))
     res['hung'] = message(lambda: fit(new_learner(), Wait(), timeout=2))
     (out/f'{RANK}.json').write_text(json.dumps(res))
-    os._exit(0)   # the processes have lost each other
 
 class Die(CollabCallback):
     "A process is killed in its second epoch, once"
@@ -137,8 +137,25 @@ def shard(out):
     resumed = fit(sharded('ratings', seed=5, out=out), checkpoint='half', resume=True, **given)
     res['resumed'] = far(whole.get_preds()[0], resumed.get_preds()[0])
     res['other'] = message(lambda: fit(sharded('ratings', out=out), checkpoint='half', resume=True, world_size=2))
+    for plan in ('tables','auto'):
+        learn = fit(sharded('ratings', seed=1+RANK), held := Held(), plan=plan, **given)
+        res[plan] = dict(preds=far(whole.get_preds()[0], learn.get_preds()[0]), held=held.share)
     res['net'] = message(lambda: fit(new_learner('net'), **given))
     res['recommends'] = len(resumed.recommend(RATINGS.userId[0], k=3))
     (out/f'{RANK}.json').write_text(json.dumps(res))
 
-globals()[sys.argv[1]](Path(sys.argv[2]))
+def act(scenario, out):
+    "One of two processes"
+    global RANK
+    RANK = own_place().rank
+    os.chdir(out)
+    globals()[scenario](out)
+
+if __name__=='__main__':
+    for name in sys.argv[1:-1]:
+        out = Path(sys.argv[-1])/name
+        out.mkdir()
+        # what torchrun does, but with processes that have imported everything: imports would take most of the time
+        config = LaunchConfig(1, 1, 2, run_id=name, rdzv_backend='c10d', rdzv_endpoint='localhost:0',
+            max_restarts=int(name=='die'), start_method='fork' if sys.platform=='linux' else 'spawn')
+        elastic_launch(config, act)(name, out)
