@@ -196,7 +196,7 @@ class SetLoop(TorchLoop):
         others = []
         try:
             others += [self.pool.submit(part, t) for t in range(1, self.threads)]
-            with compiling(('sets',self.pair), 30): return part(0)
+            with compiling(('sets',self.pair), 16): return part(0)
         except BaseException:
             self.kernel.give_up(team)   # they wait for each other, and one of them may not have begun
             raise
