@@ -8,9 +8,9 @@ __all__ = ['shared_users', 'Comparison', 'compare']
 # %% ../../nbs/evaluate/01_compare.ipynb #e0d006f2
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from warnings import warn
-from ..checks import check_choice,check_int,check_seed
+from ..checks import check_choice,check_int,checked
 from .protocol import *
-from ..ranking import STYLES,user_mean
+from ..ranking import user_mean
 from ..palette import BLUE
 
 # %% ../../nbs/evaluate/01_compare.ipynb #fcf15408
@@ -76,7 +76,7 @@ class Comparison:
     def plot(self,
         metric:str|None=None, # Column; the one that decides if None
         base:str|None=None, # Model to compare with; the best one if None
-        ax=None, # Axes of matplotlib; new ones if None
+        ax:plt.Axes|None=None, # Axes of matplotlib; new ones if None
     ): # Axes
         "Differences to one of the models, with their intervals"
         res = self.differences(metric, base)[::-1]
@@ -86,16 +86,17 @@ class Comparison:
         ax.errorbar(res.difference, range(len(res)), xerr=ends, fmt='o', color=BLUE, capsize=3)
         ax.axvline(0, color='gray', lw=.8)
         ax.set_yticks(range(len(res)), [f'{k} {v:.4f}' for k,v in res.iloc[:,0].items()])
-        ax.set_xlabel(f'{res.columns[0]} less that of {base}, {self.interval:.0%} intervals')
+        ax.set_xlabel(f'difference in {res.columns[0]} from {base}, with {self.interval:.0%} intervals')
         return ax
     def __repr__(self): return self.differences().round(4).to_string()
     def _repr_html_(self): return self.differences().round(4).to_html()
 
 # %% ../../nbs/evaluate/01_compare.ipynb #e2e183bc
+@checked(**{**EVALUATE, 'n_boot':check_int})
 def compare(
     models:dict, # By name: `CollabLearner`, `Recommender`, or a table of lists
     test:pd.DataFrame, # Held-out rows, in the columns of training
-    k=(10,), # Lengths of the lists
+    k:int|tuple|list=(10,), # Lengths of the lists
     metric:str|None=None, # Column that decides; nDCG of the first length if None
     style:str|None=None, # Definitions, as in `evaluate`
     min_rating:float|None=None, # Lowest test rating that counts as something to find; all rows if None
@@ -103,16 +104,15 @@ def compare(
     n_boot:int=1000, # Draws of the bootstrap
     interval:float=.95, # Share of the draws within an interval
     seed:int=0, # Of the draws
-    **kwargs # For tables of lists: `train`, and `names` of the columns of users, items and ratings
+    train:pd.DataFrame|None=None, # For tables of lists: what they were made from
+    names:tuple=(None,None,None), # For tables of lists: columns of users, items and ratings; by their order if None
 )->Comparison:
     "Measure several models on the same users, with paired differences"
     if not isinstance(models, dict) or not models: raise TypeError('models is not a dict of models by name; give one')
-    ks,style,tables,totals = check_lengths(k),check_choice('style', style, STYLES),{},{}
+    ks,tables,totals = check_lengths(k),{},{}
     for name,model in models.items():
-        own = kwargs if is_table(model) else {}
-        ranked = rank_any(model, test, ks, min_rating, auc, None, **own)
+        ranked = rank_any(model, test, ks, min_rating, auc, None, train if is_table(model) else None, names)
         tables[name],totals[name] = user_metrics(ranked, ks, style),list_metrics(ranked, ks)
     metric = metric or f'ndcg@{ks[0]}'
     for t in tables.values(): check_choice('metric', metric, list(t))
-    n_boot,seed = check_int('n_boot', n_boot),check_seed(seed)
     return Comparison(shared_users(tables), totals, metric, n_boot, interval, seed)

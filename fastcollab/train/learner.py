@@ -6,14 +6,16 @@
 __all__ = ['CHEAP', 'RATING', 'STEP', 'unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows',
            'loader_outputs', 'batch_answers', 'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows',
            'training_way', 'tensor_state', 'last_values', 'model_error', 'learner_verdict', 'FitCall', 'outer_fit',
-           'is_new', 'warn_new', 'learner_summary', 'learner_state', 'forget_solution', 'CollabLearner',
-           'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range', 'center_model', 'is_dense',
-           'check_loss', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner', 'collab_learner', 'seeded',
-           'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model', 'plan_of', 'run_trial',
-           'fit_choice', 'fit_best_ranker', 'fit_auto', 'with_ratings', 'retrain_seconds', 'no_short_cycle',
-           'lost_times', 'grown_learner', 'train_again', 'replayed', 'fold_users', 'short_cycle', 'update_learner']
+           'is_new', 'warn_new', 'learner_summary', 'learner_state', 'forget_solution', 'as_before_misfit',
+           'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range',
+           'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner',
+           'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model',
+           'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto', 'with_ratings', 'retrain_seconds',
+           'no_short_cycle', 'lost_times', 'grown_learner', 'train_again', 'replayed', 'fold_users', 'short_cycle',
+           'update_learner']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
+import pickle
 from copy import copy, deepcopy
 from functools import wraps
 from inspect import signature
@@ -87,7 +89,7 @@ _gradient_events = L('after_loss before_backward after_backward before_step afte
 @contextmanager
 def lazy_rows(
     learn:Learner, # Learner within a fit
-    loop=None, # Loop that runs its epochs; None for one batch after the other
+    loop:object=None, # Loop that runs its epochs; None for one batch after the other
 ):
     "Let the rows of tables wait until a batch needs them, where the optimizer and the callbacks allow it"
     lazy = isinstance(learn.opt, LazyAdam) and (loop is None or loop.lazy)
@@ -119,8 +121,8 @@ def predicts_in_kernel(
 # %% ../../nbs/train/07_learner.ipynb #f06a0006
 def asked_rows(
     dls:CollabDataLoaders, # Loaders with the names of the columns
-    user, # A user id or several; or a table, or one row of it
-    item=None, # An item id or several; None if `user` is a table or a row
+    user:object, # A user id or several; or a table, or one row of it
+    item:object=None, # An item id or several; None if `user` is a table or a row
 )->tuple: # `DataFrame` without ratings; and whether it is a single row
     "The rows that a call of `predict` asks for"
     if item is not None:
@@ -135,7 +137,7 @@ def asked_rows(
 # %% ../../nbs/train/07_learner.ipynb #f06a0008
 def loader_outputs(
     model:nn.Module, # Model to ask
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
     activation:Callable=noop, # From the output of the model, (bs,), to (bs,...)
 )->np.ndarray: # (n,...)
     "`activation` of the output of `model`, in the order of the rows, without callbacks"
@@ -146,7 +148,7 @@ def loader_outputs(
 # %% ../../nbs/train/07_learner.ipynb #6ecc1dfd
 def batch_answers(
     model:nn.Module, # Model to ask
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
     ask:Callable, # From the contract of the model and a batch, (bs,2+G), to an answer
 )->list: # Of answers
     "What a model says of each batch, without callbacks"
@@ -155,7 +157,7 @@ def batch_answers(
 
 def interval_table(
     model:nn.Module, # Model to ask
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
     preds:np.ndarray, # Their predictions, (n,)
     share:float, # Share of the ratings within their intervals, in (0,1)
 )->pd.DataFrame: # `prediction, low, high`
@@ -168,7 +170,7 @@ def interval_table(
 
 def rating_table(
     learn:Learner, # A `CollabLearner`
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
 )->pd.DataFrame: # A column per rating; each row sums to 1
     "How probable each rating is, by the loss or by the model"
     loss = rating_loss(learn.loss_func)
@@ -330,10 +332,26 @@ def forget_solution(
     model.clear_samples()
     if model.click_terms is not None: model.set_clicks(None)
 
+# %% ../../nbs/train/07_learner.ipynb #a19a0002
+@contextmanager
+def as_before_misfit(
+    model:nn.Module, # Model that loads weights
+    file, # Where they come from
+):
+    "ValueError if a file holds other things than the weights of a model, which keeps its own ones then"
+    before = deepcopy(model.state_dict())
+    try: yield
+    except (RuntimeError,TypeError,ValueError,AttributeError,LookupError,EOFError,pickle.UnpicklingError) as e:
+        model.load_state_dict(before)
+        why = ' '.join(str(e).split())[:300] or type(e).__name__
+        raise ValueError(f'{file} holds no weights of this {type(model).__name__}, or it is damaged: {why}') from None
+
+
 # %% ../../nbs/train/07_learner.ipynb #f5c074bd
 class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
+    recorder = None # With default_cbs=False
     kept = None # `KeptRatings` of an exported learner
     ranks = None # The processes that train together, in the context of `distributed`
     bias_wd = .02 # In exports of older versions
@@ -392,21 +410,24 @@ class CollabLearner(Learner):
         if isinstance(self.opt, Optimizer): scale_decays(self.opt, collab_model(self.model).bias_params(), self.bias_wd)
     @checked(check_groups, **FIT)
     @outer_fit
-    def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
+    def fit(self, n_epoch:int, lr:float|slice|None=None, wd:float|list|None=None, cbs:list|Callback|None=None,
+        reset_opt:bool=False, start_epoch:int=0):
         "Fit `self.model` for `n_epoch` using `cbs`. Optionally `reset_opt`."
         super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
     @checked(check_groups, **FIT)
     @outer_fit
     @delegates(Learner.fine_tune)
-    def fine_tune(self, epochs, base_lr=2e-3, freeze_epochs=1, lr_mult=100, pct_start=0.3, div=5.0, **kwargs):
+    def fine_tune(self, epochs:int, base_lr:float|slice=2e-3, freeze_epochs:int=1, lr_mult:float=100,
+        pct_start:float=0.3, div:float=5.0, **kwargs):
         super().fine_tune(epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
     def verdict(self)->Verdict|None: # None without validation rows
         "How much better or worse the model is than averages, or than the most popular items, and what to do"
         return learner_verdict(self)
     @checked(check_groups, **FIT)
     @outer_fit
-    def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
-        reset_opt=False, start_epoch=0):
+    def fit_one_cycle(self, n_epoch:int, lr_max:float|slice|None=None, div:float=25., div_final:float=1e5,
+        pct_start:float=0.25, wd:float|list|None=None, moms:tuple|None=None, cbs:list|Callback|None=None,
+        reset_opt:bool=False, start_epoch:int=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
         if self.opt is None: self.create_opt()
         self.opt.set_hyper('lr', self.lr if lr_max is None else lr_max)
@@ -415,13 +436,15 @@ class CollabLearner(Learner):
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     @checked(check_groups, **FIT)
     @outer_fit
-    def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
-        start_epoch=0):
+    def fit_flat_cos(self, n_epoch:int, lr:float|slice|None=None, div_final:float=1e5, pct_start:float=0.75,
+        wd:float|list|None=None, cbs:list|Callback|None=None, reset_opt:bool=False, start_epoch:int=0):
         "Fit for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
         cbs = L(cbs)+([SkipToEpoch(start_epoch)] if start_epoch else [])
         super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
     def _do_fit(self):
         self.need_ratings()
+        if not self._grab_cbs(TrainEvalCallback):
+            raise ValueError('default_cbs=False leaves out what trains; give cbs=[TrainEvalCallback(), Recorder()]')
         if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
         self._new = self._validated = None
         self._epochs += self.n_epoch
@@ -464,6 +487,12 @@ class CollabLearner(Learner):
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
+    def __call__(self, event_name):
+        for o in L(event_name): self._call_one(o)   # fastai's `map` would take a StopIteration for its own end
+    def _with_events(self, f, event_type, ex, final=noop):
+        # a callback that comes before the recorder may cancel the epoch, whose line it writes at the end all the same
+        if event_type=='epoch' and self.recorder is not None: self.recorder.before_epoch()
+        super()._with_events(f, event_type, ex, final)
     def _do_epoch_validate(self, ds_idx=1, dl=None):
         self.ranking.begin()
         super()._do_epoch_validate(ds_idx, dl)
@@ -578,14 +607,14 @@ class CollabLearner(Learner):
         raise ValueError(f'no parameter of {collab_model(self.model).name} is trained in steps: '
             'it is fitted at once, or all of them are frozen')
     @delegates(Learner.load)
-    def load(self, file, **kwargs):
+    def load(self, file:str|Path, **kwargs):
         self._recommender = None
-        super().load(file, **kwargs)
+        with as_before_misfit(self.model, file): super().load(file, **kwargs)
         self.scale_decays()   # files of older versions know nothing about it
         return self
 
     @delegates(Learner.save)
-    def save(self, file, **kwargs):
+    def save(self, file:str|Path, **kwargs):
         "Save model and optimizer; an older file stays until the new one is complete"
         if rank_distrib() or not isinstance(file, (str,Path)): return super().save(file, **kwargs)
         whole = join_path_file(file, self.path/self.model_dir, ext='.pth')
@@ -593,7 +622,7 @@ class CollabLearner(Learner):
         return whole
     @delegates(Learner.export)
     def export(self,
-        fname='export.pkl', # File in `self.path`; an older one stays until this one is complete
+        fname:str|Path='export.pkl', # File in `self.path`; an older one stays until this one is complete
         *args,
         history:bool=True, # Keep what users have rated? Lists leave it out, and explanations and fold-in need it
         **kwargs
@@ -609,10 +638,13 @@ class CollabLearner(Learner):
         finally: self.kept,self.dls,self.opt = before   # after an error, fastai would leave them out
 
     # ---- Predictions
+    @checked(check_part)
     @delegates(Learner.get_preds)
-    def get_preds(self, ds_idx=1, dl=None, **kwargs):
+    def get_preds(self, ds_idx:int=1, dl:DataLoader|None=None, **kwargs):
         with unchanged(self): return flat_outputs(super().get_preds(ds_idx, dl, **kwargs))
-    def validate(self, ds_idx=1, dl=None, cbs=None):
+    show_results = checked(check_part)(Learner.show_results)
+    @checked(check_part)
+    def validate(self, ds_idx:int=1, dl:DataLoader|None=None, cbs:list|Callback|None=None):
         with unchanged(self): return super().validate(ds_idx, dl, cbs)
     def predict(self,
         user:object, # A user id or several; or a `DataFrame` with the columns of ids, or one row of it
@@ -699,7 +731,7 @@ def embedding_sizes(
 # %% ../../nbs/train/07_learner.ipynb #f06a0014
 def new_model(
     dls:CollabDataLoaders, # Ratings
-    arch, # A class with `from_dls`
+    arch:object, # A class with `from_dls`
     n_factors:int|None=None, # Length of the vectors; 50 if None
     emb_szs:list|dict|None=None, # See `embedding_sizes`
     config:dict|None=None, # Further arguments of the model
@@ -724,7 +756,7 @@ _archs = [[DotProductBias,CollabNN], [HybridMF,HybridNN]]   # without and with f
 
 def arch_model(
     dls:CollabDataLoaders, # Ratings
-    arch=None, # A class with `from_dls`, or a model
+    arch:object=None, # A class with `from_dls`, or a model
     use_nn:bool=False, # A neural net if `arch` is None?
     **kwargs # Arguments of `new_model`
 )->nn.Module:
@@ -1126,7 +1158,7 @@ def replayed(
 def fold_users(
     learn:Learner, # A `CollabLearner` of ratings, with all of them
     u:Tensor, # Rows of users, rising, (n,) int64
-    decay=None, # As `usual_decay` estimates it; None estimates it
+    decay:tuple|None=None, # As `usual_decay` estimates it; None estimates it
 ): # The decay; None if the model has no tables to write to
     "Solve users from all that they have rated, and write them into the model"
     plan = collab_model(learn.model).fuse_plan(learn.dls.train_ds)
