@@ -102,8 +102,9 @@ class ForeignLoss(RatingLoss):
     ):
         self.loss,self.squared_error,self.reduction = loss,_is_mse(loss),getattr(loss, 'reduction', 'mean')
         self.takes_ratings = isinstance(loss.func if isinstance(loss, BaseLoss) else loss, _of_ratings)
-    def forward(self, pred, targ): return self.loss(pred, targ)
-    def activation(self, scores): return getcallable(self.loss, 'activation')(scores)   # fastai's losses may have one
+    def forward(self, pred:Tensor, targ:Tensor): return self.loss(pred, targ)
+    def activation(self, scores:Tensor):
+        return getcallable(self.loss, 'activation')(scores)   # fastai's losses may have one
     def fused_pair(self): return RatingMSE().fused_pair() if self.squared_error else None
 
 def rating_loss(
@@ -135,7 +136,7 @@ class OrdinalLoss(RatingLoss):
 
     @classmethod
     def from_dls(cls,
-        dls, # `CollabDataLoaders`
+        dls:'CollabDataLoaders', # `CollabDataLoaders`
     ): # The loss, with a level for each distinct training rating
         "The loss for the ratings of `dls`; its first cuts give their distribution"
         return cls(*dls.train_ds.store.levels())

@@ -17,7 +17,7 @@ class RankingLoss(RatingLoss):
     "Base class of losses that compare the item of an interaction, column 0 of the scores, with negatives"
     ranks,takes_ratings,wd = True,False,.3
     def setup(self,
-        dls, # `CollabDataLoaders.from_interactions`
+        dls:'CollabDataLoaders', # `CollabDataLoaders.from_interactions`
     ): # self
         "Take what the loss has to know of the loaders"
         return self
@@ -62,9 +62,9 @@ def without_padding(
 # %% ../nbs/01_ranking_losses.ipynb #403bff13
 class BPRLoss(RankingLoss):
     "Mean of -log sigmoid(score of the item - score of a negative): BPR-Opt, sec. 4.1 of arXiv 1205.2618"
-    def rows(self, scores, items=None): # (bs,1+n_neg) -> (bs,)
+    def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)
         return -F.logsigmoid(scores[:,:1]-scores[:,1:]).mean(1)
-    def fused_lists(self, n_neg): return list_rule('bpr_list')
+    def fused_lists(self, n_neg:int): return list_rule('bpr_list')
 
 # %% ../nbs/01_ranking_losses.ipynb #f83de559
 class WARPLoss(RankingLoss):
@@ -72,34 +72,34 @@ class WARPLoss(RankingLoss):
     def __init__(self,
         n_items:int|None=None, # Y, the number of items; that of the loaders if None
     ): self.n_items = check_int('n_items', n_items, low=2, none='that of the loaders', what='items')
-    def setup(self, dls):
+    def setup(self, dls:'CollabDataLoaders'):
         self.n_items = ifnone(self.n_items, dls.n_items-1)
         if (n := dls.train_ds.n_neg)<5:
             warn(f'WARPLoss looks for a violation among n_neg={n} negatives; give from_interactions n_neg=10 or more')
         return self
     def weights(self,
         n_neg:int, # Negatives of a list
-        device=None, # Where to put them
+        device:torch.device|str|None=None, # Where to put them
     )->Tensor: # (n_neg,)
         "L(floor((Y-1)/N)) for N = 1, 2, ..."
         if self.n_items is None: raise ValueError('WARPLoss needs the number of items: WARPLoss(n_items)')
         ranks = (self.n_items-1)//torch.arange(1, n_neg+1)
         sums = F.pad((1/torch.arange(1, self.n_items, dtype=torch.float64)).cumsum(0), (1,0))
         return sums[ranks].float().to(device)
-    def rows(self, scores, items=None): # (bs,1+n_neg) -> (bs,)
+    def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)
         gap = 1-scores[:,:1]+scores[:,1:]                                        # (bs,n_neg)
         first = (gap>0).int().argmax(1, keepdim=True)                            # (bs,1)
         weight = self.weights(gap.shape[1], gap.device)[first.squeeze(1)]        # (bs,)
         return weight*gap.gather(1, first).squeeze(1).clamp(min=0)
-    def fused_lists(self, n_neg): return list_rule('warp_list', table=self.weights(n_neg).numpy())
+    def fused_lists(self, n_neg:int): return list_rule('warp_list', table=self.weights(n_neg).numpy())
     def extra_repr(self): return f'n_items={self.n_items}'
 
 # %% ../nbs/01_ranking_losses.ipynb #e4a0fcd8
 class AdaptiveHingeLoss(RankingLoss):
     "Mean of max(0, 1 - item + highest of its negatives): the pairwise hinge of Weston et al. 2011, sec. 3, at its worst"
-    def rows(self, scores, items=None): # (bs,1+n_neg) -> (bs,)
+    def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)
         return (1-scores[:,0]+scores[:,1:].amax(1)).clamp(min=0)
-    def fused_lists(self, n_neg): return list_rule('hinge_list')
+    def fused_lists(self, n_neg:int): return list_rule('hinge_list')
 
 # %% ../nbs/01_ranking_losses.ipynb #43e178ee
 class SampledSoftmaxLoss(RankingLoss):
@@ -110,14 +110,14 @@ class SampledSoftmaxLoss(RankingLoss):
     ):
         self.correct = correct
         self.register_buffer('log_q', log_q, persistent=False)
-    def setup(self, dls):
+    def setup(self, dls:'CollabDataLoaders'):
         if self.correct and self.log_q is None: self.log_q = dls.train_ds.sampler.log_q()
         return self
-    def rows(self, scores, items=None): # (bs,1+n_neg) -> (bs,)
+    def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)
         if self.correct and self.log_q is not None and items is not None:
             scores = scores-self.log_q.to(scores.device)[items.long()]
         return -F.log_softmax(scores, 1)[:,0]
-    def fused_lists(self, n_neg):
+    def fused_lists(self, n_neg:int):
         corrects = self.correct and self.log_q is not None
         return list_rule('softmax_list', **(dict(offsets=self.log_q.cpu().numpy()) if corrects else {}))
     def extra_repr(self): return f'correct={self.correct}'
@@ -125,6 +125,6 @@ class SampledSoftmaxLoss(RankingLoss):
 # %% ../nbs/01_ranking_losses.ipynb #53612d26
 class BCELoss(RankingLoss):
     "-log sigmoid(item) - sum of log(1-sigmoid(negative)): arXiv 1708.05031, eq. 7, with sampled negatives"
-    def rows(self, scores, items=None): # (bs,1+n_neg) -> (bs,)
+    def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)
         return F.softplus(-scores[:,0])+F.softplus(scores[:,1:]).sum(1)
-    def fused_lists(self, n_neg): return list_rule('cross_entropy_list')
+    def fused_lists(self, n_neg:int): return list_rule('cross_entropy_list')

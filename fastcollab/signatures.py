@@ -36,7 +36,7 @@ def argument_comments(
 
 def _described(name, kind, default, comment):
     "An argument in a docstring"
-    more = ', '.join(filter(None, (kind,default and f'default {default}')))
+    more = ', '.join(filter(None, (kind and kind.strip("'"),default and f'default {default}')))
     return f'{name} ({more}): {comment}' if more else f'{name}: {comment}'
 
 # %% ../nbs/04_signatures.ipynb #7e20f010

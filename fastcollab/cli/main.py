@@ -18,7 +18,7 @@ COMMANDS = {
     'demo':'Train on synthetic ratings, show what was learned, and write plots and the model',
     'train':'Train on a table of ratings and measure on the part held out',
     'encode':"Encode Parquet files that don't fit into memory, once",
-    'evaluate':'Measure the lists of a recommender on held-out rows',
+    'evaluate':'Measure lists and errors on held-out rows',
     'predict':'Predict ratings',
     'explain':'Say why a prediction is what it is',
     'recommend':'The best items for a user, or for everybody',

@@ -145,7 +145,7 @@ def recommend(
     user:str=None, # User to make a list for
     all:bool=False, # Make lists for everybody?
     k:int=10, # Items per list
-    filters:str=None, # Only items that fulfill this condition, e.g. "'Comedy' in genres and year >= 1990"
+    filters:str=None, # Only items that meet this condition, e.g. "'Comedy' in genres and year >= 1990"
     seen:bool=False, # Include what the user has rated?
     csv:Path=None, # Write the list to this file instead of showing it
     out:Path=None, # For the lists of everybody: a file, .parquet or .csv, or a folder of Parquet parts

@@ -150,13 +150,13 @@ def train(
     encoding:str=None, # Encoding of a text file, e.g. latin-1; found by default
     low:float=None, # Lowest prediction; half a step below the lowest rating by default
     high:float=None, # Highest prediction; half a step above the highest rating by default
-    unk_p:float=None, # Share of ids replaced by the unknown one; as often as new ones will come by default
+    unk_p:float=None, # Share of ids replaced by the unknown one; by default as many as new ids are expected
     valid_pct:float=0.2, # Share of the rows to validate on
     seed:int=42, # Seed of the split and of the training
     out:Path=None, # Folder to write the plots and the model to; NAME-model by default, after the name of the ratings
     report:Path=None, # File for a page about what the model learned, e.g. report.html; none by default
     distributed:bool=False, # Train in all processes that torchrun started? With --out, each epoch leaves a checkpoint
-    resume:bool=False, # Go on from the checkpoint of a run with --distributed --out that was stopped?
+    resume:bool=False, # Resume a stopped run with --distributed --out from its checkpoint?
 ):
     "Train on a table of ratings and measure on the part held out"
     out = ifnone(out, out_folder(ratings))

@@ -17,7 +17,7 @@ from ..checks import *
 def _is_set(o): return is_listy(o) or isinstance(o, (set,np.ndarray))
 
 def split_categories(
-    value, # A cell: text, a number, a list or a set; None and NaN for none
+    value:object, # A cell: text, a number, a list or a set; None and NaN for none
     sep:str='|', # What separates the categories of a set
 )->list: # Different categories in their order, as text
     "The categories in a cell"
@@ -30,7 +30,7 @@ def split_categories(
 # %% ../../nbs/data/03_features.ipynb #c6055901
 class Vocabulary(list):
     "Names by their numbers; `o2i` holds the number of each name"
-    def __init__(self, names):
+    def __init__(self, names:object):
         super().__init__(names)
         self.o2i = {o:k for k,o in enumerate(self)}
 
@@ -94,7 +94,7 @@ class GenreCategorify:
         return table,left
 
     def decode(self,
-        g, # Category rows, tensor or array (n,G)
+        g:'Tensor|np.ndarray', # Category rows, tensor or array (n,G)
     )->list: # Text of each row
         "Category numbers back to text"
         return [self.sep.join(self.classes[i] for i in o if i) for o in g.tolist()]
@@ -196,7 +196,7 @@ class Feature:
 
     def encode(self,
         col:pd.Series, # Value of each id
-        ids, # Ids, for the warnings
+        ids:object, # Ids, for the warnings
     )->np.ndarray: # Category rows, (n,width) int32
         "Category rows of new ids"
         table,left = self.codec.encode(col)

@@ -120,7 +120,7 @@ class RatingsDataset(TabularNames):
         row = torch.tensor([range(len(self))[i]], device=self.device)
         return tuple(o[0] for o in self.rows(row))
 
-    def to(self, device):
+    def to(self, device:torch.device|str):
         "Move to `device`"
         def move(o): return None if o is None else o.to(device)
         self.store.to(device)
@@ -204,7 +204,7 @@ class InteractionsDataset(RatingsDataset):
     def n_neg(self)->int:
         "Negatives of each interaction"
         return 0 if self.sampler is None else self.sampler.n_neg
-    def negatives(self, idx, seed, bs):
+    def negatives(self, idx:object, seed:int|None, bs:int):
         if self.sampler is None: return None
         u,i = self.store.ids(idx).T
         return self.sampler.draw(u, idx, seed, i, bs)
@@ -223,11 +223,11 @@ class InteractionsDataset(RatingsDataset):
         rows[:,1] = (torch.where(x[:,1:2]==0, 0, items) if unknown else items).reshape(-1)
         return rows,items
 
-    def take(self, rows, known=None):
+    def take(self, rows:object, known:object=None):
         res = super().take(rows, known)
         res.sampler = None if self.sampler is None else self.sampler.of(res.store.ids())
         return res
-    def append(self, ids, ratings):
+    def append(self, ids:object, ratings:object):
         super().append(ids, ratings)
         if self.sampler is not None: self.sampler = self.sampler.of(self.store.ids())
     def decode(self,
@@ -271,18 +271,18 @@ class RatingsDL(TfmdDL):
     @property
     def device(self): return self._device
     @device.setter
-    def device(self, d):
+    def device(self, d:torch.device):
         DataLoader.device.fset(self, d)
         if self._device is not None: self.dataset.to(self._device)
 
-    def new(self, dataset=None, cls=None, **kwargs):
+    def new(self, dataset:object=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{'seed':self.seed, 'user_weight':self.user_weight,
             'neg_seed':self.neg_seed, **kwargs})
     def why_batches(self)->str: # Empty if there is no reason
         "Why you can't run an epoch by reading `dataset.rows` in the order of `get_idxs`, `bs` rows a step"
         fs = [type(o).__name__ for o in self.after_batch.fs]
         return f'the loader transforms each batch with {fs}' if fs else ''
-    def to_detach(self, b, cpu=True, gather=True):
+    def to_detach(self, b:tuple, cpu:bool=True, gather:bool=True):
         "What fastai keeps of a batch; where there are several processes, all see the same one, so nothing is gathered"
         return to_detach(b, cpu, gather=False)
     def __init_subclass__(cls, **kwargs):
@@ -329,7 +329,7 @@ class RatingsDL(TfmdDL):
     )->pd.DataFrame: # Raw ids, ratings and features
         "Decode a batch to raw ids"
         return self.dataset.decode(*b)
-    def decode_batch(self, b, max_n:int=9, full:bool=True): return self.decode(b)[:max_n]
+    def decode_batch(self, b:tuple, max_n:int=9, full:bool=True): return self.decode(b)[:max_n]
     def show_batch(self,
         b:tuple|None=None, # Batch, `one_batch` if None
         max_n:int=10, # Rows to show
@@ -338,7 +338,7 @@ class RatingsDL(TfmdDL):
         "Show the first ratings of a batch"
         df = self.decode(self.one_batch() if b is None else b)[:max_n]
         return display_df(df) if show else df
-    def show_results(self, b, out, max_n=10, **kwargs):
+    def show_results(self, b:tuple, out:Tensor, max_n:int=10, **kwargs):
         "Show the first ratings of a batch beside their predictions, or interactions and negatives with their scores"
         out = to_np(out).reshape(len(b[0]), -1)
         more = dict(prediction=out[:,0]) if out.shape[1]==1 else dict(score=out[:,0], scores=out[:,1:].tolist())
@@ -346,13 +346,13 @@ class RatingsDL(TfmdDL):
 
 # %% ../../nbs/data/08_loaders.ipynb #bcb85cce
 def why_batches(
-    dl, # Any `DataLoader`
+    dl:DataLoader, # Any `DataLoader`
 )->str: # Empty if there is no reason
     "Why you can't run an epoch of `dl` by row numbers, see `RatingsDL.why_batches`"
     return dl.why_batches() if isinstance(dl, RatingsDL) else _own_batches(dl)
 
 def epoch_seed(
-    dl, # Any `DataLoader`
+    dl:DataLoader, # Any `DataLoader`
 )->int|None: # None if its order doesn't follow from a seed
     "The seed of the order in which `dl` reads the current epoch"
     return dl.epoch_seed if isinstance(dl, RatingsDL) else None
@@ -368,7 +368,7 @@ class FullBatchDL(RatingsDL):
         super().__init__(dataset, **{**kwargs, 'bs':max(1, len(dataset)), 'shuffle':False})
         self.steps = steps
     def __len__(self): return self.steps
-    def new(self, dataset=None, cls=None, **kwargs):
+    def new(self, dataset:object=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{'steps':self.steps, **kwargs})
     def __iter__(self):
         self.before_iter()
@@ -512,10 +512,10 @@ def new_encoder(
 SMALL = 2**22 # Rows of a file that is read into memory
 
 def is_mapped(
-    file, # As in `from_parquet`
+    file:str|Path, # As in `from_parquet`
     mapped:bool|None, # As in `from_parquet`
     min_count:int, # As in `from_parquet`
-    cache, # As in `from_parquet`
+    cache:object, # As in `from_parquet`
 )->bool:
     "Do the rows stay in files?"
     asked = min_count>1 or cache is not None
@@ -534,8 +534,10 @@ def parquet_plan(
     table:ParquetTable, # Files
     interactions:bool=False, # Are the rows clicks?
     valid_pct:float=.2, user_name:str|None=None, item_name:str|None=None, rating_name:str|None=None, # As in `from_df`
-    weight_name:str|None=None, genre_name:str|None=None, item_cols=None, user_cols=None, # As in `from_interactions`
-    sep:str='|', title_name:str|None=None, time_name:str|None=None, splitter=None, seed:int|None=None, # As in `from_df`
+    weight_name:str|None=None, genre_name:str|None=None, item_cols:str|list|None=None,
+    user_cols:str|list|None=None, # As in `from_interactions`
+    sep:str='|', title_name:str|None=None, time_name:str|None=None, splitter:Callable|None=None,
+    seed:int|None=None, # As in `from_df`
     min_count:int=1, duplicates:str='sum', rule:str='linear', alpha:float=1., # As in `from_interactions`
 )->EncodingPlan: # Checked
     "What the arguments of `from_parquet` ask to encode"
@@ -562,7 +564,7 @@ def parquet_plan(
 
 # %% ../../nbs/data/08_loaders.ipynb #0d150005
 def encoding_folder(
-    file, # File, folder or pattern
+    file:str|Path, # File, folder or pattern
     plan:EncodingPlan, # What to encode
 )->Path: # Beside the data; tools that read folders skip its name
     "Where the encoding of files is kept, unless you say where"
@@ -572,9 +574,9 @@ def encoding_folder(
     return fixed/f'_{file.name.replace("*", "+")}-{digits}'
 
 def parquet_encoding(
-    file, # As in `from_parquet`
-    make, # `from_df` or `from_interactions`
-    interactions:bool, min_count:int, cache, # As in `from_parquet`
+    file:str|Path, # As in `from_parquet`
+    make:Callable, # `from_df` or `from_interactions`
+    interactions:bool, min_count:int, cache:object, # As in `from_parquet`
     kwargs:dict, # Other arguments of `make`
 )->tuple: # `Encoding`, and the arguments of `from_encoding`
     "The encoding of files, made now if there is none"
@@ -610,7 +612,7 @@ def mapped_datasets(
 # %% ../../nbs/data/08_loaders.ipynb #a1930002
 def check_device(
     name:str, # Name of the argument
-    value, # What came
+    value:object, # What came
 ): # `value`; ValueError if this machine lacks it
     "Check that the machine has a device"
     if value is None: return None
@@ -761,7 +763,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         val_bs:int|None=None, # Rows per validation batch; for interactions at least 8192 if None
         shuffle:bool=True, # A new order of the training part in every epoch?
         drop_last:bool=False, # Leave out a last training batch of fewer rows?
-        device=None, # Where batches go; fastai's default device if None
+        device:torch.device|str|None=None, # Where batches go; fastai's default device if None
         num_workers:int=0, # As in fastai; more than 0 warns, since batches need no workers
         pin_memory:bool=False, # As in fastai
     ): # `CollabDataLoaders`
@@ -789,7 +791,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         drop_last:bool=False, # Leave out a last batch of fewer rows?
         num_workers:int=0, # As in fastai; more than 0 warns, since batches need no workers
         pin_memory:bool=False, # As in fastai; there is nothing to copy to the device
-        rm_type_tfms=None, # As in fastai; there are no such transforms
+        rm_type_tfms:object=None, # As in fastai; there are no such transforms
     )->RatingsDL: # Its items have the index of `test_items`
         "A loader of new rows, encoded as in training"
         if isinstance(test_items, (pd.Series,dict)): test_items = [test_items]
@@ -803,7 +805,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         more = dict(num_workers=num_workers, pin_memory=pin_memory)
         return self.valid.new(new, bs=ifnone(bs, self.valid.bs), shuffle=shuffle, drop_last=drop_last, **more)
     @checked(device=check_device)
-    def to(self, device): return super().to(device)
+    def to(self, device:torch.device|str): return super().to(device)
     def full_batch(self,
         steps:int=100, # Batches of an epoch
     ): # `CollabDataLoaders` of the same ratings

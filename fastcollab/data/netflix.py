@@ -99,7 +99,7 @@ def _netflix_files(path):
 
 # %% ../../nbs/data/00_netflix.ipynb #7c634168
 def netflix_prize(
-    path, # Folder with `combined_data_*.txt` or `mv_*.txt` (or `training_set/mv_*.txt`), or one such file
+    path:str|Path, # Folder with `combined_data_*.txt` or `mv_*.txt` (or `training_set/mv_*.txt`), or one such file
     bs:int=2**24, # Bytes decoded at a time
 )->pd.DataFrame: # `userId, movieId, rating, timestamp`; `title, year` too if the folder has `movie_titles.csv`
     "Ratings of the Netflix Prize from their original text files"

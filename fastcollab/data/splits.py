@@ -145,7 +145,7 @@ def _moment(values, at):
 def TemporalSplitter(
     valid_pct:float=0.2, # Share of the rows to validate on, in [0,1); ignored with `at`
     time_name:str='timestamp', # Column of times that orders the ratings, see `time_values`
-    at=None, # First moment of the validation part: a date or a number, as in the column; by share if None
+    at:object=None, # First moment of the validation part: a date or a number, as in the column; by share if None
 )->Callable: # df -> (train, valid) row numbers
     "Train on the past, validate on the end of the timeline"
     valid_pct = check_share('valid_pct', valid_pct, 'rows')
@@ -190,7 +190,7 @@ def ColdItemSplitter(
 
 # %% ../../nbs/data/02_splits.ipynb #92e57176
 def FoldSplitter(
-    fold=1, # The fold to validate on
+    fold:object=1, # The fold to validate on
     fold_name:str='fold', # Column that holds the fold of each row
 )->Callable: # df -> (train, valid) row numbers
     "Rows of a predefined fold; a column of True and False works with `fold=True`"

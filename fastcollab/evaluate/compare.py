@@ -76,7 +76,7 @@ class Comparison:
     def plot(self,
         metric:str|None=None, # Column; the one that decides if None
         base:str|None=None, # Model to compare with; the best one if None
-        ax=None, # Axes of matplotlib; new ones if None
+        ax:plt.Axes|None=None, # Axes of matplotlib; new ones if None
     ): # Axes
         "Differences to one of the models, with their intervals"
         res = self.differences(metric, base)[::-1]
@@ -86,7 +86,7 @@ class Comparison:
         ax.errorbar(res.difference, range(len(res)), xerr=ends, fmt='o', color=BLUE, capsize=3)
         ax.axvline(0, color='gray', lw=.8)
         ax.set_yticks(range(len(res)), [f'{k} {v:.4f}' for k,v in res.iloc[:,0].items()])
-        ax.set_xlabel(f'{res.columns[0]} less that of {base}, {self.interval:.0%} intervals')
+        ax.set_xlabel(f'difference in {res.columns[0]} from {base}, with {self.interval:.0%} intervals')
         return ax
     def __repr__(self): return self.differences().round(4).to_string()
     def _repr_html_(self): return self.differences().round(4).to_html()
@@ -95,7 +95,7 @@ class Comparison:
 def compare(
     models:dict, # By name: `CollabLearner`, `Recommender`, or a table of lists
     test:pd.DataFrame, # Held-out rows, in the columns of training
-    k=(10,), # Lengths of the lists
+    k:int|tuple|list=(10,), # Lengths of the lists
     metric:str|None=None, # Column that decides; nDCG of the first length if None
     style:str|None=None, # Definitions, as in `evaluate`
     min_rating:float|None=None, # Lowest test rating that counts as something to find; all rows if None

@@ -98,8 +98,9 @@ def training_matrix(
 )->csr_matrix: # (n_users,n_items) of ones
     "What the users of a recommender have in training"
     items = rec.history.items.numpy()
-    res = csr_matrix((np.ones(len(items), np.float32), items, rec.history.ends.numpy()), (rec.n_users,rec.n_items))
-    res.sum_duplicates()
+    parts = np.ones(len(items), np.float32),items,rec.history.ends.numpy()
+    res = csr_matrix(parts, (rec.n_users,rec.n_items), copy=True)
+    res.sum_duplicates()            # in place: without a copy, it would sort the items of the history
     res.data[:] = 1
     return res
 
@@ -283,7 +284,7 @@ def bootstrap_means(
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #ff8f2f03
 def check_lengths(
-    k, # A length, or several
+    k:int|tuple|list, # A length, or several
     n_items:int|None=None, # Items to choose from; None if that isn't known
 )->tuple: # Rising
     "The lengths of lists; ValueError if a list can't be that long"
@@ -292,13 +293,13 @@ def check_lengths(
     return tuple(sorted({check_int('k', o, high=n_items, what='items') for o in ks}))
 
 def is_table(
-    model, # `CollabLearner`, `Recommender`, or a table of lists
+    model:object, # `CollabLearner`, `Recommender`, or a table of lists
 )->bool:
     "Is it a table of lists?"
     return not isinstance(model, (CollabLearner,Recommender))
 
 def rank_any(
-    model, # `CollabLearner`, `Recommender`, or a table of lists
+    model:object, # `CollabLearner`, `Recommender`, or a table of lists
     test:pd.DataFrame, # Held-out rows
     ks:tuple, # Lengths of the lists
     min_rating:float|None=None, # Lowest rating that counts; all rows if None
@@ -324,9 +325,9 @@ def rank_any(
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #a0132f55
 def evaluate(
-    model, # `CollabLearner`, `Recommender`, or a table of lists: `user`, `item`, best first or with `rank`
+    model:object, # `CollabLearner`, `Recommender`, or a table of lists: `user`, `item`, best first or with `rank`
     test:pd.DataFrame, # Held-out rows, in the columns of training
-    k=(5,10,20), # Lengths of the lists
+    k:int|tuple|list=(5,10,20), # Lengths of the lists
     style:str|None=None, # Definitions: None, 'recbole', 'ranx', 'recommenders' or 'lenskit'
     min_rating:float|None=None, # Lowest test rating that counts as something to find; all rows if None
     auc:bool=True, # Measure AUC, which needs all scores?

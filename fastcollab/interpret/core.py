@@ -17,7 +17,7 @@ from .data import InterpretationData, LearnerData, RecommenderData
 class CollabInterpretation:
     "Tables and plots of what a fitted model has learned, and of where it is wrong"
     def __init__(self,
-        learn, # A fitted `CollabLearner`
+        learn:'CollabLearner', # A fitted `CollabLearner`
         ds_idx:int=1, # Part of its loaders to examine: 0 is training, 1 is validation
     ): self.data = LearnerData(learn, ds_idx)
     @classmethod
@@ -30,14 +30,14 @@ class CollabInterpretation:
         return res
     @classmethod
     def from_learner(cls,
-        learn, # A fitted `CollabLearner`
+        learn:'CollabLearner', # A fitted `CollabLearner`
         ds_idx:int=1, # Part of its loaders to examine: 0 is training, 1 is validation
     ):
         "From a fitted learner and one part of its loaders"
         return cls(learn, ds_idx)
     @classmethod
     def from_recommender(cls,
-        rec, # A `Recommender`
+        rec:'Recommender', # A `Recommender`
         test:pd.DataFrame, # Ratings that training didn't see, in the columns of training
     ):
         "From a recommender and ratings that training didn't see"
@@ -54,7 +54,7 @@ class CollabInterpretation:
         "The largest or the smallest biases"
         return tables.bias_ranking(self.data, what, n, largest, min_ratings)
     def similar(self,
-        name, # An item, or what `what` says
+        name:object, # An item, or what `what` says
         n:int|None=5, # Rows to show, all if None
         what:str='items', # 'items', 'users', or the name of a feature
         min_ratings:int=0, # Leave out what has fewer ratings in training
@@ -192,7 +192,7 @@ class CollabInterpretation:
         return plots.plot_training(self.data, ax, figsize)
 
     def report(self,
-        path, # File, e.g. report.html; its folder is made
+        path:str|Path, # File, e.g. report.html; its folder is made
         title:str|None=None, # Heading of the page, made from the name of the model if None
         interactive:bool=False, # Add an interactive map of all items? Needs plotly and adds 5 MB
     )->Path:

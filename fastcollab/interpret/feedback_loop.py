@@ -20,12 +20,12 @@ from ..palette import COLORS, LINES
 
 # %% ../../nbs/interpret/01_feedback_loop.ipynb #2e7e4500
 def liked_ratings(
-    enc, # Encoder of the loaders
-    truth, # `ratings.attrs['truth']`
+    enc:object, # Encoder of the loaders
+    truth:object, # `ratings.attrs['truth']`
     u:Tensor, # Rows of the users who visit, (n,)
     items:Tensor, # Rows of the items that each of them sees, 0 for none, (n,k)
     like:float, # Lowest rating that a user gives
-    rng, # numpy's random generator, for the noise
+    rng:object, # numpy's random generator, for the noise
 )->tuple: # Rows of users and items (m,2) int32, and ratings (m,1) float32
     "The ratings that users give to the items they see"
     x = torch.stack([u[:,None].expand_as(items), items], 2).reshape(-1, 2)
@@ -73,7 +73,7 @@ def simulate_feedback(
     rounds:int=5, # Rounds of showing and rating lists
     k:int=10, # Items per list
     *,
-    truth, # `ratings.attrs['truth']`
+    truth:object, # `ratings.attrs['truth']`
     visits:float=0.3, # Share of the users who visit in a round, drawn in proportion to their number of ratings
     like:float=4., # Lowest rating that users give
     user_weight:str|None=None, # 'sqrt' tempers users with many ratings in training, see `CollabDataLoaders.from_df`

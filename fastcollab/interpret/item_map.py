@@ -14,6 +14,7 @@ from ..checks import *
 from .data import *
 from .plots import check_map, map_items, project
 from .tables import *
+from ..palette import COLORS
 from ..writing import replacing
 
 # %% ../../nbs/interpret/06_item_map.ipynb #00564d1e
@@ -111,13 +112,13 @@ main {position:relative; flex:1 1 auto; min-height:0; overflow:hidden}
 '''
 
 # %% ../../nbs/interpret/06_item_map.ipynb #2921b848
-_DATA_JS = '''
+_DATA_JS = f'const COLORS = {list(COLORS)}'+'''
 const D = JSON.parse(document.getElementById('data').textContent), N = D.title.length
 const $ = id => document.getElementById(id), plot = $('plot')
 const fold = s => s.normalize('NFD').replace(/\\p{M}/gu, '').toLowerCase(), folded = D.title.map(fold)
-const COLORS = ['#0f7bc4', '#d55e00', '#0a9a70', '#c560a0', '#c98a00', '#7a62d0', '#3aa0b8', '#b5544d']
 const SIGNS = ['circle', 'square', 'diamond', 'cross', 'x']
 const css = k => getComputedStyle(document.documentElement).getPropertyValue(k).trim()
+const color = (j, text) => COLORS[j%COLORS.length].replace('#000000', text || css('--fg'))
 const solid = !!D.z, dims = solid ? ['x','y','z'] : ['x','y']
 const ends = dims.map(d => D[d].reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]))
 const full = ends.map(([a, b]) => {const m = (b-a || 1)*.04; return [a-m, b+m]})
@@ -133,7 +134,7 @@ const layer = (rows, marker, more) => ({
 function traces() {
   const dots = layer(every, {size, color: css('--dot'), opacity: N>20000 ? .35 : .6})
   const opacity = N>5000 ? .6 : .9
-  const mark = j => ({size: size+more, color: COLORS[j%8], symbol: SIGNS[j%5], opacity, line: {width: 0}})
+  const mark = j => ({size: size+more, color: color(j), symbol: SIGNS[j%5], opacity, line: {width: 0}})
   const kinds = D.kinds.map((k, j) => layer(k.rows, mark(j), {visible: k.shown}))
   const line = {width: 2, color: css('--accent')}, ring = size+more+(solid ? 4 : 6)
   return [dots, ...kinds, layer([], {size: ring, symbol: 'circle-open', color: line.color, line}, {hoverinfo: 'skip'})]
@@ -159,21 +160,30 @@ function names() {                                   // beside their points wher
   const L = plot._fullLayout, [X, Y] = [L.xaxis, L.yaxis], taken = [], spans = []
   const pen = names.pen ||= document.createElement('canvas').getContext('2d')
   pen.font = '600 11px system-ui, sans-serif'
-  const free = (x, y, w) => x > X._offset && x+w < X._offset+X._length &&
-    !taken.some(t => x < t[0]+t[2]+4 && t[0] < x+w+4 && y < t[1]+15 && t[1] < y+15)
+  const at = r => [X._offset+X.l2p(D.x[r]), Y._offset+Y.l2p(D.y[r])]
+  const inside = r => D.x[r] >= X.range[0] && D.x[r] <= X.range[1] && D.y[r] >= Y.range[0] && D.y[r] <= Y.range[1]
+  const width = Math.ceil(plot.clientWidth/4)+1, dots = new Uint8Array(width*(Math.ceil(plot.clientHeight/4)+1))
+  const cell = (x, y) => Math.floor(y/4)*width+Math.floor(x/4)                 // squares of 4 px: is there a dot?
+  for (const r of every) if (inside(r)) dots[cell(...at(r))] = 1
+  const clear = (x, y, w) => {
+    for (let v = y; v <= y+14; v += 4) if (dots.subarray(cell(x-2, v), cell(x+w+2, v)+1).includes(1)) return false
+    return true
+  }
+  const free = (x, y, w) => x > X._offset && x+w < X._offset+X._length && y > Y._offset && y+14 < Y._offset+Y._length &&
+    !taken.some(t => x < t[0]+t[2]+4 && t[0] < x+w+4 && y < t[1]+15 && t[1] < y+15) && clear(x, y, w)
   const put = (r, cls) => {
-    const w = Math.min(pen.measureText(D.title[r]).width, 220)
-    const at = X._offset+X.l2p(D.x[r]), y = Y._offset+Y.l2p(D.y[r])-(cls ? 25 : 7)
-    const middle = Math.max(X._offset, Math.min(at-w/2, X._offset+X._length-w))
-    const x = cls ? middle : [at+8, at-w-8].find(x => free(x, y, w))
-    if (x == null || y < Y._offset || y+14 > Y._offset+Y._length) return
+    const w = Math.min(pen.measureText(D.title[r]).width, 220), [px, py] = at(r)
+    const middle = [Math.max(X._offset, Math.min(px-w/2, X._offset+X._length-w)), py-25]
+    const beside = [[px+8, py-7], [px-w-8, py-7], [px-w/2, py-22], [px-w/2, py+8]]
+    const place = cls ? middle : beside.find(([x, y]) => free(x, y, w))
+    if (!place || place[1] < Y._offset || place[1]+14 > Y._offset+Y._length) return
+    const [x, y] = place
     taken.push([x, y, w])
     const s = el('span', D.title[r], cls)
     s.style.left = `${x}px`; s.style.top = `${y}px`
     spans.push(s)
   }
   if (hits.length) put(hits[now], 'hit')
-  const inside = r => D.x[r] >= X.range[0] && D.x[r] <= X.range[1] && D.y[r] >= Y.range[0] && D.y[r] <= Y.range[1]
   for (let r = 0, seen = 0; r < N && spans.length < D.top && seen < 10*D.top; r++)
     if (r != hits[now] && inside(r)) { seen++; put(r) }
   $('names').replaceChildren(...spans)
@@ -249,7 +259,7 @@ $('find').addEventListener('keydown', e => {
 _BUTTONS_JS = '''
 const SHAPES = ['<circle cx="6" cy="6" r="4"/>', '<path d="M2 2h8v8H2z"/>', '<path d="M6 1l5 5-5 5-5-5z"/>',
   '<path d="M4 1h4v3h3v4H8v3H4V8H1V4h3z"/>', '<path d="M3 0l3 3 3-3 3 3-3 3 3 3-3 3-3-3-3 3-3-3 3-3-3-3z"/>']
-const shape = j => `<svg viewBox="0 0 12 12" fill="${COLORS[j%8]}" aria-hidden="true">${SHAPES[j%5]}</svg>`
+const shape = j => `<svg viewBox="0 0 12 12" style="fill:${color(j, 'var(--fg)')}" aria-hidden="true">${SHAPES[j%5]}</svg>`
 D.kinds.forEach((k, j) => {
   const b = el('button', '')
   b.type = 'button'

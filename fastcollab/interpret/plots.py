@@ -42,16 +42,26 @@ def short(
 
 # %% ../../nbs/interpret/04_plots.ipynb #4fb8347d
 _PLACES = [(1,1),(-1,1),(1,-1),(-1,-1),(0,1),(0,-1),(1,0),(-1,0)] # right and up first
+_DISTANCES = 4,12,22,34,48,64 # points
 
-def _free_place(ax, at, size, taken, places, distances):
-    "The first place where a box of `size` pixels beside `at` is free: its distance in points, its side, its extent"
-    px = ax.figure.dpi/72                                                       # pixels per point
-    for distance,side in ((d,np.array(o)) for d in distances for o in places):
+def _covered(low, high, boxes):
+    "Which boxes overlap that from `low` to `high`"
+    return ((low<boxes[:,2:]) & (high>boxes[:,:2])).all(1)
+
+def _free_place(ax, at, size, taken, dots, price, places):
+    "The cheapest place beside `at` for a box of `size` pixels, or None: its distance in points, its side, its extent"
+    px,best,cheapest = ax.figure.dpi/72,None,math.inf                           # pixels per point
+    for distance,side in ((d,np.array(o)) for d in _DISTANCES for o in places):
+        if distance>=cheapest: break
         low = at+(distance-1.5)*px*side+size*(side-1)/2
         high = low+size
+        line = at+np.linspace(.2, 1, 9)[:,None]*distance*px*side
         inside = (low>=ax.bbox.min).all() and (high<=ax.bbox.max).all()
-        overlaps = ((low<taken[:,2:]) & (high>taken[:,:2])).all(1).any()
-        if inside and not overlaps: return distance,side,[*low,*high]
+        if not inside or _covered(low, high, taken).any() or any(_covered(o, o, taken).any() for o in line): continue
+        covers = _covered(low, high, dots).sum()
+        cost = distance+(price*covers if covers else 0)
+        if cost<cheapest: cheapest,best = cost,(distance,side,[*low,*high])
+    return best
 
 def _label(ax, at, name, fontsize):
     "A label at the pixel `at`, which the layout of the figure doesn't make room for"
@@ -61,43 +71,47 @@ def _label(ax, at, name, fontsize):
     return res
 
 # %% ../../nbs/interpret/04_plots.ipynb #cd63c448
-def _place(ax, at, text, taken, outward):
-    "Move a label to a free place and return its extent; remove it if there is none"
+def _place(ax, at, text, taken, dots, outward):
+    "Move a label to a free place and return what it takes up, line included; remove it if there is none"
     px,box = ax.figure.dpi/72,text.get_window_extent(ax.figure.canvas.get_renderer())
-    places,distances = _PLACES,(4,)
-    if outward is not None:
-        places = sorted(_PLACES, key=lambda o: -np.dot(o, at-outward)/np.hypot(*o))
-        distances = (4,12,22,34)
-    free = _free_place(ax, at, np.array([box.width,box.height])+3*px, taken, places, distances)
+    places,price = _PLACES,math.inf
+    if outward is not None: # every arrow has a label: covering a dot costs as much as moving away by 15 points
+        places,price = sorted(_PLACES, key=lambda o: -np.dot(o, at-outward)/np.hypot(*o)),15
+    free = _free_place(ax, at, np.array([box.width,box.height])+3*px, taken, dots, price, places)
     if free is None:
         text.remove()
         return None
     distance,side,extent = free
     ha,va = ('right','center','left')[side[0]+1],('top','center','bottom')[side[1]+1]
     text.set(position=distance*side, ha=ha, va=va)
-    ends = ax.transData.inverted().transform([at,at+distance*px*side])
-    if distance>4: ax.plot(*ends.T, '-', color='0.3', lw=.5)
-    return extent
+    if distance==_DISTANCES[0]: return [extent]
+    ends = np.array([at,at+distance*px*side])
+    ax.add_line(plt.Line2D(*ax.transData.inverted().transform(ends).T, color='0.3', lw=.5))   # flat in 3D axes, too
+    line = ends[0]+np.linspace(.2, 1, 9)[:,None]*(ends[1]-ends[0])
+    return [extent, *np.hstack([line-px,line+px])]
 
 # %% ../../nbs/interpret/04_plots.ipynb #eab6b2af
 def place_labels(
     ax, # Flat axes, with everything drawn that labels belong to
     xy:np.ndarray, # Points, the most important first, (n,2)
     names:np.ndarray, # Their labels, (n,)
-    fontsize:float=7,
+    fontsize:float=7, # In points
     outward:np.ndarray|None=None, # Pixel that labels keep away from, for the tips of arrows; None for dots
+    dots:np.ndarray|None=None, # All points drawn, which labels don't cover, (m,2); `xy` if None
 )->list: # Numbers of the points that have a label
     "Label points where there is room"
     if not len(names): return []
     ax.figure.canvas.draw()                 # settles the layout, which the extents of texts depend on
     px,legend,points = ax.figure.dpi/72,ax.get_legend(),ax.transData.transform(xy)
-    taken = [legend.get_window_extent().extents] if legend else []
-    if outward is not None: taken += [[*(o-2*px),*(o+2*px)] for o in points]             # the tips of all arrows
-    taken,placed = np.array(taken).reshape(-1, 4),[]                                     # left, bottom, right, top
+    around = lambda o,r: np.hstack([o-r*px,o+r*px])                                      # left, bottom, right, top
+    dots = around(ax.transData.transform(ifnone(dots, xy)), 1.5)                         # (m,4)
+    taken = np.array([legend.get_window_extent().extents] if legend else []).reshape(-1, 4)
+    if outward is not None: taken = np.vstack([taken, around(points, 2)])                # the tips of all arrows
+    placed = []
     for k,(at,name) in enumerate(zip(points, names)):
-        extent = _place(ax, at, _label(ax, at, name, fontsize), taken, outward)
-        if extent is None: continue
-        taken = np.vstack([taken, extent])
+        extents = _place(ax, at, _label(ax, at, name, fontsize), taken, dots, outward)
+        if extents is None: continue
+        taken = np.vstack([taken, extents])
         placed.append(k)
     return placed
 
@@ -207,9 +221,9 @@ def plot_factors(data, method='pca', dims=2, n=1000, by=None, mark=None, top=50,
     ax = axes_for(ax, figsize, dims)
     look = _draw_points(ax, xy, marks)
     ax.set(**dict(zip(('xlabel','ylabel','zlabel'), names)), title=f'{title}, by their vectors')
-    seen = xy[:top]                                        # (top,2), from the angle of the picture
-    if dims==3: seen = np.stack(proj3d.proj_transform(*xy[:top].T, ax.get_proj())[:2], 1)
-    labeled = place_labels(ax, seen, names_of(data, 'items', titles=True)[rows[:top]])
+    seen = xy                                              # (n,2), from the angle of the picture
+    if dims==3: seen = np.stack(proj3d.proj_transform(*xy.T, ax.get_proj())[:2], 1)
+    labeled = place_labels(ax, seen[:top], names_of(data, 'items', titles=True)[rows[:top]], dots=seen)
     if labeled: ax.scatter(*xy[labeled].T, s=40, facecolors='none', edgecolors='k', linewidths=.9, **look)
     return ax
 
@@ -236,7 +250,9 @@ def plot_genres(data, by='genres', n=20, ax=None, figsize=(8,7)):
     _draw_arrows(ax, tips*scale)
     title = f'{len(cats)} {key} as arrows (lengths x {scale:.2g}) among {title[0].lower()+title[1:]}'
     ax.set(xlabel=names[0], ylabel=names[1], title=title)
-    place_labels(ax, tips*scale, names_of(data, by)[cats], 9, ax.transData.transform((0,0)))
+    shafts = (np.linspace(.1, 1, 40)[:,None,None]*tips*scale).reshape(-1, 2)
+    labels,middle = names_of(data, by)[cats],ax.transData.transform((0,0))
+    place_labels(ax, tips*scale, labels, 9, middle, np.vstack([xy[:1000], shafts]))
     return ax
 
 # %% ../../nbs/interpret/04_plots.ipynb #fe87eca6

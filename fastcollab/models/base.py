@@ -174,7 +174,7 @@ class CollabModel(Module):
 
     @classmethod
     def from_dls(cls,
-        dls, # `CollabDataLoaders`
+        dls:'CollabDataLoaders', # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, with the vocabularies of `dls`
         "A model of the size of `dls`"
@@ -273,7 +273,7 @@ class CollabModel(Module):
         return add_columns(x, self.tables, self.n_times)
 
     def fuse_plan(self,
-        ds, # `RatingsDataset` to train on or to predict
+        ds:'RatingsDataset', # `RatingsDataset` to train on or to predict
     )->FusePlan|str:
         "The tables to train and predict in the compiled loop, or the reason why not, as a phrase"
         return f'{self.name} has no plan for the compiled loop'
@@ -294,7 +294,7 @@ class CollabModel(Module):
         return FoldTerms(clicks=None if self.click_terms is None else ClickTerms(*self.click_terms[side].tolist()))
 
     def solve(self,
-        ds, # `RatingsDataset` to solve for
+        ds:'RatingsDataset', # `RatingsDataset` to solve for
     ):
         "Find everything at once, for models in closed form"
         raise TypeError(f'{self.name} has no closed form; train it')
@@ -355,7 +355,7 @@ class CollabModel(Module):
         "Row numbers of raw ids, (n,), by the name that code for fastai calls"
         return _raw_rows(self, arr, int(is_item))
     def bias(self,
-        arr, # Raw ids
+        arr:object, # Raw ids
         is_item:bool=True, # Items, or users?
     )->Tensor: # On the CPU, (n,)
         "Bias of items or users, as in fastai"
@@ -363,7 +363,7 @@ class CollabModel(Module):
             raise TypeError(f'{self.name} has no biases; DotProductBias has')
         return res.cpu()[self._get_idx(arr, is_item)]
     def weight(self,
-        arr, # Raw ids
+        arr:object, # Raw ids
         is_item:bool=True, # Items, or users?
     )->Tensor: # On the CPU, (n,n_factors)
         "Vectors of items or users, as in fastai"
@@ -393,7 +393,7 @@ class ForeignModel(CollabModel):
     "The default answers for a module without them"
     def __init__(self,
         model:nn.Module, # Maps x (bs,2+) to ratings (bs,) or (bs,1)
-        ds=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+        ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
         self.model,self.y_range = model,check_range('y_range', getattr(model, 'y_range', None))
         self.n_users,self.n_items = (None,None) if ds is None else (ds.n_users,ds.n_items)
@@ -403,7 +403,7 @@ class ForeignModel(CollabModel):
         self.n_times = len(TIMESTAMP_COLUMNS) if ds.enc.timestamps else 0
     @property
     def link(self): return Link()   # it gives ratings
-    def center(self, mean): 
+    def center(self, mean:float): 
         raise TypeError(f'center=True needs a CollabModel, not {self.name}; add the mean in its forward instead')
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         return self.model(x).reshape(len(x))
@@ -418,7 +418,7 @@ class FastaiDot(ForeignModel):
     "fastai's `EmbeddingDotBias`: a dot product with biases"
     def __init__(self,
         model:EmbeddingDotBias, # The model
-        ds=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+        ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
         super().__init__(model, ds)
         self.n_users,self.n_items = len(model.u_weight.weight),len(model.i_weight.weight)
@@ -427,20 +427,20 @@ class FastaiDot(ForeignModel):
         return ((m.u_weight,m.u_bias),(m.i_weight,m.i_bias))[side]
     @property
     def link(self): return Link(self.y_range)
-    def factors(self, side, rows=None, categories=None):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         vec,bias = (o.weight if rows is None else o(rows) for o in self._tables(side))
         return Factors(vec, bias.squeeze(-1))   # (n,k), (n,)
-    def fuse_plan(self, ds): return dot_plan(self, self._tables(0), self._tables(1))
+    def fuse_plan(self, ds:'RatingsDataset'): return dot_plan(self, self._tables(0), self._tables(1))
 
 class FastaiNet(ForeignModel):
     "fastai's `EmbeddingNN`: a net on two vectors"
     def __init__(self,
         model:EmbeddingNN, # The model
-        ds=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+        ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
         super().__init__(model, ds)
         self.n_users,self.n_items = (len(o.weight) for o in model.embeds)
-    def vectors(self, side): return self.model.embeds[side].weight.detach().clone()
+    def vectors(self, side:int): return self.model.embeds[side].weight.detach().clone()
     def scorer(self): return model_scorer(self)
 
 # %% ../../nbs/models/01_base.ipynb #h16f0005
@@ -455,7 +455,7 @@ _adapters = {EmbeddingDotBias:FastaiDot, EmbeddingNN:FastaiNet}
 
 def collab_model(
     model:nn.Module, # Any model that a learner may have
-    ds=None, # `RatingsDataset` with the sizes and columns that a foreign model is asked with
+    ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes and columns that a foreign model is asked with
 )->CollabModel: # `model` itself if it is one
     "The answers of a model: its own, or the defaults"
     if is_spread(model): return collab_model(model.module, ds)

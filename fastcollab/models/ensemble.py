@@ -111,20 +111,21 @@ class PosteriorAverage(CollabModel):
     timestamps = property(lambda self: self.inner.timestamps)
     n_times = property(lambda self: self.inner.n_times)
     link = property(lambda self: self.inner.link)
-    def factors(self, side, rows=None, categories=None): return self.inner.factors(side, rows, categories)
-    def feature_factors(self, name): return self.inner.feature_factors(name)
-    def stacked_categories(self, x): return self.inner.stacked_categories(x)
-    def seconds(self, x): return self.inner.seconds(x)
-    def fold_terms(self, side):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
+        return self.inner.factors(side, rows, categories)
+    def feature_factors(self, name:str): return self.inner.feature_factors(name)
+    def stacked_categories(self, x:Tensor): return self.inner.stacked_categories(x)
+    def seconds(self, x:Tensor): return self.inner.seconds(x)
+    def fold_terms(self, side:int):
         res = self.inner.fold_terms(side)
         # row 0 of a draw has the mean of the sets: see `Newcomers`
         return res._replace(implicit=None) if res is not None and self.count else res
     def gibbs_plan(self): return self.inner.gibbs_plan()
-    def write_tables(self, users, items): self.inner.write_tables(users, items)
+    def write_tables(self, users:SideTables, items:SideTables): self.inner.write_tables(users, items)
     def scorer(self):
         "Products of the mean vectors, which recommenders keep; close to the mean over samples"
         return self.inner.scorer()
-    def fuse_plan(self, ds):
+    def fuse_plan(self, ds:'RatingsDataset'):
         return 'its predictions are averages over samples' if self.count else self.inner.fuse_plan(ds)
 
     # ---- Samples
@@ -145,7 +146,7 @@ class PosteriorAverage(CollabModel):
         self.room = room
     def clear_samples(self): self.count.zero_()
     def add(self,
-        sample, # A `Sample`, with an array for each table
+        sample:object, # A `Sample`, with an array for each table
     ):
         "Keep one more sample"
         parts = sample.users,sample.items,*sample.features,sample.precision,sample.user_precision,sample.item_precision
@@ -173,7 +174,7 @@ class PosteriorAverage(CollabModel):
         return [getattr(self, o)[:int(self.count)] for o in self.drawn]
 
     # ---- Predictions
-    def averages(self, x):
+    def averages(self, x:Tensor):
         "Means over samples: the shares above each cut, (bs,L-1), or score and squared latent score, (bs,2)"
         users,items,user_features,item_features,*precisions = self.samples()
         (user_rows,user_weights),(item_rows,item_weights) = self.stacked_categories(x)
@@ -192,21 +193,21 @@ class PosteriorAverage(CollabModel):
         with torch.no_grad(): res = self.mean_ratings(x)
         if self.session_effects is None or not len(self.session_effects): return res
         return self.within(res+self.session_effects(x[:,0], self.seconds(x)))   # (bs,)
-    def mean_ratings(self, x):
+    def mean_ratings(self, x:Tensor):
         "The mean over samples, without session effects, (bs,)"
         means = self.averages(x)
         if len(self.link_cuts): return self.link_levels[0]+means@self.link_levels.diff()
         return self.within(self.unit[0]+self.unit[1]*means[:,0])
-    def within(self, ratings):
+    def within(self, ratings:Tensor):
         "Ratings, with those beyond the lowest and the highest one moved to it"
         return ratings.clamp(*(self.link_levels[[0,-1]] if len(self.link_cuts) else self.link_ends))
-    def predictions(self, u, i=None, bs=2**18):
+    def predictions(self, u:Tensor, i:Tensor|None=None, bs:int=2**18):
         if not self.count: return self.inner.predictions(u, i, bs)
         return super().predictions(u, i, bs)
-    def rating_probs(self, x):
+    def rating_probs(self, x:Tensor):
         if not self.count or not len(self.link_cuts): return None
         return self.link_levels,level_probs(self.averages(x))
-    def intervals(self, x, share):
+    def intervals(self, x:Tensor, share:float):
         if not self.count: return None
         if len(self.coverage): share = float(np.interp(share, self.coverage.cpu(), shares_tried))
         return self._ends(self.averages(x), share)
@@ -261,7 +262,7 @@ class WeightedEnsemble(CollabModel):
     def n_times(self)->int:
         "Columns of times that one of the models has to have"
         return max(collab_model(m).n_times for m in self.models)
-    def vectors(self, side):
+    def vectors(self, side:int):
         vectors = [(collab_model(m).vectors(side),w) for m,w in zip(self.models, self.weights)]
         parts = [v*w.abs()**.5 for v,w in vectors if v is not None]         # side by side: products are weighted sums
         return torch.cat(parts, 1) if parts else None
@@ -278,14 +279,15 @@ class LeadEnsemble(WeightedEnsemble):
         return collab_model(self.models[0])
     features = property(lambda self: self.lead.features)
     link = property(lambda self: self.lead.link)
-    def factors(self, side, rows=None, categories=None): return self.lead.factors(side, rows, categories)
-    def feature_factors(self, name): return self.lead.feature_factors(name)
-    def fold_terms(self, side): return self.lead.fold_terms(side)
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
+        return self.lead.factors(side, rows, categories)
+    def feature_factors(self, name:str): return self.lead.feature_factors(name)
+    def fold_terms(self, side:int): return self.lead.fold_terms(side)
     def scorer(self): return self.lead.scorer()
-    def fuse_plan(self, ds): return 'its predictions are a weighted mean of several models'
-    def vectors(self, side): return self.lead.vectors(side)
-    def rating_probs(self, x): return self.lead.rating_probs(x)
-    def intervals(self, x, share): return self.lead.intervals(x, share)
+    def fuse_plan(self, ds:'RatingsDataset'): return 'its predictions are a weighted mean of several models'
+    def vectors(self, side:int): return self.lead.vectors(side)
+    def rating_probs(self, x:Tensor): return self.lead.rating_probs(x)
+    def intervals(self, x:Tensor, share:float): return self.lead.intervals(x, share)
     def fit_notes(self): return self.lead.fit_notes()
 
 # %% ../../nbs/models/07_ensemble.ipynb #9fa07107
@@ -303,8 +305,8 @@ class RankEnsemble(CollabModel):
     def scorer(self):
         with torch.no_grad(): parts = [o.scorer() for o in self.models]
         return EnsembleScorer(parts, self.weights.tolist(), self.n_items)
-    def fold_terms(self, side): return FoldTerms(parts=tuple(o.fold_terms(side) for o in self.models))
-    def predictions(self, u, i=None, bs=2**18):
+    def fold_terms(self, side:int): return FoldTerms(parts=tuple(o.fold_terms(side) for o in self.models))
+    def predictions(self, u:Tensor, i:Tensor|None=None, bs:int=2**18):
         i = torch.arange(self.n_items) if i is None else i.cpu()
         return self.scorer().block(u.cpu(), i).to(self.weights.device)
-    def vectors(self, side): return first(v for o in self.models if (v := o.vectors(side)) is not None)
+    def vectors(self, side:int): return first(v for o in self.models if (v := o.vectors(side)) is not None)

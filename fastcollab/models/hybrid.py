@@ -22,7 +22,7 @@ class HybridModel(CollabModel):
     needs_features = True
     @classmethod
     def from_dls(cls,
-        dls, # `CollabDataLoaders` with features
+        dls:'CollabDataLoaders', # `CollabDataLoaders` with features
         **kwargs, # Passed to the constructor
     ): # The model, with the vocabularies and features of `dls`
         "A model of the size of `dls`"
@@ -70,10 +70,10 @@ class HybridModel(CollabModel):
         "Category rows of known ids"
         table = (self.u_table,self.i_table)[side]
         return (table if rows is None else table[rows]).long()
-    def stacked_categories(self, x):
+    def stacked_categories(self, x:Tensor):
         return tuple(stacked_rows(self.sides[k], g, self.agg) for k,g in enumerate(self.columns(x)))
 
-    def fold_terms(self, side):
+    def fold_terms(self, side:int):
         if (res := super().fold_terms(side)) is None: return None
         rows = self.split_features(side, self.categories(side).cpu())
         def terms(f, g): return FeatureTerms(f.name, side, self.how, self.agg, g, self.feature_factors(f.name).detach())
@@ -126,7 +126,7 @@ def feature_spec(
 
 def hybrid_plan(
     m:HybridModel, # A `HybridMF`
-    ds, # `RatingsDataset` to train on or to predict
+    ds:'RatingsDataset', # `RatingsDataset` to train on or to predict
 )->FusePlan|str:
     "The plan of a model with features, or the reason why there is none"
     if m.how!='add': return f"features scale vectors (how={m.how!r})"
@@ -164,22 +164,22 @@ class HybridMF(HybridModel, DotProductBias):
     def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
         users,items = (self.factors(k, x[:,k], g) for k,g in enumerate(self.columns(x)))
         return self.link(pair_scores(users, items))
-    def factors(self, side, rows=None, categories=None):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         own = DotProductBias.factors(self, side, rows)
         g = self.categories(side, rows) if categories is None else categories
         add = sum(self.f_weight[side](g))                                   # (n,n_factors), or 0 without features
         bias = own.bias+sum(o.squeeze(-1) for o in self.f_bias[side](g))
         return Factors(own.vec+(own.vec*add if self.how=='scale' else add), bias)
-    def feature_factors(self, name):
+    def feature_factors(self, name:str):
         side,at = find_feature(self, name)
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))
         return Factors(vec, bias.squeeze(1))
     def bias_params(self): return [*super().bias_params(), *(o.weight for side in self.f_bias for o in side.tables)]
-    def fuse_plan(self, ds): return hybrid_plan(self, ds)
+    def fuse_plan(self, ds:'RatingsDataset'): return hybrid_plan(self, ds)
     def gibbs_plan(self):
         if self.how!='add': return f'features scale vectors (how={self.how!r})'
         return tuple(feature_spec(self, k) for k in (0,1))
-    def write_tables(self, users, items):
+    def write_tables(self, users:SideTables, items:SideTables):
         DotProductBias.write_tables(self, users, items)
         for k,side in enumerate((users,items)):
             table = side.widen(self.u_weight.weight.shape[1]).features
@@ -207,7 +207,7 @@ class HybridNN(HybridModel, CollabNN):
         self.init_features(features)
         self.f_weight = nn.ModuleList(FeatureEmbedding(s, [emb_size(f.n) for f in s], agg) for s in self.sides)
 
-    def inputs(self, x):
+    def inputs(self, x:Tensor):
         gu,gi = self.columns(x)
         return [*super().inputs(x), *((1,o) for o in self.f_weight[1](gi)), *((0,o) for o in self.f_weight[0](gu))]
 

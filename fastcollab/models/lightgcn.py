@@ -51,13 +51,13 @@ class LightGCN(CollabModel):
 
     @classmethod
     def from_dls(cls,
-        dls, # `CollabDataLoaders`
+        dls:'CollabDataLoaders', # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, with the graph of the training part
         "A model of the size of `dls`, with who met what in training"
         return super().from_dls(dls, seen=dls.train_ds.store.ids(), **kwargs)
     def __getstate__(self): return {k:v for k,v in vars(self).items() if k!='_cached'}
-    def train(self, mode=True):
+    def train(self, mode:bool=True):
         self._cached = None   # optimizers may write without a new version
         return super().train(mode)
 
@@ -90,8 +90,9 @@ class LightGCN(CollabModel):
     )->Tensor: # (n,k)
         "The rows of one side"
         return table[self.n_users:] if side else table[:self.n_users]
-    def factors(self, side, rows=None, categories=None): return Factors(self.side(self.nodes(), side)).take(rows)
-    def fold_terms(self, side):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
+        return Factors(self.side(self.nodes(), side)).take(rows)
+    def fold_terms(self, side:int):
         with torch.no_grad():
             table = self.scales[:,None]*sum(self.layers()[:-1])/(self.n_layers+1)
         return FoldTerms(Factors(self.side(table, 1-side)).detach(), solved=False)

@@ -29,10 +29,10 @@ class DotProduct(CollabModel):
 
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,)
         return self.link(pair_scores(self.factors(0, x[:,0]), self.factors(1, x[:,1])))
-    def factors(self, side, rows=None, categories=None):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         table = (self.u_weight,self.i_weight)[side]
         return Factors(table.weight if rows is None else table(rows))
-    def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,), (self.i_weight,))
+    def fuse_plan(self, ds:'RatingsDataset'): return dot_plan(self, (self.u_weight,), (self.i_weight,))
 
 # %% ../../nbs/models/02_mf.ipynb #f5ad7005
 class DotProductBias(DotProduct):
@@ -48,15 +48,16 @@ class DotProductBias(DotProduct):
         super().__init__(n_users, n_items, n_factors, y_range, emb)
         self.u_bias,self.i_bias = emb(n_users, 1),emb(n_items, 1)
 
-    def factors(self, side, rows=None, categories=None):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         table = (self.u_bias,self.i_bias)[side]
         bias = table.weight if rows is None else table(rows)
         return Factors(DotProduct.factors(self, side, rows).vec, bias.squeeze(-1))   # (n,k), (n,)
-    def shift_biases(self, side, by): (self.u_bias,self.i_bias)[side].weight.data += by
+    def shift_biases(self, side:int, by:float): (self.u_bias,self.i_bias)[side].weight.data += by
     def bias_params(self): return [self.u_bias.weight,self.i_bias.weight]
-    def fuse_plan(self, ds): return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
+    def fuse_plan(self, ds:'RatingsDataset'):
+        return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
     def gibbs_plan(self): return SideSpec(self.n_users),SideSpec(self.n_items)
-    def write_tables(self, users, items):
+    def write_tables(self, users:SideTables, items:SideTables):
         tables = (self.u_weight,self.u_bias),(self.i_weight,self.i_bias)
         for (vec,bias),side in zip(tables, (users,items)):
             own = side.widen(vec.weight.shape[1]).own
@@ -98,14 +99,14 @@ class BiasBaseline(CollabModel):
 
     @classmethod
     def from_dls(cls,
-        dls, # `CollabDataLoaders`
+        dls:'CollabDataLoaders', # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, fitted
         "A model of the size of `dls`, fitted to its training ratings"
         return super().from_dls(dls, **kwargs).fit(dls.train_ds.store.ids(), dls.train_ds.store.ratings())
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,)
         return self.link(self.u_bias[x[:,0]] + self.i_bias[x[:,1]])
-    def factors(self, side, rows=None, categories=None):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         bias = (self.u_bias,self.i_bias)[side]
         if rows is not None: bias = bias[rows]
         return Factors(bias.new_zeros(len(bias), 0), bias)

@@ -26,16 +26,16 @@ class Popular(CollabModel):
         self.n_users,self.n_items = n_users,n_items
         self.share = nn.Parameter(torch.zeros(n_items), requires_grad=False)
 
-    def solve(self, ds):
+    def solve(self, ds:'RatingsDataset'):
         m = interaction_matrix(ds, weights=False)
         share = np.asarray(m.sum(0))[0]/max(1, (np.diff(m.indptr)>0).sum())
         self.share.data = torch.from_numpy(share.astype(np.float32)).to(self.share.device)
     def forward(self, x:Tensor)->Tensor: return self.share[x[:,1]] # (bs,2+) int64 -> (bs,)
-    def factors(self, side, rows=None, categories=None):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         n = (self.n_users,self.n_items)[side] if rows is None else len(rows)
         bias = None if side==0 else self.share if rows is None else self.share[rows]
         return Factors(self.share.new_zeros(n, 0), bias)
-    def fold_terms(self, side): return FoldTerms(clicks=ClickTerms(1., 1.)) if side==0 else None
+    def fold_terms(self, side:int): return FoldTerms(clicks=ClickTerms(1., 1.)) if side==0 else None
 
 # %% ../../nbs/models/08_neighbors.ipynb #b5cb4102
 class HistoryModel(CollabModel):
@@ -65,7 +65,7 @@ class HistoryModel(CollabModel):
         "The weight from an item that was met (row) to an item (column)"
         if self.rule is None: raise NotImplementedError(f'{self.name} needs a rule, or solve_weights')
         return self.rule(m)
-    def solve(self, ds):
+    def solve(self, ds:'RatingsDataset'):
         m = interaction_matrix(ds, weights=False)
         self._keep(m, self.solve_weights(m), interaction_ages(ds) if self.recency else None)
     def _keep(self, m, weights, ages=None):
@@ -87,7 +87,7 @@ class HistoryModel(CollabModel):
         return self._cached[1]
     def forward(self, x:Tensor)->Tensor: # (bs,2+) int64 -> (bs,)
         return self.scorer().pairs(*x[:,:2].T.cpu()).float().to(x.device)
-    def predictions(self, u, i=None, bs=2**18):
+    def predictions(self, u:Tensor, i:Tensor|None=None, bs:int=2**18):
         i = torch.arange(self.n_items) if i is None else i.cpu()
         return self.scorer().block(u.cpu(), i).to(self.share.device)
 
@@ -176,7 +176,7 @@ class Successors(HistoryModel):
         self.window,self.decay = check_int('window', window),check_number('decay', decay, low=0)
         self.power = check_number('power', power, low=0)
 
-    def solve(self, ds):
+    def solve(self, ds:'RatingsDataset'):
         m,ages = interaction_matrix(ds, weights=False),interaction_ages(ds)
         count = np.maximum(np.asarray(m.sum(0))[0], 1)                       # (n_items,)
         sums = followers(ages, self.window, self.decay)

@@ -75,7 +75,7 @@ class CollabNN(CollabModel):
     )->list: # Of pairs: side, and what it brings (bs,k)
         "What the first layer gets, in order, and from which side"
         return [(0,self.u_weight(x[:,0])), (1,self.i_weight(x[:,1]))]
-    def vectors(self, side): return (self.u_weight,self.i_weight)[side].weight.detach().clone()
+    def vectors(self, side:int): return (self.u_weight,self.i_weight)[side].weight.detach().clone()
     def scorer(self): return checked_scorer(self, _collapsed(self))
 
 # %% ../../nbs/models/03_nn.ipynb #a101bf17

@@ -106,7 +106,7 @@ def _tables(model):
     return *model.ids,*(s.weight for s in model.sets),*model.f_weight,model.d_weight
 
 def runs_in_kernel(
-    model, # An `SVDPlusPlus`
+    model:'SVDPlusPlus', # An `SVDPlusPlus`
     x:Tensor, # A batch
 )->bool:
     "Can the kernel compute these scores?"
@@ -190,7 +190,7 @@ def _batch(model, x, plan):
     return _kernel().Batch(x.contiguous().numpy(), weights(0), weights(1), users.starts, items.starts, times)
 
 def kernel_score(
-    model, # An `SVDPlusPlus`
+    model:'SVDPlusPlus', # An `SVDPlusPlus`
     x:Tensor, # A batch, (bs,2+G+T) int64
 )->Tensor: # (bs,)
     "The scores of a batch, computed by the kernel"
@@ -207,7 +207,7 @@ class SetPlan(NamedTuple):
     version:list # Changes when something else than the parameters does
 
 def svdpp_plan(
-    model, # An `SVDPlusPlus`
+    model:'SVDPlusPlus', # An `SVDPlusPlus`
 )->SetPlan|str:
     "The plan of a model, or the reason why there is none"
     if _kernel() is None: return 'the compiled loops cannot be used'
@@ -254,7 +254,7 @@ class SVDPlusPlus(HybridModel):
 
     @classmethod
     def from_dls(cls,
-        dls, # `CollabDataLoaders`
+        dls:'CollabDataLoaders', # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, with the vocabularies, features and times of `dls`
         "A model of the size of `dls`, with who rated what in training"
@@ -268,51 +268,51 @@ class SVDPlusPlus(HybridModel):
         res = self.link(kernel_score(self, x) if runs_in_kernel(self, x) else self.torch_score(x))
         if self.training or not len(self.session_effects): return res
         return self.link.within(res+self.session_effects(x[:,0], seconds))  # (bs,)
-    def seconds(self, x): return self.split_times(x)[1]
-    def split_times(self, x):
+    def seconds(self, x:Tensor): return self.split_times(x)[1]
+    def split_times(self, x:Tensor):
         "The columns that scores are made of, and the second of each rating, (bs,)"
         self.columns(x)                                                     # an error for columns of other loaders
         n = 2+self.u_table.shape[1]+self.i_table.shape[1]
         if x.shape[1]==n: x = F.pad(x, (0,len(TIMESTAMP_COLUMNS)))
         return x[:,:n+len(self.timestamps)],x[:,-1]
-    def torch_score(self, x):
+    def torch_score(self, x:Tensor):
         "The scores of a batch without the kernel, (bs,)"
         g = self.columns(x[:,:x.shape[1]-len(self.timestamps)])
         users,items = (self.factors(k, x[:,k], g[k]) for k in (0,1))
         return svdpp_score(users, items, self.time_factors(x))
 
-    def factors(self, side, rows=None, categories=None):
+    def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         own,g = self.ids[side]+self.sets[side](),self.categories(side, rows)
         if rows is not None: own = own.index_select(0, rows)
         if categories is not None: g = torch.where(rows[:,None]>0, g, categories)   # known ids keep their features
         own = own+self.feature_sum(side, g)
         return Factors(own[:,:-1], own[:,-1])
-    def feature_sum(self, side, g):
+    def feature_sum(self, side:int, g:Tensor):
         "What the features g (n,W) add to vectors and biases, (n,n_factors+1)"
         parts = zip(self.split_features(side, g), self.feature_starts(side))
         return sum((category_sum(o, at, self.f_weight[side]) for o,at in parts), self.ids[side].new_zeros(1))
-    def feature_starts(self, side):
+    def feature_starts(self, side:int):
         "The first row of each feature of a side"
         return np.cumsum([0]+[f.n for f in self.sides[side]])[:-1].tolist()
-    def time_factors(self, x):
+    def time_factors(self, x:Tensor):
         "What the times of a batch add, (bs,n_factors) and (bs,)"
         res = time_sum(x, self.timestamps, self.d_weight)
         return Factors(res[:,:-1], res[:,-1])
 
-    def feature_factors(self, name):
+    def feature_factors(self, name:str):
         side,at = find_feature(self, name)
         start,n = self.feature_starts(side)[at],self.sides[side][at].n
         rows = self.f_weight[side][start:start+n].detach().clone()
         return Factors(rows[:,:-1], rows[:,-1])
-    def fold_terms(self, side):
+    def fold_terms(self, side:int):
         if (res := super().fold_terms(side)) is None: return None
         weight = self.sets[side].weight
         return res._replace(implicit=Factors(weight[:,:-1], weight[:,-1]).detach())
     def bias_params(self): return [*self.ids, *(s.weight for s in self.sets), *self.f_weight, self.d_weight]
-    def shift_biases(self, side, by): self.ids[side].data[:,-1] += by
+    def shift_biases(self, side:int, by:float): self.ids[side].data[:,-1] += by
     def set_plan(self): return svdpp_plan(self)
     def gibbs_plan(self): return tuple(feature_spec(self, k, implicit=True) for k in (0,1))
-    def write_tables(self, users, items):
+    def write_tables(self, users:SideTables, items:SideTables):
         for k,side in enumerate(o.widen(self.n_factors) for o in (users,items)):
             tables = self.ids[k],self.sets[k].weight,self.f_weight[k]
             for table,new in zip(tables, side): table.data.copy_(torch.zeros_like(table) if new is None else new)

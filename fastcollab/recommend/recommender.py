@@ -36,7 +36,7 @@ def candidate_rows(
     k:int, # Candidates that are needed
     items=None, # Only these items
     exclude=None, # Not these items
-    filters:str|None=None, # Only items that fulfill this condition
+    filters:str|None=None, # Only items that meet this condition
     separators:dict|None=None, # What separates the categories in columns of sets
 )->Tensor|None: # Rising rows, (m,) int64; None for all items
     "The items to choose from"
@@ -322,7 +322,7 @@ class Recommender:
         mb:float=64, # Memory for scores and lists, in MB
         k:int=10, # Items per list
     )->int: # Users per batch
-        "How many users have their scores and lists in so much memory"
+        "How many users fit into this much memory, with their scores and lists"
         mb,k = check_number('mb', mb, above=0, what='memory for scores, in MB'),check_int('k', k, what='items per list')
         rated = _PER_RATED*len(self.history.items)//self.n_users
         return max(1, int(mb*2**18)//(self.n_items-1+_PER_CANDIDATE*(k+_SPARE)+rated))
@@ -333,7 +333,7 @@ class Recommender:
         exclude_seen:bool=True, # Leave out what a user has rated?
         items:list|None=None, # Only among these items
         exclude:list|None=None, # Not these items
-        filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
+        filters:str|None=None, # Only items that meet this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
         as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
     ): # Generator of tables as `recommend` makes them
@@ -355,7 +355,7 @@ class Recommender:
         exclude_seen:bool=True, # Leave out what a user has rated?
         items:list|None=None, # Only among these items
         exclude:list|None=None, # Not these items
-        filters:str|None=None, # Only items that fulfill this condition, see `filter_mask`
+        filters:str|None=None, # Only items that meet this condition, see `filter_mask`
         mb:float=64, # Memory for scores and lists, in MB
         as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
     )->pd.DataFrame: # `user, rank, item, title`, `prediction` or `score`; fewer rows where almost everything is seen

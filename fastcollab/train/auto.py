@@ -81,7 +81,7 @@ def _reasons(per_user, per_item, timestamps):
 
 # %% ../../nbs/train/05_auto.ipynb #2767fb36
 def auto_config(
-    dls, # `CollabDataLoaders`
+    dls:'CollabDataLoaders', # `CollabDataLoaders`
 )->AutoConfig: # Shown as a table with its reasons
     "Suggest settings for `dls`"
     store,users,items = dls.train_ds.store,dls.n_users-1,dls.n_items-1

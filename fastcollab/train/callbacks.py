@@ -35,11 +35,11 @@ class IdDropout(CollabCallback):
         p:float=0.1, # Share of the user ids and, independently, of the item ids, in [0,1)
     ): self.p = check_share('p', p, 'ids')
     def __getstate__(self): return {k:v for k,v in vars(self).items() if k!='rng'}   # files can't hold that of a device
-    def start_epoch(self, seed, device):
+    def start_epoch(self, seed:int|None, device:torch.device):
         "Seed the draws of an epoch by its order, so that a resumed fit repeats them"
         seed = torch.randint(2**62, ()).item() if seed is None else seed
         self.rng = torch.Generator(device).manual_seed(seed)
-    def dropped_ids(self, n):
+    def dropped_ids(self, n:int):
         "Which of the next `n` user ids and item ids to replace, (n,2) bool"
         return torch.rand(n, 2, device=self.rng.device, generator=self.rng)<self.p
     def before_batch(self):
@@ -221,10 +221,10 @@ class GravityRegularizer(CollabCallback):
 # %% ../../nbs/train/03_callbacks.ipynb #707a7eaa
 class StepScheduler(ParamScheduler):
     "See `sched_step`"
-    def __init__(self, lr, step, gamma):
+    def __init__(self, lr:float, step:int, gamma:float):
         super().__init__(dict(lr=self.rate))
         self.start,self.step,self.gamma = lr,step,gamma
-    def rate(self, pos):
+    def rate(self, pos:float):
         "Learning rate of this epoch"
         return self.start*self.gamma**(self.epoch//self.step)
 

@@ -87,7 +87,7 @@ _gradient_events = L('after_loss before_backward after_backward before_step afte
 @contextmanager
 def lazy_rows(
     learn:Learner, # Learner within a fit
-    loop=None, # Loop that runs its epochs; None for one batch after the other
+    loop:object=None, # Loop that runs its epochs; None for one batch after the other
 ):
     "Let the rows of tables wait until a batch needs them, where the optimizer and the callbacks allow it"
     lazy = isinstance(learn.opt, LazyAdam) and (loop is None or loop.lazy)
@@ -119,8 +119,8 @@ def predicts_in_kernel(
 # %% ../../nbs/train/07_learner.ipynb #f06a0006
 def asked_rows(
     dls:CollabDataLoaders, # Loaders with the names of the columns
-    user, # A user id or several; or a table, or one row of it
-    item=None, # An item id or several; None if `user` is a table or a row
+    user:object, # A user id or several; or a table, or one row of it
+    item:object=None, # An item id or several; None if `user` is a table or a row
 )->tuple: # `DataFrame` without ratings; and whether it is a single row
     "The rows that a call of `predict` asks for"
     if item is not None:
@@ -135,7 +135,7 @@ def asked_rows(
 # %% ../../nbs/train/07_learner.ipynb #f06a0008
 def loader_outputs(
     model:nn.Module, # Model to ask
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
     activation:Callable=noop, # From the output of the model, (bs,), to (bs,...)
 )->np.ndarray: # (n,...)
     "`activation` of the output of `model`, in the order of the rows, without callbacks"
@@ -146,7 +146,7 @@ def loader_outputs(
 # %% ../../nbs/train/07_learner.ipynb #6ecc1dfd
 def batch_answers(
     model:nn.Module, # Model to ask
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
     ask:Callable, # From the contract of the model and a batch, (bs,2+G), to an answer
 )->list: # Of answers
     "What a model says of each batch, without callbacks"
@@ -155,7 +155,7 @@ def batch_answers(
 
 def interval_table(
     model:nn.Module, # Model to ask
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
     preds:np.ndarray, # Their predictions, (n,)
     share:float, # Share of the ratings within their intervals, in (0,1)
 )->pd.DataFrame: # `prediction, low, high`
@@ -168,7 +168,7 @@ def interval_table(
 
 def rating_table(
     learn:Learner, # A `CollabLearner`
-    dl, # Loader of rows
+    dl:DataLoader, # Loader of rows
 )->pd.DataFrame: # A column per rating; each row sums to 1
     "How probable each rating is, by the loss or by the model"
     loss = rating_loss(learn.loss_func)
@@ -392,21 +392,24 @@ class CollabLearner(Learner):
         if isinstance(self.opt, Optimizer): scale_decays(self.opt, collab_model(self.model).bias_params(), self.bias_wd)
     @checked(check_groups, **FIT)
     @outer_fit
-    def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
+    def fit(self, n_epoch:int, lr:float|slice|None=None, wd:float|list|None=None, cbs:list|Callback|None=None,
+        reset_opt:bool=False, start_epoch:int=0):
         "Fit `self.model` for `n_epoch` using `cbs`. Optionally `reset_opt`."
         super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
     @checked(check_groups, **FIT)
     @outer_fit
     @delegates(Learner.fine_tune)
-    def fine_tune(self, epochs, base_lr=2e-3, freeze_epochs=1, lr_mult=100, pct_start=0.3, div=5.0, **kwargs):
+    def fine_tune(self, epochs:int, base_lr:float|slice=2e-3, freeze_epochs:int=1, lr_mult:float=100,
+        pct_start:float=0.3, div:float=5.0, **kwargs):
         super().fine_tune(epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
     def verdict(self)->Verdict|None: # None without validation rows
         "How much better or worse the model is than averages, or than the most popular items, and what to do"
         return learner_verdict(self)
     @checked(check_groups, **FIT)
     @outer_fit
-    def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, wd=None, moms=None, cbs=None,
-        reset_opt=False, start_epoch=0):
+    def fit_one_cycle(self, n_epoch:int, lr_max:float|slice|None=None, div:float=25., div_final:float=1e5,
+        pct_start:float=0.25, wd:float|list|None=None, moms:tuple|None=None, cbs:list|Callback|None=None,
+        reset_opt:bool=False, start_epoch:int=0):
         "Fit `self.model` for `n_epoch` epochs with the 1cycle policy"
         if self.opt is None: self.create_opt()
         self.opt.set_hyper('lr', self.lr if lr_max is None else lr_max)
@@ -415,8 +418,8 @@ class CollabLearner(Learner):
         self.fit(n_epoch, cbs=ParamScheduler(scheds)+L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
     @checked(check_groups, **FIT)
     @outer_fit
-    def fit_flat_cos(self, n_epoch, lr=None, div_final=1e5, pct_start=0.75, wd=None, cbs=None, reset_opt=False,
-        start_epoch=0):
+    def fit_flat_cos(self, n_epoch:int, lr:float|slice|None=None, div_final:float=1e5, pct_start:float=0.75,
+        wd:float|list|None=None, cbs:list|Callback|None=None, reset_opt:bool=False, start_epoch:int=0):
         "Fit for `n_epoch` at flat `lr` before a cosine annealing; fastai's begins anew whatever `start_epoch`"
         cbs = L(cbs)+([SkipToEpoch(start_epoch)] if start_epoch else [])
         super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
@@ -578,14 +581,14 @@ class CollabLearner(Learner):
         raise ValueError(f'no parameter of {collab_model(self.model).name} is trained in steps: '
             'it is fitted at once, or all of them are frozen')
     @delegates(Learner.load)
-    def load(self, file, **kwargs):
+    def load(self, file:str|Path, **kwargs):
         self._recommender = None
         super().load(file, **kwargs)
         self.scale_decays()   # files of older versions know nothing about it
         return self
 
     @delegates(Learner.save)
-    def save(self, file, **kwargs):
+    def save(self, file:str|Path, **kwargs):
         "Save model and optimizer; an older file stays until the new one is complete"
         if rank_distrib() or not isinstance(file, (str,Path)): return super().save(file, **kwargs)
         whole = join_path_file(file, self.path/self.model_dir, ext='.pth')
@@ -593,7 +596,7 @@ class CollabLearner(Learner):
         return whole
     @delegates(Learner.export)
     def export(self,
-        fname='export.pkl', # File in `self.path`; an older one stays until this one is complete
+        fname:str|Path='export.pkl', # File in `self.path`; an older one stays until this one is complete
         *args,
         history:bool=True, # Keep what users have rated? Lists leave it out, and explanations and fold-in need it
         **kwargs
@@ -610,9 +613,9 @@ class CollabLearner(Learner):
 
     # ---- Predictions
     @delegates(Learner.get_preds)
-    def get_preds(self, ds_idx=1, dl=None, **kwargs):
+    def get_preds(self, ds_idx:int=1, dl:DataLoader|None=None, **kwargs):
         with unchanged(self): return flat_outputs(super().get_preds(ds_idx, dl, **kwargs))
-    def validate(self, ds_idx=1, dl=None, cbs=None):
+    def validate(self, ds_idx:int=1, dl:DataLoader|None=None, cbs:list|Callback|None=None):
         with unchanged(self): return super().validate(ds_idx, dl, cbs)
     def predict(self,
         user:object, # A user id or several; or a `DataFrame` with the columns of ids, or one row of it
@@ -699,7 +702,7 @@ def embedding_sizes(
 # %% ../../nbs/train/07_learner.ipynb #f06a0014
 def new_model(
     dls:CollabDataLoaders, # Ratings
-    arch, # A class with `from_dls`
+    arch:object, # A class with `from_dls`
     n_factors:int|None=None, # Length of the vectors; 50 if None
     emb_szs:list|dict|None=None, # See `embedding_sizes`
     config:dict|None=None, # Further arguments of the model
@@ -724,7 +727,7 @@ _archs = [[DotProductBias,CollabNN], [HybridMF,HybridNN]]   # without and with f
 
 def arch_model(
     dls:CollabDataLoaders, # Ratings
-    arch=None, # A class with `from_dls`, or a model
+    arch:object=None, # A class with `from_dls`, or a model
     use_nn:bool=False, # A neural net if `arch` is None?
     **kwargs # Arguments of `new_model`
 )->nn.Module:
@@ -1126,7 +1129,7 @@ def replayed(
 def fold_users(
     learn:Learner, # A `CollabLearner` of ratings, with all of them
     u:Tensor, # Rows of users, rising, (n,) int64
-    decay=None, # As `usual_decay` estimates it; None estimates it
+    decay:tuple|None=None, # As `usual_decay` estimates it; None estimates it
 ): # The decay; None if the model has no tables to write to
     "Solve users from all that they have rated, and write them into the model"
     plan = collab_model(learn.model).fuse_plan(learn.dls.train_ds)

@@ -16,13 +16,13 @@ from ..kernels.steps import *
 from ..models.layers import find_hook, is_plain_table
 
 # %% ../../nbs/train/00_optimizer.ipynb #3a5529cc
-def scaled_weight_decay(p, lr, wd, do_wd=True, wd_scale=1., **kwargs):
+def scaled_weight_decay(p:Tensor, lr:float, wd:float, do_wd:bool=True, wd_scale:float=1., **kwargs):
     "fastai's `weight_decay`, with a factor for the last column"
     if not do_wd or wd==0: return
     p.data[...,:-1].mul_(1-lr*wd)
     p.data[...,-1:].mul_(1-lr*wd*wd_scale)
 
-def scaled_l2_reg(p, wd, do_wd=True, wd_scale=1., **kwargs):
+def scaled_l2_reg(p:Tensor, wd:float, do_wd:bool=True, wd_scale:float=1., **kwargs):
     "fastai's `l2_reg`, with a factor for the last column"
     if not do_wd or wd==0: return
     p.grad.data[...,:-1].add_(p.data[...,:-1], alpha=wd)
@@ -222,7 +222,7 @@ class LazyAdam(Optimizer):
         super().__init__(params, steppers, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
         self.tables,self._undo = {},[]
         self.plan()
-    def set_hyper(self, k, v):
+    def set_hyper(self, k:str, v:object):
         if isinstance(v, slice): v = slice(*map(plain_value, (v.start, v.stop)))
         super().set_hyper(k, plain_value(v))   # fastai asks a number of numpy for its length
 
@@ -281,7 +281,7 @@ class LazyAdam(Optimizer):
             self._built[key] = StepTables(lr, mom, wd*scale, sqr_mom, eps, start)
         return self._built[key]
 
-    def step(self, closure=None):
+    def step(self, closure:Callable|None=None):
         "Move the parameters by their gradients"
         if closure is not None: raise NotImplementedError('LazyAdam takes no closure')
         for p in [p for p in self.tables if p.grad is not None and not p.grad.is_sparse]: self.tables.pop(p).catch_up()
@@ -304,7 +304,7 @@ class LazyAdam(Optimizer):
     def state_dict(self):
         self.flush()
         return super().state_dict()
-    def load_state_dict(self, sd):
+    def load_state_dict(self, sd:dict):
         self.flush()
         super().load_state_dict(sd)
         self.state = defaultdict(dict, self.state)

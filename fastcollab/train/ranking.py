@@ -41,8 +41,8 @@ class RankedPart(NamedTuple):
 
 # %% ../../nbs/train/03_ranking.ipynb #668382dc
 def ranked_part(
-    ds, # `RatingsDataset` of the held-out ratings
-    train_ds, # `RatingsDataset` of the training part
+    ds:'RatingsDataset', # `RatingsDataset` of the held-out ratings
+    train_ds:'RatingsDataset', # `RatingsDataset` of the training part
 )->RankedPart:
     "Whom to rank for, and what they should find"
     ids,values = ds.store.arrays()
@@ -57,7 +57,7 @@ def ranked_part(
 class FullRanking:
     "All items, ranked once per validation for all metrics that ask"
     def __init__(self,
-        learn, # `CollabLearner`
+        learn:'CollabLearner', # `CollabLearner`
     ):
         self.learn,self._part = learn,None
         self.begin()
@@ -144,7 +144,7 @@ class RankingMetric(Metric):
         self.min_rating = None if min_rating is None else check_number('min_rating', min_rating)
         self.ranking = None
     def reset(self): self.ranking = None
-    def accumulate(self, learn):
+    def accumulate(self, learn:'Learner'):
         "Note whose lists to measure; batches don't matter"
         due = (learn.epoch+1)%self.every==0 or learn.epoch+1==learn.n_epoch
         if due and self.ranking is None: self.ranking = learn.ranking.want(self.k)
@@ -207,7 +207,7 @@ class AUC(RankingMetric):
     def __init__(self, **kwargs): super().__init__(1, **kwargs)
     @property
     def name(self): return self.label
-    def measure(self, ranking): return user_mean(ranking.aucs(self.min_rating))
+    def measure(self, ranking:FullRanking): return user_mean(ranking.aucs(self.min_rating))
     def per_user(self,
         scores:np.ndarray, # Of users for items 1, 2, ..., (n,n_items-1); -inf for items that don't take part
         held:csr_matrix, # What the same users should find, (n,n_items)
@@ -219,15 +219,15 @@ class AUC(RankingMetric):
 class Coverage(RankingMetric):
     "Share of the items that are in at least one list, see `coverage`"
     label = 'coverage'
-    def measure(self, ranking): return coverage(ranking.lists(self.k), ranking.part.n_items)
+    def measure(self, ranking:FullRanking): return coverage(ranking.lists(self.k), ranking.part.n_items)
 class ExposureGini(RankingMetric):
     "How unequally the places of all lists go to the items, see `exposure_gini`"
     label,lower_is_better = 'gini',True
-    def measure(self, ranking): return exposure_gini(ranking.lists(self.k), ranking.part.n_items)
+    def measure(self, ranking:FullRanking): return exposure_gini(ranking.lists(self.k), ranking.part.n_items)
 
 # %% ../../nbs/train/03_ranking.ipynb #5f93c15e
 def item_vectors(
-    ds, # `RatingsDataset` with features of the items
+    ds:'RatingsDataset', # `RatingsDataset` with features of the items
 )->np.ndarray: # (n_items,n_categories) float32; ValueError if there are no features
     "The categories of items as vectors whose products are cosines, see `genre_vectors`"
     features = [f for f in ds.features if f.side==1]
@@ -240,14 +240,15 @@ def item_vectors(
 class Novelty(RankingMetric):
     "Mean self-information of the items in lists, in bits, see `novelty`"
     label = 'novelty'
-    def measure(self, ranking):
+    def measure(self, ranking:FullRanking):
         return user_mean(novelty(ranking.lists(self.k), ranking.counts(), ranking.train_ds.n_users-1))
 class PopularityLift(RankingMetric):
     "How much more popular the items of lists are than those of histories, see `popularity_lift`"
     label,lower_is_better = 'popularity_lift',True
-    def measure(self, ranking):
+    def measure(self, ranking:FullRanking):
         return user_mean(popularity_lift(ranking.lists(self.k), ranking.counts(), ranking.part.history))
 class Diversity(RankingMetric):
     "Mean distance of the genres of two items of a list, see `diversity`"
     label = 'diversity'
-    def measure(self, ranking): return user_mean(diversity(ranking.lists(self.k), item_vectors(ranking.train_ds)))
+    def measure(self, ranking:FullRanking):
+        return user_mean(diversity(ranking.lists(self.k), item_vectors(ranking.train_ds)))

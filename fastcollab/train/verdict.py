@@ -140,9 +140,10 @@ class Verdict(NamedTuple):
         return 'bad' if gains[0]<0 else 'weak' if min(gains)<0 else 'even'
     def line(self,
         shell:bool=False, # Name options of the command, or methods?
+        part:str='validation', # Which ratings these are
     )->str:
         "Everything in one line"
-        unit = 'validation ratings' if self.base.metric=='RMSE' else 'users'
+        unit = f'{part} ratings' if self.base.metric=='RMSE' else 'users'
         parts = [_compared(g, k, self.base.values[k]) for k,g in list(self.gains.items())[::-1]]
         words,step = dict(_SHELL if shell else _PYTHON),_STEPS[self.state]
         if self.overfit: words['fit'] = 'fewer --epochs, a larger --wd' if shell else 'fewer epochs, a larger wd'

@@ -344,3 +344,26 @@ def test_evaluate_reads_numbers_of_text_ids_and_files_without_a_header(tmp_path,
     a,b = (run(monkeypatch, capsys, 'evaluate', 'model', o, '-k', 5, '--min-rating', 4)
         for o in ('named.csv','bare.csv'))
     assert a==b and 'ndcg@5' in a
+
+def test_evaluate_says_the_error_beside_averages(tmp_path, monkeypatch, capsys, ratings):
+    "Of predictions, if there are ratings: the RMSE that numpy finds, and those of the mean and of damped biases"
+    from fastcollab.all import CollabDataLoaders, baseline_rmse, collab_learner, to_implicit
+    monkeypatch.chdir(tmp_path)
+    splits = RandomSplitter(.2, 0)(ratings)
+    dls = CollabDataLoaders.from_df(ratings, splits=splits)
+    rec = collab_learner(dls, n_factors=4).recommender()
+    rec.save('model')
+    test = ratings.iloc[splits[1]]
+    test.to_csv('test.csv', index=False)
+    test.drop(columns='rating').to_csv('unrated.csv', index=False)
+    error = np.sqrt(np.mean((rec.predict(test)-test.rating)**2))
+    mean,biases = baseline_rmse(dls)
+    said = run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', '--n-boot', 0)
+    assert said.startswith(f'RMSE {error:.4g} on {len(test):,} test ratings: ')
+    assert f'user and item biases ({biases:.4g})' in said and f'the mean rating ({mean:.4g})' in said
+    assert 'RMSE' not in run(monkeypatch, capsys, 'evaluate', 'model', 'unrated.csv', '--n-boot', 0)
+    run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', '--n-boot', 0, '--csv', 'row.csv')
+    assert np.isclose(pd.read_csv('row.csv').rmse[0], error)
+    clicks = to_implicit(ratings, threshold=4)
+    collab_learner(CollabDataLoaders.from_interactions(clicks, valid_pct=0), n_factors=4).recommender().save('ranker')
+    assert 'RMSE' not in run(monkeypatch, capsys, 'evaluate', 'ranker', 'test.csv', '--n-boot', 0)

@@ -76,6 +76,12 @@ def test_unknown_users_are_reported_apart(ratings):
         row = evaluate(rec.recommend(k=5), pd.concat([test, new]), k=5, train=train)
     assert row.unknown_users[0]==20
 
+def test_the_history_stays_as_it_was(rec, parts):
+    "Which rating belongs to which item, too"
+    before = [o.clone() for o in rec.history]
+    evaluate(rec, parts[1], k=5, n_boot=0)
+    assert all((a==b).all() for a,b in zip(before, rec.history))
+
 def test_new_items_count_as_missed(rec, parts):
     test = parts[1]
     more = pd.concat([test, test.drop_duplicates('userId').assign(movieId=10**6)])
@@ -152,7 +158,7 @@ def test_compare(rec, parts, learn):
     apart = sum(draws[o].quantile(.975)-draws[o].quantile(.025) for o in ('popular','model'))
     assert width<apart and len(per_user[0])==found.tables['model'].shape[0]
     assert found.differences('recall@10').index[0]==found.differences('recall@10')['recall@10'].idxmax()
-    assert found.plot().get_xlabel().startswith('ndcg@5 less that of')
+    assert found.plot().get_xlabel().startswith('difference in ndcg@5 from ')
     assert 'difference' in repr(found) and '<table' in found._repr_html_()
 
 def test_compare_wants_shared_users(rec, parts):
