@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['plain_value', 'plain_repr', 'short_repr', 'type_name', 'some_of', 'example_row', 'any_of', 'check_choice',
            'check_int', 'is_finite', 'check_number', 'check_share', 'check_range', 'check_seed', 'check_flag',
-           'check_function', 'check_path', 'check_name', 'check_list', 'did_you_mean', 'check_names', 'checked',
-           'table_kind', 'is_uuid', 'as_uuids', 'arrow_frame', 'as_frame', 'check_frame', 'asked_kind', 'give_table',
-           'need_column', 'data_columns', 'pick_column', 'check_unique', 'finite_numbers', 'unknown_ids']
+           'check_function', 'check_path', 'check_name', 'check_dict', 'check_list', 'did_you_mean', 'check_names',
+           'checked', 'table_kind', 'is_uuid', 'as_uuids', 'arrow_frame', 'as_frame', 'check_frame', 'asked_kind',
+           'give_table', 'need_column', 'data_columns', 'pick_column', 'check_unique', 'number_column',
+           'finite_numbers', 'check_unicode', 'unknown_ids']
 
 # %% ../nbs/00_checks.ipynb #7e5fcf60
 import os
@@ -36,9 +37,10 @@ def plain_value(
 
 def plain_repr(
     o, # A value of numpy or Python
-)->str: # '5' rather than 'np.int64(5)'
+)->str: # '5' rather than 'np.int64(5)'; cut after 300 characters
     "The value as an error shows it"
-    return repr(plain_value(o))
+    text = repr(plain_value(o))
+    return text if len(text)<=300 else text[:297]+'...'
 
 def short_repr(
     o, # Any value
@@ -140,7 +142,7 @@ def check_number(
     value = plain_value(value)
     ends = [('at least', low, ge), ('more than', above, gt), ('at most', high, le), ('less than', below, lt)]
     ends = [o for o in ends if o[1] is not None]
-    if is_finite(value) and all(holds(value, end) for _,end,holds in ends): return value
+    if is_finite(value) and all(holds(value, end) for _,end,holds in ends): return value+0   # -0.0 becomes 0.0
     span = ' and '.join(f'{text} {end:g}' for text,end,_ in ends)
     or_none = f', or None for {none}' if none else ''
     raise ValueError(f'{name} is {short_repr(value)}; give {what}{", "+span if span else ""}{or_none}')
@@ -225,6 +227,17 @@ def check_name(
     "Check that an argument can name a column"
     if pd.api.types.is_hashable(value): return value
     raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give the name of one column')
+
+def check_dict(
+    name:str, # Name of the argument
+    value, # What came
+    what:str, # What it holds, such as 'arguments of the model'
+    none:str='', # What None means; None isn't allowed if empty
+): # `value`; TypeError if it's something else
+    "Check that an argument is a dict"
+    if isinstance(value, dict) or value is None and none: return value
+    or_none = f', or None for {none}' if none else ''
+    raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give a dict of {what}{or_none}')
 
 def check_list(
     name:str, # Name of the argument
@@ -313,24 +326,30 @@ def arrow_frame(
     return res
 
 # %% ../nbs/00_checks.ipynb #77bb15b9
-def _is_odd(dtype):
-    "Is this a type of Arrow that pandas can't search or save: a dictionary, a UUID, or bytes of one length?"
-    if not isinstance(dtype, pd.ArrowDtype): return False
-    kind = dtype.pyarrow_dtype
-    return pa.types.is_dictionary(kind) or pa.types.is_fixed_size_binary(kind) or isinstance(kind, pa.BaseExtensionType)
+_odd_kinds = pa.types.is_dictionary,pa.types.is_fixed_size_binary,pa.types.is_nested
 
-def _plain_arrow(df):
-    "`df` with the Arrow types that pandas handles badly turned into categories and objects"
-    odd = [k for k,o in df.dtypes.items() if _is_odd(o)]
+def _is_odd(dtype):
+    "Is this a type that pandas can't search or save: float16, or dictionaries, lists, UUIDs and such of Arrow?"
+    if not isinstance(dtype, pd.ArrowDtype): return dtype==np.float16
+    kind = dtype.pyarrow_dtype
+    return isinstance(kind, pa.BaseExtensionType) or any(o(kind) for o in _odd_kinds)
+
+def _plain_column(col):
+    if col.dtype==np.float16: return col.astype(np.float32)
+    return arrow_frame(pa.table(dict(k=pa.array(col.array))))['k'].array
+
+def _plain_types(df):
+    "`df` with the types that pandas handles badly turned into others, categories and objects"
+    odd = [k for k,o in enumerate(df.dtypes) if _is_odd(o)]
     if odd: df = df.copy(deep=False)
-    for k in odd: df[k] = arrow_frame(pa.table(dict(k=pa.array(df[k].array))))['k'].array
+    for k in odd: df.isetitem(k, _plain_column(df.iloc[:,k]))
     return df
 
 def as_frame(
     df, # A table of any library
 ): # `DataFrame`, which shares the numbers of polars and PyArrow where it can; `df` itself if it can't be made one
     "A table of polars, PyArrow or another library as one of pandas"
-    if isinstance(df, pd.DataFrame): return _plain_arrow(df)
+    if isinstance(df, pd.DataFrame): return _plain_types(df)
     if isinstance(df, pa.Table): res = arrow_frame(df)
     elif hasattr(df, 'to_pandas'): res = df.to_pandas(**(dict(split_blocks=True) if table_kind(df)=='polars' else {}))
     elif isinstance(df, pd.Series): return df   # it offers a stream, too
@@ -435,23 +454,57 @@ def check_unique(
         raise ValueError(f'{some_of(int(again.sum()), len(df), what, df[name][again].iloc[0])}; give one row per id')
 
 # %% ../nbs/00_checks.ipynb #160ea4b4
+def number_column(
+    df:pd.DataFrame, # Table
+    name:str, # Column
+    what:str='rating', # What the column holds
+)->pd.Series: # TypeError if the column holds something else
+    "A column of numbers, some of which may be missing"
+    col = df[name]
+    if pd.api.types.is_numeric_dtype(col) and not pd.api.types.is_complex_dtype(col): return col
+    example = f', e.g. {short_repr(col.iloc[0])} in {len(df):,} rows' if len(df) else ''
+    remedy = 'name another column or convert it with astype(float)'
+    raise TypeError(f'{what} column {name!r} holds {col.dtype}{example}; {remedy}')
+
 def finite_numbers(
     df:pd.DataFrame, # Table
     name:str, # Column
     what:str='rating', # What the column holds
 )->np.ndarray: # (len(df),) float32; TypeError or ValueError if the column doesn't hold finite numbers
     "The numbers of a column"
-    col = df[name]
-    if not pd.api.types.is_numeric_dtype(col) or pd.api.types.is_complex_dtype(col):
-        example = f', e.g. {plain_repr(col.iloc[0])} in {len(df):,} rows' if len(df) else ''
-        remedy = 'name another column or convert it with astype(float)'
-        raise TypeError(f'{what} column {name!r} holds {col.dtype}{example}; {remedy}')
-    res = col.to_numpy(np.float32, na_value=np.nan)
+    res = number_column(df, name, what).to_numpy(np.float32, na_value=np.nan)
     bad = ~np.isfinite(res)
     if bad.any():
         rows = example_row(df, bad, name)
         raise ValueError(f'{what} column {name!r} is not a finite number in {rows}; drop these rows')
     return res
+
+# %% ../nbs/00_checks.ipynb #a19a0012
+def _is_whole_text(o):
+    if not isinstance(o, str): return True
+    try: o.encode()
+    except UnicodeEncodeError: return False
+    return True
+
+def check_unicode(
+    df:pd.DataFrame, # Table
+    name:str, # Column of text, or of anything
+    what:str, # What the column holds, such as 'title'
+    size:int=2**20, # Rows at a time
+): # ValueError if text holds lone surrogates
+    "Check that a column of text can be written to a file"
+    col = df[name]
+    if col.dtype!=object: return   # other types of text hold nothing else
+    for o in range(0, len(col), size):
+        try: pa.array(col.iloc[o:o+size].to_numpy(), pa.large_string(), from_pandas=True)
+        except UnicodeEncodeError: break
+        except (pa.ArrowException,TypeError): continue   # not only text
+    else: return
+    rows = example_row(df, ~col.map(_is_whole_text).to_numpy(bool), name)
+    remedy = f"df[{name!r}].str.encode('utf8', 'replace').str.decode('utf8')"
+    raise ValueError(f'{what} column {name!r} holds text with lone surrogates, which are no characters, in {rows}; '
+        f'replace them: {remedy}')
+
 
 # %% ../nbs/00_checks.ipynb #e9625684
 def unknown_ids(

@@ -28,7 +28,7 @@ def value_codes(
     if isinstance(col.dtype, pd.CategoricalDtype): return col.cat.codes.to_numpy(np.int32),col.cat.categories
     values = pd.Index(col.unique())
     res = np.empty(len(col), np.int32)
-    for o in range(0, len(col), bs): res[o:o+bs] = values.get_indexer(col.iloc[o:o+bs])
+    for o in range(0, len(col), bs): res[o:o+bs] = places_among(col.iloc[o:o+bs], values)
     return res,values
 
 # %% ../../nbs/data/06_encoder.ipynb #d35b637d

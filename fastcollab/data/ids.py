@@ -46,7 +46,9 @@ def raw_ids(
     what:str='ids', # What they are, such as 'users'
 )->pd.Index: # (n,), by position; TypeError or ValueError if they aren't one column
     "The ids that a container holds"
-    res = pd.Index(_values(ids, what), tupleize_cols=False)
+    try: res = pd.Index(_values(ids, what), tupleize_cols=False)
+    except UnicodeEncodeError as e:
+        raise ValueError(f'{what} hold text with lone surrogates, e.g. {e.object!r}; no id has any') from None
     if isinstance(res.dtype, pd.ArrowDtype): res = as_frame(res.to_frame(index=False, name=0))[0]   # UUIDs stay UUIDs
     if isinstance(res.dtype, (pd.CategoricalDtype,pd.ArrowDtype)): res = np.asarray(res)
     res = pd.Index(res)

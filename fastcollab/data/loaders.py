@@ -506,6 +506,8 @@ def new_encoder(
     if title_name is None and 'title' in df and names[1]!='title': title_name = 'title'
     for name,what in ((title_name,'title'),(time_name,'time')):
         if name is not None: need_column(df, name, what)
+    if title_name is not None: check_unicode(df, title_name, 'title')
+    for o in features: check_unicode(df, o.name, 'feature')
     return RatingsEncoder(*names, features, title_name, None if time_name is None else TimestampEncoder(time_name))
 
 # %% ../../nbs/data/08_loaders.ipynb #0d150002

@@ -41,19 +41,23 @@ def _check_missing(df, col, what):
     rows = example_row(df, bad, col)
     raise ValueError(f'{what} column {col!r} is missing in {rows}; drop these rows or fill them in')
 
+_sorted_kinds = 'string','bytes','integer','floating','mixed-integer-float','boolean','decimal'
+
 def _check_types(df, col, what):
-    "An error if ids are of several types, or lists"
+    "An error if ids are of several types, lists, or of a type that has no order"
+    check_unicode(df, col, what)
     values = pd.Series(df[col].cat.categories) if isinstance(df[col].dtype, pd.CategoricalDtype) else df[col]
-    if values.dtype!=object or pd.api.types.infer_dtype(values) not in ('mixed','mixed-integer'): return
+    if values.dtype!=object or pd.api.types.infer_dtype(values) in _sorted_kinds: return
     types = df[col].astype(object).map(type)
     if types.nunique()>1:
         names,odd = sorted({o.__name__ for o in types}),df[col][types!=types.mode()[0]].iloc[0]
         text = some_of(types.value_counts().min(), len(df), 'rows differ from the rest', odd)
         raise TypeError(f'{what} column {col!r} mixes types {names}: {text}; convert it with astype')
+    head = f'{what} column {col!r} holds {types.iloc[0].__name__}, e.g. {short_repr(values.iloc[0])} in row 0'
     try: hash(values.iloc[0])
-    except TypeError:
-        what = f'{what} column {col!r} holds {types.iloc[0].__name__}'
-        raise TypeError(f'{what}, e.g. {values.iloc[0]!r} in row 0 of {len(df):,} rows; an id is one value') from None
+    except TypeError: raise TypeError(f'{head} of {len(df):,} rows; an id is one value') from None
+    try: values.drop_duplicates().sort_values()
+    except TypeError as e: raise TypeError(f'{head}, and ids are sorted, but {e}; convert them with astype') from None
 
 # %% ../../nbs/data/05_ratings.ipynb #6d0cb226
 def _check_several(df, col, what):
@@ -236,13 +240,14 @@ def describe_ratings(
     "Size, density, quantiles of ratings per user and per item, and the histogram of ratings"
     df = check_frame('ratings', df)
     user,item,rating = rating_columns(df, user_name, item_name, rating_name)
+    for o,what in ((user,'user'),(item,'item')): _check_types(df, o, what)
     per = {f'ratings per {k}': df[c].value_counts().loc[lambda s: s>0] for k,c in (('user',user),('item',item))}
     n_users,n_items = map(len, per.values())
     res = {('size','users'):n_users, ('size','items'):n_items, ('size','ratings'):len(df),
-        ('size','share filled'): len(df)/(n_users*n_items) if len(df) else 0.}
+        ('size','share filled'): len(df)/(n_users*n_items) if n_users*n_items else 0.}
     quants = {'min':0, '25%':.25, 'median':.5, '75%':.75, '95%':.95, 'max':1}
     for k,counts in per.items(): res |= {(k,q): float(counts.quantile(v)) for q,v in quants.items()}
-    shares = df[rating].value_counts(normalize=True).sort_index()
+    shares = number_column(df, rating).value_counts(normalize=True).sort_index()
     res |= {('share of ratings',f'{r:g}'): n for r,n in shares.items()}
     return pd.Series(res, dtype=object, name='ratings')
 

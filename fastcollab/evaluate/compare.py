@@ -8,9 +8,9 @@ __all__ = ['shared_users', 'Comparison', 'compare']
 # %% ../../nbs/evaluate/01_compare.ipynb #e0d006f2
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from warnings import warn
-from ..checks import check_choice,check_int,check_seed
+from ..checks import check_choice,check_int,checked
 from .protocol import *
-from ..ranking import STYLES,user_mean
+from ..ranking import user_mean
 from ..palette import BLUE
 
 # %% ../../nbs/evaluate/01_compare.ipynb #fcf15408
@@ -92,6 +92,7 @@ class Comparison:
     def _repr_html_(self): return self.differences().round(4).to_html()
 
 # %% ../../nbs/evaluate/01_compare.ipynb #e2e183bc
+@checked(**{**EVALUATE, 'n_boot':check_int})
 def compare(
     models:dict, # By name: `CollabLearner`, `Recommender`, or a table of lists
     test:pd.DataFrame, # Held-out rows, in the columns of training
@@ -103,16 +104,15 @@ def compare(
     n_boot:int=1000, # Draws of the bootstrap
     interval:float=.95, # Share of the draws within an interval
     seed:int=0, # Of the draws
-    **kwargs # For tables of lists: `train`, and `names` of the columns of users, items and ratings
+    train:pd.DataFrame|None=None, # For tables of lists: what they were made from
+    names:tuple=(None,None,None), # For tables of lists: columns of users, items and ratings; by their order if None
 )->Comparison:
     "Measure several models on the same users, with paired differences"
     if not isinstance(models, dict) or not models: raise TypeError('models is not a dict of models by name; give one')
-    ks,style,tables,totals = check_lengths(k),check_choice('style', style, STYLES),{},{}
+    ks,tables,totals = check_lengths(k),{},{}
     for name,model in models.items():
-        own = kwargs if is_table(model) else {}
-        ranked = rank_any(model, test, ks, min_rating, auc, None, **own)
+        ranked = rank_any(model, test, ks, min_rating, auc, None, train if is_table(model) else None, names)
         tables[name],totals[name] = user_metrics(ranked, ks, style),list_metrics(ranked, ks)
     metric = metric or f'ndcg@{ks[0]}'
     for t in tables.values(): check_choice('metric', metric, list(t))
-    n_boot,seed = check_int('n_boot', n_boot),check_seed(seed)
     return Comparison(shared_users(tables), totals, metric, n_boot, interval, seed)

@@ -70,7 +70,7 @@ def _sync(path):
 # %% ../../nbs/recommend/07_artifact.ipynb #4920d3ec
 def _arrow_table(name, df):
     try: return pyarrow.Table.from_pandas(df, preserve_index=False)
-    except (pyarrow.ArrowException,TypeError,ValueError) as e:
+    except (pyarrow.ArrowException,TypeError,ValueError,OverflowError) as e:   # numbers above 2**63
         what = f'the table of {name} cannot be saved as Parquet: {e}'
         raise TypeError(f'{what}; convert its columns to numbers or text') from None
 

@@ -239,7 +239,8 @@ def check_new_ratings(
     bounds:tuple, # Lowest and highest rating that the model knows
 )->np.ndarray: # The ratings, (n,) float32; an error that says what is wrong
     "Check a table of new ratings"
-    for o in names: need_column(check_frame('ratings', ratings, names), o, table='the new ratings')
+    for o in names: need_column(ratings, o, table='the new ratings')
+    for o,what in zip(names, SIDES): raw_ids(ratings[o], what)   # each an id
     own,n = names[side],len(ratings)
     y,(low,high) = finite_numbers(ratings, names[2]),bounds
     if (bad := (y<low)|(y>high)).any():

@@ -8,6 +8,7 @@ __all__ = ['candidate_rows', 'title_text', 'list_table', 'nearest_rows', 'terms_
 
 # %% ../../nbs/recommend/08_recommender.ipynb #8ebc59fb
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, pyarrow, torch
@@ -228,7 +229,7 @@ def check_info(
         if o is None: continue
         if is_number(o): o = [o,o]
         need_list('a decay', o, 2)
-        for x in o: need_number('a decay', x, above=0)
+        for x in o: need_number('a decay', x, above=1e-36, below=1e36)   # float32 holds both
 
 def saved_ids(
     table, # `StoredTable`
@@ -252,7 +253,9 @@ def saved_items(
     need(table.rows==n, f'the table of items has {table.rows:,} rows, and there are {n:,} items')
     need('title' in table.columns, f'the table of items has no title, but {brief(table.columns)}')
     need(not pyarrow.types.is_nested(table.schema.field('title').type), 'titles are lists')
-    return table.frame()
+    res = table.frame()
+    need(not n or res['title'].notna().any(), 'no item has a title')
+    return res
 
 def saved_history(
     table, # `StoredTable`
@@ -279,6 +282,9 @@ def saved_history(
 # %% ../../nbs/recommend/08_recommender.ipynb #496a820a
 # numbers of 4 bytes that a candidate, and a rated item, take on the way: row, score, order, place
 _PER_CANDIDATE,_PER_RATED,_SPARE = 128,16,8
+
+_LISTS = dict(k=partial(check_int, what='items per list'), exclude_seen=check_flag,
+    mb=partial(check_number, above=0, what='memory for scores, in MB'))
 
 class Recommender:
     "Lists, predictions, similar items, fold-in and explanations from a trained model, in raw ids"
@@ -318,15 +324,16 @@ class Recommender:
         size = f'{self.n_users-1:,} users, {self.n_items-1:,} items, {len(self.history.items):,} ratings'
         return f'Recommender: {size}, {type(self.scorer).__name__}'
 
+    @checked(**_LISTS)
     def batch_size(self,
         mb:float=64, # Memory for scores and lists, in MB
         k:int=10, # Items per list
     )->int: # Users per batch
         "How many users fit into this much memory, with their scores and lists"
-        mb,k = check_number('mb', mb, above=0, what='memory for scores, in MB'),check_int('k', k, what='items per list')
         rated = _PER_RATED*len(self.history.items)//self.n_users
-        return max(1, int(mb*2**18)//(self.n_items-1+_PER_CANDIDATE*(k+_SPARE)+rated))
+        return max(1, int(min(mb, 2**40)*2**18)//(self.n_items-1+_PER_CANDIDATE*(k+_SPARE)+rated))
 
+    @checked(**_LISTS)
     def batches(self,
         users:object=None, # A user id or several; everybody if None
         k:int=10, # Items per list
@@ -341,7 +348,7 @@ class Recommender:
         kind = asked_kind(as_, users)
         for o in self._batches(users, k, exclude_seen, items, exclude, filters, mb): yield give_table(o, kind)
     def _batches(self, users, k, exclude_seen, items, exclude, filters, mb):
-        u,k = torch.arange(1, self.n_users) if users is None else id_rows(users, self.ids[0], 0),plain_value(k)
+        u = torch.arange(1, self.n_users) if users is None else id_rows(users, self.ids[0], 0)
         size,seen = self.batch_size(mb, k),self.history[:2] if exclude_seen else None
         i = candidate_rows(self.ids[1], self.items, k, items, exclude, filters, self.separators)
         titles = title_text(self.items['title']).array
@@ -349,6 +356,7 @@ class Recommender:
             numbers = torch.where(scores.isinf(), scores, self.link(scores))
             yield list_table(part, rows, numbers, self.ids, titles, self.value)
 
+    @checked(**_LISTS)
     def recommend(self,
         users:object=None, # A user id or several; everybody if None
         k:int=10, # Items per list
@@ -463,7 +471,8 @@ class Recommender:
     def _fold(self, side, ratings, table):
         if ratings is None and table is None:
             raise ValueError(f'nothing to fold in: give ratings, or a table of new {SIDES[side]}')
-        ratings,table = as_frame(ratings),as_frame(table)
+        if ratings is not None: ratings = check_frame('ratings', ratings, self.names)
+        if table is not None: table = check_frame(f'new {SIDES[side]}', table, [self.names[side]])
         if parts := self.parts: return self._fold_parts([o._fold(side, ratings, table) for o in parts])
         if self._by_history: return self._fold_history(side, ratings, table)
         state,known,res = self._fold_state('fold_in'+'_items'*side, side),self.ids[side],copy.copy(self)

@@ -14,7 +14,7 @@ from warnings import warn
 
 import pandas as pd, torch
 from torch import nn
-from ..checks import as_frame, check_frame, check_unique, need_column, plain_repr, some_of
+from ..checks import check_frame, check_unique, need_column, plain_repr, some_of
 from ..cores import limited
 from ..data.ids import raw_ids
 from ..data.sampling import NegativeSampler
@@ -98,7 +98,8 @@ def item_table(
     ids,name = enc.index[enc.item_name],enc.item_name
     items = trained_items(enc) if items is None else check_frame('items', items, [name,'title'])
     check_items(enc, items)
-    titles = pd.Series(ids.astype(str) if enc.titles is None else enc.titles, index=ids)
+    titles = pd.Series(ids.astype(str), index=ids)
+    if enc.titles is not None: titles = title_text(pd.Series(enc.titles, index=ids)).where(pd.notna(enc.titles), titles)
     res = items.set_index(name, drop=False).reindex(ids)
     for o in items.select_dtypes(bool): res[o] = res[o].eq(True)            # False where it is missing
     res[name] = ids
@@ -184,8 +185,8 @@ def check_fold_in(
     table:pd.DataFrame|None, # Ratings of users, or a row per user
 ): # ValueError if known users are among them, and it isn't known what they have rated
     "Check that a learner can fold in these users"
-    name,table = learn.dls.user_name,as_frame(table)
-    if table is None or name not in table or kept_ratings(learn).has_history: return
+    name = learn.dls.user_name
+    if table is None or name not in (table := check_frame('the table', table)) or kept_ratings(learn).has_history: return
     users = raw_ids(table[name]).unique()
     known = users[users.isin(learn.dls.train_ds.enc.index[name])]
     if not len(known): return

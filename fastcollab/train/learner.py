@@ -6,14 +6,16 @@
 __all__ = ['CHEAP', 'RATING', 'STEP', 'unchanged', 'lazy_rows', 'planned_epoch', 'predicts_in_kernel', 'asked_rows',
            'loader_outputs', 'batch_answers', 'interval_table', 'rating_table', 'flat_outputs', 'parameter_rows',
            'training_way', 'tensor_state', 'last_values', 'model_error', 'learner_verdict', 'FitCall', 'outer_fit',
-           'is_new', 'warn_new', 'learner_summary', 'learner_state', 'forget_solution', 'CollabLearner',
-           'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range', 'center_model', 'is_dense',
-           'check_loss', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner', 'collab_learner', 'seeded',
-           'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model', 'plan_of', 'run_trial',
-           'fit_choice', 'fit_best_ranker', 'fit_auto', 'with_ratings', 'retrain_seconds', 'no_short_cycle',
-           'lost_times', 'grown_learner', 'train_again', 'replayed', 'fold_users', 'short_cycle', 'update_learner']
+           'is_new', 'warn_new', 'learner_summary', 'learner_state', 'forget_solution', 'as_before_misfit',
+           'CollabLearner', 'embedding_sizes', 'new_model', 'arch_model', 'check_y_range', 'offered_range',
+           'center_model', 'is_dense', 'check_loss', 'prepare_model', 'AutoArguments', 'auto_arguments', 'new_learner',
+           'collab_learner', 'seeded', 'SkipValidation', 'quietly', 'auto_learner', 'fit_adam', 'averages_model',
+           'plan_of', 'run_trial', 'fit_choice', 'fit_best_ranker', 'fit_auto', 'with_ratings', 'retrain_seconds',
+           'no_short_cycle', 'lost_times', 'grown_learner', 'train_again', 'replayed', 'fold_users', 'short_cycle',
+           'update_learner']
 
 # %% ../../nbs/train/07_learner.ipynb #45192099
+import pickle
 from copy import copy, deepcopy
 from functools import wraps
 from inspect import signature
@@ -330,10 +332,26 @@ def forget_solution(
     model.clear_samples()
     if model.click_terms is not None: model.set_clicks(None)
 
+# %% ../../nbs/train/07_learner.ipynb #a19a0002
+@contextmanager
+def as_before_misfit(
+    model:nn.Module, # Model that loads weights
+    file, # Where they come from
+):
+    "ValueError if a file holds other things than the weights of a model, which keeps its own ones then"
+    before = deepcopy(model.state_dict())
+    try: yield
+    except (RuntimeError,TypeError,ValueError,AttributeError,LookupError,EOFError,pickle.UnpicklingError) as e:
+        model.load_state_dict(before)
+        why = ' '.join(str(e).split())[:300] or type(e).__name__
+        raise ValueError(f'{file} holds no weights of this {type(model).__name__}, or it is damaged: {why}') from None
+
+
 # %% ../../nbs/train/07_learner.ipynb #f5c074bd
 class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
+    recorder = None # With default_cbs=False
     kept = None # `KeptRatings` of an exported learner
     ranks = None # The processes that train together, in the context of `distributed`
     bias_wd = .02 # In exports of older versions
@@ -425,6 +443,8 @@ class CollabLearner(Learner):
         super().fit_flat_cos(n_epoch, lr, div_final, pct_start, wd, cbs, reset_opt)
     def _do_fit(self):
         self.need_ratings()
+        if not self._grab_cbs(TrainEvalCallback):
+            raise ValueError('default_cbs=False leaves out what trains; give cbs=[TrainEvalCallback(), Recorder()]')
         if not (self._solver or collab_model(self.model).in_closed_form): self.need_parameters()
         self._new = self._validated = None
         self._epochs += self.n_epoch
@@ -467,6 +487,12 @@ class CollabLearner(Learner):
         with lazy_rows(self, self._loop):
             if self._loop: return self._loop.train()
             with planned_epoch(self): super().all_batches()
+    def __call__(self, event_name):
+        for o in L(event_name): self._call_one(o)   # fastai's `map` would take a StopIteration for its own end
+    def _with_events(self, f, event_type, ex, final=noop):
+        # a callback that comes before the recorder may cancel the epoch, whose line it writes at the end all the same
+        if event_type=='epoch' and self.recorder is not None: self.recorder.before_epoch()
+        super()._with_events(f, event_type, ex, final)
     def _do_epoch_validate(self, ds_idx=1, dl=None):
         self.ranking.begin()
         super()._do_epoch_validate(ds_idx, dl)
@@ -583,7 +609,7 @@ class CollabLearner(Learner):
     @delegates(Learner.load)
     def load(self, file:str|Path, **kwargs):
         self._recommender = None
-        super().load(file, **kwargs)
+        with as_before_misfit(self.model, file): super().load(file, **kwargs)
         self.scale_decays()   # files of older versions know nothing about it
         return self
 
@@ -612,9 +638,12 @@ class CollabLearner(Learner):
         finally: self.kept,self.dls,self.opt = before   # after an error, fastai would leave them out
 
     # ---- Predictions
+    @checked(check_part)
     @delegates(Learner.get_preds)
     def get_preds(self, ds_idx:int=1, dl:DataLoader|None=None, **kwargs):
         with unchanged(self): return flat_outputs(super().get_preds(ds_idx, dl, **kwargs))
+    show_results = checked(check_part)(Learner.show_results)
+    @checked(check_part)
     def validate(self, ds_idx:int=1, dl:DataLoader|None=None, cbs:list|Callback|None=None):
         with unchanged(self): return super().validate(ds_idx, dl, cbs)
     def predict(self,

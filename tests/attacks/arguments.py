@@ -1,4 +1,7 @@
 "Odd values for each argument of the public calls"
+import math
+from fractions import Fraction
+
 import numpy as np, pandas as pd, torch
 from fastcollab.all import (CollabDataLoaders, CollabInterpretation, CollabNN, DotProductBias, IdDropout,
     LeaveLastSplitter, RandomSplitter, SVDPlusPlus, TemporalSplitter, collab_learner, evaluate, synthetic_ratings,
@@ -11,19 +14,21 @@ LONG = 2**20   # counts above it would only take long: not tried
 
 def plain(o): return o.item() if getattr(o, 'ndim', None)==0 else o
 def is_number(o): return isinstance(o, (int,float)) and not isinstance(o, bool)
-def whole(low=1, high=2**62, none=False):
-    "Whole numbers from `low` to `high`"
+def whole(low=1, high=2**62, none=False, end=None):
+    "Whole numbers from `low` to `high`; above, either will do: what is too large for a machine may be small for another"
     def right(o):
         if (o := plain(o)) is None: return none
         if isinstance(o, float) and o.is_integer() and low<=o<=high: return None
-        return isinstance(o, int) and not isinstance(o, bool) and low<=o<=high
+        if not isinstance(o, int) or isinstance(o, bool) or o<low: return False
+        return True if o<=high else False if end else None
     return right
-def number(low=-1e20, high=1e20, none=False, more=()):
-    "Numbers between `low` and `high`, not included; at the ends and for other types in `more`, either will do"
+def number(low=-1e20, high=1e20, none=False, more=(Fraction,), end=False):
+    "Numbers between `low` and `high`, not included; at the ends, above, and for other types in `more`, either will do"
     def right(o):
         if (o := plain(o)) is None: return none
         if isinstance(o, more) or is_number(o) and o in (low,high): return None
-        return is_number(o) and low<o<high
+        if not is_number(o) or not o>low or o==math.inf: return False
+        return True if o<high else False if end else None
     return right
 def flag(o): return True if isinstance(o, bool) else None if o is None or isinstance(plain(o), (bool,int)) else False
 def among(*values):
@@ -85,8 +90,8 @@ def clicks_of(name, v): want(len(to_implicit(BASE, **{name:v}))>=0, 'no rows')
 def interpret(name, v): CollabInterpretation(fitted()).plot_factors(**{name:v})
 def dropout(name, v): IdDropout(**{name:v})
 
-SHARE,SEED,POSITIVE,COLUMN = number(0, 1),whole(-2**63, 2**64-1, none=True),number(0, 1e6),among(None)
-SEVERAL = slice,list,tuple,set,range,np.ndarray,torch.Tensor,pd.Series
+SHARE,SEED,POSITIVE,COLUMN = number(0, 1, end=True),whole(-2**63, 2**64-1, none=True, end=True),number(0, 1e6),among(None)
+SEVERAL = Fraction,slice,list,tuple,set,range,np.ndarray,torch.Tensor,pd.Series
 RATE,SIZE = number(0, 1e3, none=True, more=SEVERAL),whole(high=2**16)
 CALLS = [ # door, and its arguments with what is right for them
     (load, dict(bs=whole(), val_bs=whole(none=True), seed=SEED, valid_pct=SHARE, shuffle=flag, drop_last=flag,
@@ -96,7 +101,7 @@ CALLS = [ # door, and its arguments with what is right for them
     (click, dict(n_neg=whole(high=100), sampler=never, duplicates=never, rule=never, alpha=POSITIVE,
         weight_name=COLUMN, bs=whole(), seed=SEED, valid_pct=SHARE, path=places)),
     (learn, dict(n_factors=whole(none=True, high=2**16), emb_szs=either, layers=either, config=either, y_range=either,
-        loss_func=either, arch=either, unk_p=number(0, 1, none=True), center=flag, bias_wd=POSITIVE, opt_func=either,
+        loss_func=either, arch=either, unk_p=number(0, 1, none=True, end=True), center=flag, bias_wd=POSITIVE, opt_func=either,
         cbs=either, lr=number(0, 1e3, more=SEVERAL), splitter=either, metrics=either, path=places, model_dir=places,
         wd=RATE, moms=either, fused=either, train_bn=flag, wd_bn_bias=flag, default_cbs=either, use_nn=flag)),
     (net, dict(n_factors=whole(none=True, high=2**16), layers=either, emb_szs=either, config=either)),
@@ -110,7 +115,7 @@ CALLS = [ # door, and its arguments with what is right for them
     (gibbs, dict(sweeps=whole(high=LONG), every=whole(), n_factors=either, samples=whole(none=True), seed=SEED,
         cbs=either)),
     (resumed, dict(resume=flag)),
-    (predict, dict(unknown=never, interval=number(0, 1, none=True))),
+    (predict, dict(unknown=never, interval=number(0, 1, none=True, end=True))),
     (lists, dict(k=whole(high=20), exclude_seen=flag, filters=among(None), mb=number(0), as_=among(None), items=either,
         exclude=either)),
     (similar, dict(k=whole(high=19), metric=never, as_=among(None))),
@@ -127,7 +132,7 @@ CALLS = [ # door, and its arguments with what is right for them
     (split(LeaveLastSplitter), dict(k=whole(high=5), time_name=never)),
     (split(TemporalSplitter), dict(valid_pct=SHARE, time_name=never)),
     (clicks_of, dict(threshold=either, rating_name=COLUMN)),
-    (interpret, dict(n=whole(), top=whole())),
+    (interpret, dict(n=whole(none=True), top=whole())),
     (dropout, dict(p=SHARE))]
 _fit,_cycle = fits('fit', n_epoch=1),fits('fit_one_cycle', n_epoch=1)
 MISSPELT = [(load, 'batch_size'), (load, 'user_nam'), (learn, 'n_factor'), (learn, 'metric'), (learn, 'cb'),

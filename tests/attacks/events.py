@@ -15,8 +15,8 @@ from .verdict import Case, Mine, want
 
 ARCHS = dict(dot=dict(), net=dict(use_nn=True), clicks=dict(kind='clicks'),
     closed=dict(kind='clicks', arch=EASE, n_factors=None), sets=dict(arch=SVDPlusPlus))
-ERRORS = dict(mine=Mine('mine'), interrupt=KeyboardInterrupt('stop'), full=OSError(28, 'No space left on device'),
-    stop=StopIteration('stop'), memory=MemoryError('memory'), exit=SystemExit(2))
+ERRORS = dict(mine=lambda: Mine('mine'), interrupt=lambda: KeyboardInterrupt('stop'), stop=lambda: StopIteration('stop'),
+    full=lambda: OSError(28, 'No space left on device'), memory=lambda: MemoryError('memory'), exit=lambda: SystemExit(2))
 CANCELS = (CancelBatchException,CancelEpochException,CancelFitException,CancelStepException,CancelTrainException,
     CancelValidException)
 EVENTS = [o for o in _events if o!='after_create']
@@ -124,7 +124,7 @@ def cases():
     for name,arch in ARCHS.items():
         for event in EVENTS:
             for label,error in ERRORS.items(): yield Case('events', f'{name}: {label} at {event}', lambda a=arch,
-                e=event, r=error: interrupted(a, e, r))
+                e=event, r=error: interrupted(a, e, r()))
             for cancel in CANCELS: yield Case('events', f'{name}: {cancel.__name__} at {event}', lambda a=arch,
                 e=event, c=cancel: cancelled(a, e, c))
         for label,loss in LOSSES.items(): yield Case('events', f'{name}: a loss gives {label}', lambda a=arch,

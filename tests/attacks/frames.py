@@ -73,7 +73,7 @@ COLUMNS = { # what is done to a column
     'a timedelta':every(lambda o: pd.Timedelta(number(o), 'D')),
     'strings of Arrow':arrow(pa.string(), str), 'lists of Arrow':arrow(pa.list_(pa.int64()), lambda o: [number(o)]),
     'structs of Arrow':arrow(pa.struct([('a', pa.int64())]), lambda o: {'a':number(o)}),
-    'decimals of Arrow':arrow(pa.decimal128(9, 2), lambda o: Decimal(number(o))),
+    'decimals of Arrow':arrow(pa.decimal128(20, 2), lambda o: Decimal(number(o))),
     'dates of Arrow':arrow(pa.date32(), day),
     'times of Arrow':arrow(pa.time64('us'), lambda o: time(number(o)%24)),
     'binary of Arrow':arrow(pa.binary(), lambda o: str(o).encode()),
@@ -130,7 +130,8 @@ def served(learn):
     rec = learn.recommender()
     user = rec.ids[0][0]
     lists = rec.recommend([user], 2)
-    want(len(lists)==2 and (lists.user==user).all(), f'the list of {user!r} is of {lists.user.tolist()}')
+    n = min(2, rec.n_items-1-len(rec.history.rated_by(1)[0].unique()))   # there may be fewer items that are new
+    want(len(lists)==n and (lists.user==user).all(), f'the list of {user!r} is of {lists.user.tolist()}')
     rec.save('m')
     again = Recommender.load('m').recommend([user], 2)
     want(again.item.tolist()==lists.item.tolist(), 'another list after loading')

@@ -3,7 +3,7 @@ import functools
 from datetime import date
 from uuid import UUID
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from fastcollab.all import CollabDataLoaders, collab_learner
 from .values import BASE, ODD, quiet
 from .verdict import Case, want
@@ -50,7 +50,8 @@ def same(a, b):
 
 def asked_ids(asked):
     "The ids that a call asks for"
-    return list(asked) if isinstance(asked, (list,tuple,set,np.ndarray,pd.Series)) else [asked]
+    several = isinstance(asked, (list,tuple,set,dict,range,np.ndarray,torch.Tensor,pd.Series)) and np.ndim(asked)!=0
+    return list(asked) if several or isinstance(asked, (set,dict)) else [asked]
 def of_kind(asked, kind):
     "The ids that a call asks for; a tuple may be an id"
     one = kind=='tuple' and isinstance(asked, tuple) and not isinstance(asked[0], tuple)
@@ -74,17 +75,22 @@ def check(kind, asked, answer):
 def learner_predict(kind, asked): check(kind, asked, world(kind)[0].predict(asked, ITEM))
 def recommender_predict(kind, asked): check(kind, asked, world(kind)[1].predict(asked, ITEM))
 def recommend(kind, asked):
+    if asked is None: return   # everybody
     for one in world(kind)[1].recommend(asked, 2).user.unique():
         want(any(same(one, o) for o in of_kind(asked, kind)), f'a list of {one!r}')
 def explain(kind, asked):
     rec = world(kind)[1]
     got,user = rec.explain(asked, ITEM, 2),known_one(asked, kind)
     want(user is not None and len(got)>0, 'an explanation of nobody')
-def ids_column(asked): return asked if isinstance(asked, (list,np.ndarray,pd.Series)) else [asked]
+def id_rows(asked):
+    "A table with ids in a column, None where pandas makes none"
+    column = asked if isinstance(asked, (list,np.ndarray,pd.Series)) else [asked]
+    try: return pd.DataFrame(dict(userId=column, movieId=ITEM, rating=4.))
+    except ValueError: return None
 def fold(kind, asked):
     "Ratings of a known user change that user, and those of others make new ones"
     rec = world(kind)[1]
-    rows = pd.DataFrame(dict(userId=ids_column(asked), movieId=ITEM, rating=4.))
+    if (rows := id_rows(asked)) is None: return
     new,named = rec.fold_in(rows),asked_ids(rows.userId)
     n_new = len({o for o in named if known_one(o, kind) is None})
     want(new.n_users-rec.n_users==n_new, f'{new.n_users-rec.n_users} new users, and not {n_new}')
@@ -92,8 +98,7 @@ def fold(kind, asked):
     want(np.allclose(rec.predict(others, ITEM), new.predict(others, ITEM)), 'users who were not named have changed')
 def frame(kind, asked):
     "A table with the id in a column"
-    rows = pd.DataFrame(dict(userId=ids_column(asked), movieId=ITEM))
-    check(kind, list(rows.userId), world(kind)[0].predict(rows))
+    if (rows := id_rows(asked)) is not None: check(kind, list(rows.userId), world(kind)[0].predict(rows))
 def bias(kind, asked):
     got,n = world(kind)[0].model.bias(asked, is_item=False),len(of_kind(asked, kind))
     want(got.shape==(n,), f'{got.shape} for {n} ids')

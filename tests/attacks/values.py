@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np, pandas as pd, torch
-from fastcollab.all import (CollabDataLoaders, SVDPlusPlus, collab_learner, synthetic_ratings, to_implicit)
+from fastcollab.all import CollabDataLoaders, SVDPlusPlus, collab_learner, synthetic_ratings, to_implicit
 from .verdict import want
 
 BASE = synthetic_ratings(30, 20, 240, seed=1)

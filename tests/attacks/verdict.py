@@ -39,12 +39,12 @@ def raises(file):
 def unclear(e):
     "Why an error isn't a clear one of ours, '' if it is"
     last,text = traceback.extract_tb(e.__traceback__)[-1],str(e.args[0] if isinstance(e, KeyError) and e.args else e)
+    if last.filename.startswith(HERE) and last.name=='<lambda>': return ''   # raised by what the user gave
     if not isinstance(e,
         (ValueError,TypeError,KeyError,OSError,ImportError,FloatingPointError)): return 'another type of error'
     if len(text)<20 or len(text)>1500: return f'{len(text):,} characters'
     called = isinstance(e, TypeError) and re.search(r'\(\) (got|missing|takes)\b', text)   # Python's own, at our door
     if called and (last.filename.startswith(HERE) or last.name=='wrapped' or '<lambda>' in text): return ''
-    if last.filename.startswith(HERE) and last.name=='<lambda>': return ''   # raised by what the user gave
     if isinstance(e, OSError) and e.filename is not None: return ''
     if not last.filename.startswith(OURS) or last.lineno not in raises(last.filename): return 'not raised by us'
     return 'two tracebacks' if e.__context__ is not None and not e.__suppress_context__ else ''
@@ -52,9 +52,9 @@ def unclear(e):
 # ---- One case
 @contextlib.contextmanager
 def alarm(seconds):
-    "`Hang` after some seconds of computing, or four times as many of waiting: the machine may be busy"
+    "`Hang` after some seconds of computing, or thirty times as many of waiting: the machine may be busy"
     def ring(*args): raise Hang
-    timers = {signal.ITIMER_REAL:(signal.SIGALRM,4*seconds), signal.ITIMER_PROF:(signal.SIGPROF,seconds)}
+    timers = {signal.ITIMER_REAL:(signal.SIGALRM,30*seconds), signal.ITIMER_PROF:(signal.SIGPROF,seconds)}
     old = {s:signal.signal(s, ring) for s,_ in timers.values()}
     for timer,(_,t) in timers.items(): signal.setitimer(timer, t)
     try: yield

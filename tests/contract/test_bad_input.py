@@ -3,14 +3,14 @@ import gzip, io, sys, uuid, warnings, zipfile
 from datetime import date
 from pathlib import Path
 
-import fastai.collab, numpy as np, pandas as pd, pytest, torch
+import fastai.collab, numpy as np, pandas as pd, pyarrow as pa, pytest, torch
 from fastai.learner import Learner
 from fastai.torch_core import Module
 from torch import nn
 from fastcollab.all import (BiasBaseline, BiasInterpretation, CollabDataLoaders, CollabNN, ColdItemSplitter, DotProduct,
     DotProductBias, FoldSplitter, GenreEmbedding, IdDropout, LeaveLastSplitter, RandomSplitter, RatingMSE,
-    TemporalSplitter, UserStratifiedSplitter, baseline_rmse, collab_learner, movielens, movielens_fold, rmse,
-    synthetic_ratings)
+    TemporalSplitter, UserStratifiedSplitter, baseline_rmse, collab_learner, describe_ratings, movielens,
+    movielens_fold, rmse, synthetic_ratings)
 from fastcollab.cli.main import main
 
 BASE = synthetic_ratings(30, 20, 300)
@@ -48,6 +48,9 @@ class Plain(Module):
     "A user's own model with `n_out` numbers per row"
     def __init__(self, n_out=1): self.a = nn.Embedding(50, n_out)
     def forward(self, x): return self.a(x[:,0])
+
+class Whole(Plain):
+    def forward(self, x): return super().forward(x).long()
 
 CASES = [ # What is done, how, the error or warning, and words of its message
     # columns
@@ -92,6 +95,20 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('categories mix types', lambda: load(table(userId=first('userId', 'x').astype('category'))),
         TypeError, ["'userId'", 'int', 'str', "'x'"]),
     ('users are lists', lambda: load(table(userId=[[o] for o in BASE.userId])), TypeError, ["'userId'", 'list', '[1]']),
+    ('users have no order', lambda: load(table(userId=pd.Series([complex(o, 1) for o in BASE.userId], dtype=object))),
+        TypeError, ["'userId'", 'complex', 'sorted', 'astype']),
+    ('users are dates and times', lambda: load(table(userId=pd.Series([date(2020, 1, 1) if o%2 else
+        pd.Timestamp(2020, 1, o) for o in BASE.userId], dtype=object))), TypeError, ["'userId'", 'date', 'Timestamp']),
+    ('times with and without a zone', lambda: load(table(userId=pd.Series([pd.Timestamp(2020, 1, o,
+        tz='UTC' if o%2 else None) for o in BASE.userId], dtype=object))), TypeError, ["'userId'", 'sorted', 'tz']),
+    ('users are structs', lambda: load(table(userId=pd.array([{'a':o} for o in BASE.userId.tolist()],
+        dtype=pd.ArrowDtype(pa.struct([('a', pa.int64())]))))), TypeError, ["'userId'", 'dict', 'one value']),
+    ('users are no text', lambda: load(table(userId=pd.Series([f'\ud800{o}' for o in BASE.userId], dtype=object))),
+        ValueError, ["'userId'", 'surrogates', '300 of 300', 'replace']),
+    ('a title is no text', lambda: load(table(title=first('title', '\ud800', 1))), ValueError,
+        ["'title'", 'surrogates', '1 of 300', 'replace']),
+    ('an id is no text', lambda: learner().predict('\ud800', 1), ValueError, ['users', 'surrogates']),
+    ('a long id', lambda: learner().model.bias(['x'*9999]), TypeError, ["'xxx", '...']),
     ('one user', lambda: load(table(userId=7)), ValueError, ["'userId'", 'single user', '7', '300', 'right column']),
     ('one item', lambda: load(table(movieId='a')), ValueError, ["'movieId'", 'single item', "'a'", '300',
         'right column']),
@@ -103,6 +120,9 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('repeated pairs', lambda: load(pd.concat([table(), table()[5:9]])), UserWarning,
         ['4 of 304', "'userId'", "'movieId'",
             f'e.g. {BASE.userId[5]} and {BASE.movieId[5]}', 'kept']),
+    ('describe text', lambda: describe_ratings(table(rating='x')), TypeError, ["'rating'", "'x'", 'astype(float)']),
+    ('describe lists', lambda: describe_ratings(table(userId=[[o] for o in BASE.userId])), TypeError, ["'userId'",
+        'list']),
     # splits
     ('valid_pct 1', lambda: load(valid_pct=1.), ValueError, ['valid_pct is 1.0', 'less than 1']),
     ('valid_pct negative', lambda: load(valid_pct=-.1), ValueError, ['valid_pct is -0.1', 'at least 0']),
@@ -214,6 +234,17 @@ CASES = [ # What is done, how, the error or warning, and words of its message
         ['BiasBaseline', 'n_factors', 'BiasBaseline.from_dls(dls)']),
     ('layers without a net', lambda: learner(layers=[8]), TypeError, ['layers']),
     ('unknown option of the learner', lambda: learner(nonsense=3), TypeError, ['nonsense']),
+    ('layers from a generator', lambda: learner(use_nn=True, layers=(o for o in [8])), TypeError, ['layers',
+        'generator', 'list of widths']),
+    ('emb_szs from a generator', lambda: learner(use_nn=True, emb_szs=(o for o in [3,4])), TypeError, ['emb_szs',
+        'generator', 'list of lengths']),
+    ('config is text', lambda: learner(config='x', y_range=None), TypeError, ["config is 'x'", 'dict']),
+    ('a model of whole numbers', lambda: learner(arch=Whole(), y_range=None), TypeError, ['int64', 'float', 'per row']),
+    ('a metric that gives text', lambda: fit(learner(metrics=lambda p, y: 'x')), TypeError, ["'x'", 'one number']),
+    ('no part 5', lambda: learner().get_preds(ds_idx=5), ValueError, ['ds_idx is 5', 'to 1']),
+    ('no part 5 to validate', lambda: learner().validate(5), ValueError, ['ds_idx is 5', 'to 1']),
+    ('no part 5 to show', lambda: learner().show_results(5), ValueError, ['ds_idx is 5', 'to 1']),
+    ('nothing that trains', lambda: fit(learner(default_cbs=False)), ValueError, ['default_cbs', 'TrainEvalCallback']),
     ('unk_p 1.5', lambda: learner(unk_p=1.5), ValueError, ['1.5', 'share', 'less than 1']),
     ('IdDropout of all', lambda: IdDropout(1.), ValueError, ['p is 1.0', 'less than 1']),
     ('y_range reversed', lambda: learner(y_range=(5,1)), ValueError, ['y_range is (5, 1)', 'lowest', 'highest']),
@@ -281,6 +312,16 @@ def test_bad_input(call, error, words, capsys):
 def test_table_is_large_enough():
     "No name occurs twice"
     assert len({o[0] for o in CASES})==len(CASES)>=100
+
+# What is unusual and right works
+
+def test_minus_zero_is_zero():
+    "numpy refuses -0.0 as a deviation"
+    assert synthetic_ratings(5, 5, 9, noise=-0.).equals(synthetic_ratings(5, 5, 9, noise=0.))
+
+def test_nobody_to_describe():
+    "A column without ids has no share that is filled"
+    assert describe_ratings(table(userId=None))['size','share filled']==0
 
 # What is only warned of goes on
 

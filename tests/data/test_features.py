@@ -1,11 +1,12 @@
 "Features of users and items: what a column turns into, what is said about odd values, and what models make of it"
 import math, re, warnings
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pyarrow as pa, pytest, torch
 from fastai.tabular.all import Callback, load_learner, set_seed, tensor
 from fastcollab.all import (CollabDataLoaders, ColdItemSplitter, ColdUserSplitter, CollabNN, DotProductBias,
     FeatureSpec, GenreCategorify,
     HybridNN, HybridMF, GenreEmbedding, IdDropout, ParamEmbedding, collab_learner, emb_size, rmse, synthetic_ratings)
+from fastcollab.data.features import _other_values
 from fastcollab.models.base import all_scores
 from hypothesis import given, settings, strategies as st
 
@@ -731,3 +732,20 @@ def test_values_that_change_between_rows():
         for bs in (2,3,100): assert _other_values(o, first, codes, bs).tolist()==[False]*5+[True,False,True]
     lists = pd.Series([['a'],['a'],['b'],['c'],['c'],['z'],['b'],['a']])
     assert _other_values(lists, first, codes).tolist()==[False]*5+[True,False,True]
+
+def test_lists_of_arrow_and_lists_of_lists():
+    "Lists of PyArrow are sets of categories, as those of Python are; what has no hash is its text"
+    genres = [o.split('|') for o in BASE.genres]
+    arrow = pd.array(genres, dtype=pd.ArrowDtype(pa.list_(pa.string())))
+    plain,listed = (load(BASE.assign(genres=o), item_cols='genres', user_cols=None) for o in (genres,arrow))
+    assert list(listed.classes['genres'])==list(plain.classes['genres'])
+    assert torch.equal(listed.train_ds.tables[1], plain.train_ds.tables[1])
+    odd = load(BASE.assign(genres=[[[o]] for o in BASE.movieId], decade=[{'a':o} for o in BASE.movieId]), user_cols=None)
+    assert '[1]' in odd.classes['genres'] and "{'a': 1}" in odd.classes['decade']
+
+@pytest.mark.parametrize('dtype', ['str',object,pd.ArrowDtype(pa.string())])
+def test_changes_are_found_in_any_text(dtype):
+    "Missing values are no change of another missing one"
+    col = pd.Series(['a','b',None,'a','c',None], dtype=dtype)
+    first,codes = np.array([0,1,2]),np.array([0,1,2,0,1,2])
+    assert _other_values(col, first, codes, bs=4).tolist()==[False]*4+[True,False]

@@ -94,3 +94,16 @@ def test_large_ids_as_floats_are_nobody_else(dtype):
         lambda: rec.recommend(asked, 1), lambda: learn.predict(new)):
         with pytest.raises(ValueError, match='floats skip whole numbers'): call()
     assert rec.predict(2**53+1, 'a')==rec.predict(pd.Series([2**53+1]), 'a')[0]
+
+def test_half_precision():
+    "pandas can't search float16: such ids are those of float32"
+    df = table([PAIRS[o].astype('float16') for o in PAIRS], pd.DataFrame)
+    learn = collab_learner(load(df), n_factors=2)
+    assert np.array_equal(learn.predict(df[:5]), learn.predict(PAIRS.userId[:5].tolist(), PAIRS.movieId[:5].tolist()))
+
+def test_numbers_beyond_64_bits(tmp_path):
+    "They can be trained on, and no file of a recommender holds them"
+    df = table([objects(lambda o: 2**64+o)(PAIRS.userId),PAIRS.movieId], pd.DataFrame)
+    rec = collab_learner(load(df), n_factors=2).recommender()
+    with pytest.raises(TypeError, match='user_ids cannot be saved'): rec.save(tmp_path/'rec')
+    assert not (tmp_path/'rec').exists()

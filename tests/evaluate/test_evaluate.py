@@ -215,3 +215,12 @@ def test_sampled_items_are_said_to_be_sampled(rec, parts):
         evaluate(rec, parts[1], k=10, n_sampled=5)
     with pytest.raises(ValueError, match='n_sampled needs scores of all items'):
         evaluate(rec.recommend(k=10), parts[1], k=10, n_sampled=20)
+
+WRONG = {'auc is':dict(auc='no'), 'interval is':dict(interval=3), 'n_boot is':dict(n_boot=-1),
+    "n_bot'; did you mean 'n_boot'":dict(n_bot=3)}
+
+@pytest.mark.parametrize('words', WRONG)
+def test_arguments_are_checked_before_any_work(words, parts):
+    "By both calls"
+    for call,model in ((evaluate,None), (compare,{})):
+        with pytest.raises((ValueError,TypeError), match=words): call(model, parts[1], **WRONG[words])

@@ -683,3 +683,19 @@ def test_public_calls_are_documented():
     "Every public method has a docstring"
     for name,o in inspect.getmembers(Recommender, inspect.isfunction):
         if not name.startswith('_'): assert o.__doc__, name
+
+def test_arguments_of_lists_are_checked():
+    "Before anything is computed, and a memory of any size will do"
+    rec = rec_of(DOTS[0])
+    user = rec.ids[0][0]
+    for call in (rec.recommend, rec.batches):
+        with pytest.raises(ValueError, match='exclude_seen is .no.'): call(user, 3, exclude_seen='no')
+    assert rec.recommend(user, 3, mb=1e300).equals(rec.recommend(user, 3))
+
+def test_what_is_no_table_of_ratings():
+    "Nor are several values an id"
+    rec = rec_of(DOTS[0])
+    for o in (3,'x',[1]):
+        with pytest.raises(TypeError, match='give a DataFrame'): rec.fold_in(o)
+    rows = pd.DataFrame({rec.names[0]:[[1]], rec.names[1]:[rec.ids[1][0]], rec.names[2]:[3.]})
+    with pytest.raises(TypeError, match='hold several values'): rec.fold_in(rows)

@@ -161,9 +161,11 @@ def test_plain_steps_rank(many):
 def test_what_plain_steps_refuse(clicks, many):
     def says(learn, text, error=TypeError):
         with pytest.raises(error, match=text): learn.fit_sgd(1)
-    says(collab_learner(loaders(clicks), loss_func=BCELoss()), 'fit_sgd is for BPRLoss and WARPLoss')
+    for loss in (BCELoss(),SampledSoftmaxLoss()):
+        says(collab_learner(loaders(clicks), loss_func=loss), 'fit_sgd is for BPRLoss and WARPLoss.*fit_one_cycle')
     says(collab_learner(loaders(clicks, genre_name='genres')), 'has features')
-    says(collab_learner(loaders(clicks, sampler='popularity')), "not by 'popularity'", ValueError)
+    for how in ('popularity','inbatch'):
+        says(collab_learner(loaders(clicks, sampler=how)), f"not by '{how}'; use fit_one_cycle", ValueError)
     says(collab_learner(loaders(clicks), cbs=Looks()), 'Looks acts on each')
     rated = CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)
     says(collab_learner(rated), 'not for RatingMSE')

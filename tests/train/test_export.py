@@ -6,7 +6,7 @@ from fastai.learner import load_learner
 from fastai.tabular.all import set_seed
 from fastcollab.all import CollabNN, DotProductBias, HybridMF, HybridNN, OrdinalLoss, Recommender, SVDPlusPlus
 from fastcollab.all import collab_learner
-from tests.small import load, quiet
+from tests.small import SMALL, load, quiet
 
 NEW = pd.DataFrame(dict(userId=[901,901], movieId=[1,2], rating=[5.,1.]))
 MORE = pd.DataFrame(dict(userId=[3,3,3], movieId=[1,2,3], rating=[5.,1.,1.]))
@@ -106,3 +106,9 @@ def test_batches_that_are_never_full_say_so(tmp_path):
     learn = fitted(tmp_path)
     learn.dls = type(learn.dls)(learn.dls.train.new(bs=500, drop_last=True), learn.dls.valid)
     with pytest.raises(ValueError, match='240 ratings fill no batch of 500; lower bs'): learn.fit(1)
+
+def test_an_item_without_a_title_shows_its_id():
+    "A recommender has a title for each item"
+    df = SMALL.assign(title=SMALL.title.where(SMALL.movieId!=3))
+    items = collab_learner(load(df), n_factors=2).recommender().items
+    assert items.title[items.movieId==3].tolist()==['3'] and items.title.notna().all()

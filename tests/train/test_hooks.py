@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest, torch
+from fastai.learner import CancelEpochException
 from fastai.tabular.all import Adam, Callback, nn, set_seed
 from torch.nn.modules import module as every
 from torch.nn.utils import parametrize, parametrizations, weight_norm
@@ -222,3 +223,18 @@ def test_own_steps_of_a_learner():
     learn = build()
     learn._step = lambda: learn.opt.step()
     assert '_step' in learn.fused_reason
+
+class CancelEpoch(Callback):
+    def before_epoch(self): raise CancelEpochException()
+
+def test_an_epoch_that_is_cancelled_at_once_has_a_line():
+    "Callbacks that come before the recorder may cancel an epoch"
+    learn = quiet(build(cbs=CancelEpoch()), 2)
+    assert [len(o) for o in learn.recorder.values]==[0,0]
+
+class Stop(Callback):
+    def before_fit(self): raise StopIteration('enough')
+
+def test_a_stop_iteration_is_no_end_of_the_callbacks():
+    "It reaches the user, as other errors do"
+    with pytest.raises(StopIteration, match='enough'): quiet(build(cbs=Stop()), 1)

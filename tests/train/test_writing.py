@@ -59,3 +59,14 @@ def test_a_killed_writer_leaves_the_older_file(tmp_path):
         assert file.read_text()=='old'
         1/0
     assert file.read_text()=='old' and not part.exists()
+
+@pytest.mark.parametrize('name', ['text','other','cut','empty'])
+def test_a_file_of_other_weights_changes_nothing(name, tmp_path):
+    "One error, and the model keeps all of its weights"
+    learn = fitted(tmp_path)
+    other = collab_learner(learn.dls, n_factors=7, path=tmp_path)
+    file = other.save('m')
+    if name!='other': file.write_bytes(dict(text=b'x', empty=b'', cut=file.read_bytes()[:999])[name])
+    before = {k:v.clone() for k,v in learn.model.state_dict().items()}
+    with pytest.raises(ValueError, match='m holds no weights of this DotProductBias'): learn.load('m')
+    assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
