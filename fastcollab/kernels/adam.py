@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from .compile import njit
-from .jit import CALLED,INLINE
+from .jit import CALLED,LENT_INLINE
 from .steps import AHEAD,DECAY,EPS,KEPT,LOG_RATIO,MOM,RATE,SQR_MOM,Steps
 
 # %% ../../nbs/kernels/03_adam.ipynb #851763bf
@@ -22,7 +22,7 @@ class Missed(NamedTuple):
     mom:float # Of the first moment
     root:float # Of the root of the second moment
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def missed(t, s, steps):
     "Steps t+1 to s-1, for a row that is at step t"
     if t==s-1: return Missed(1., 0., 1., 1.)

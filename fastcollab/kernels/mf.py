@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from .adam import missed
 from .compile import njit
-from .jit import CALLED,FORMULA,INLINE,INNER,aligned
+from .jit import FORMULA,LENT,LENT_INLINE,LENT_INNER,aligned
 from .steps import AHEAD,DECAY,EPS,KEPT,LOG_RATIO,MOM,RATE,SQR_MOM
 from .threads import GIVE_UP,prefetch,wait
 
@@ -32,7 +32,7 @@ class Moments(NamedTuple):
     m:np.ndarray
     v:np.ndarray
 
-@njit(**CALLED)
+@njit(**LENT)
 def pack(param, eps, rows, col):
     "Write columns col, col+1, ... of all parts of `rows` from a parameter whose last step had `eps`"
     p,m,v = param
@@ -45,7 +45,7 @@ def pack(param, eps, rows, col):
             rows[i,2*W+col+j] = sd
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0001
-@njit(**CALLED)
+@njit(**LENT)
 def unpack(rows, last, s, steps, param, col):
     "The other way, with all rows, which are at the steps `last`, brought to step s-1"
     p,m,v = param
@@ -137,10 +137,10 @@ def new_side(
 # %% ../../nbs/kernels/04_mf.ipynb #c53544e0
 RATINGS_AHEAD = 16 # to prefetch
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def owner(key, n_threads): return (key>>4)&(n_threads-1)   # not key%n_threads: `LINE` numbers belong to one thread
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def divide(slot_ends, place_ends, cap, u_keys, lo, n):
     "Begin the ranges of all threads, with up to `cap` slots each"
     n_threads,pos = len(slot_ends),0
@@ -154,7 +154,7 @@ def divide(slot_ends, place_ends, cap, u_keys, lo, n):
         pos = (pos+count+LINE-1)//LINE*LINE
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0008
-@njit(**INNER)
+@njit(**LENT_INNER)
 def fill_slots(side, cat_places, keys, u_keys, lo, n, s, n_threads):
     "Number the keys of the `n` ratings from `lo`, and chain the ratings of each"
     slot_ends,place_ends,seen = side.slot_ends,side.place_ends,side.seen   # else each access counts references
@@ -199,7 +199,7 @@ def row_steps(
     tab = (vectors if biases is None else biases).tab
     return RowSteps(vectors.tab, vectors.half, np.ascontiguousarray(tab[:len(vectors.tab),[KEPT,AHEAD,DECAY]]))
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def missed_bias(t, s, steps):
     "The factors of p and q in steps t+1 to s-1, for a bias that is at step t"
     if t==s-1: return np.float32(1),np.float32(0)
@@ -211,7 +211,7 @@ def missed_bias(t, s, steps):
 # %% ../../nbs/kernels/04_mf.ipynb #f25da1ec
 ROWS_AHEAD = 6 # to prefetch
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def prefetch_row(side, c, n, width):
     "Ask for the row of a slot that comes soon"
     if c+ROWS_AHEAD>=n: return
@@ -219,7 +219,7 @@ def prefetch_row(side, c, n, width):
     if key<side.rows.shape[0]:
         for j in range(0, width, LINE): prefetch(side.rows, key, j)
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def add_categories(now, c, cats, x, s, steps, b):
     "Add the rows of the categories of id `x` to the vector of slot `c`, whose bias is in column `b`"
     W = now.shape[1]
@@ -235,7 +235,7 @@ def add_categories(now, c, cats, x, s, steps, b):
         now[c,b] = before+cats.weights[x,f]*(decay*cats.rows[o,b]-move*cats.rows[o,W+b])
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f000a
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def note_missed(table, c, last, s, steps):
     "Write what the missed steps of a row do to row `c` of `table` (n,7), and return the factors of p and q"
     away = missed(last, s, steps)
@@ -247,7 +247,7 @@ def note_missed(table, c, last, s, steps):
     table[c,A_BIAS_DECAY],table[c,A_BIAS_MOVE] = missed_bias(last, s, steps)
     return np.float32(away.decay),np.float32(away.move)
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def gather(side, cats, start, stop, s, steps):
     "Current vectors of the slots from `start` to `stop`"
     rows,now,away,W,b = side.rows,side.now,side.away,side.now.shape[1],side.bias
@@ -262,7 +262,7 @@ def gather(side, cats, start, stop, s, steps):
         if side.one>=0: now[c,side.one] = 1
 
 # %% ../../nbs/kernels/04_mf.ipynb #c91f739e
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def sigmoid(x):
     "1/(1+exp(-x)) to 1e-7, by the rational tanh of Eigen: no branch and no call, so that loops over it use all lanes"
     x = min(max(x*np.float32(.5), np.float32(-7.9)), np.float32(7.9))
@@ -292,7 +292,7 @@ def link_numbers(
     "The link as compiled loops take it"
     return LinkNumbers(np.float32(low), np.float32(span), np.float32(shift))
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def rating_of(score, link):
     "The rating of a score, and its derivative by the score"
     x = score+link.shift
@@ -306,7 +306,7 @@ class Vectors(NamedTuple):
     vec:np.ndarray # (n,k) float32
     bias:np.ndarray # (n,) float32, or (0,) without biases
 
-@njit(**CALLED)
+@njit(**LENT)
 def predict(users, items, u, i, link, res):
     "Ratings `res` (n,) of the pairs of rows `u` and `i`, from the `Vectors` of both sides"
     U,u_bias = users
@@ -329,7 +329,7 @@ loss_pair = squared_error
 BLOCK = 64 # ratings whose losses are added up in float32
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0010
-@njit(**INNER)
+@njit(**LENT_INNER)
 def errors(users, items, y, start, stop, n, link, err):
     "Write the derivative of the mean loss by each score of a range into `err`; returns the sum of their losses"
     U,M,W = users.now,items.now,users.now.shape[1]
@@ -359,7 +359,7 @@ class AdamStep(NamedTuple):
     sqr_mom:float
     bias_decay:float
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def adam_row(rows, i, grad, k, away, c, step, b):
     "Adam on row i, whose bias is in column b, with gradient grad[k], after the missed steps in away[c]"
     W = rows.shape[1]//3   # not grad.shape[1]: the compiler then sees that the three parts of a row don't overlap
@@ -378,14 +378,14 @@ def adam_row(rows, i, grad, k, away, c, step, b):
     if b>=0: rows[i,b] = step.bias_decay*bias-step.rate*rows[i,W+b]
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0012
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def step_at(s, steps):
     "The numbers of step s"
     f,tab = np.float32,steps.tab
     decays = f(tab[s,DECAY]),f(steps.bias[s,B_DECAY])
     return AdamStep(f(tab[s,MOM]), f(tab[s,RATE]), f(tab[s,EPS]), decays[0], f(tab[s,SQR_MOM]), decays[1])
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def update(side, cats, start, stop, s, other, slot, err, grad, step, thread):
     "Gradients of slots `start` to `stop`, whose ratings meet the vectors `other[slot]`, and Adam on their rows"
     rows,away,W,has_features = side.rows,side.away,side.now.shape[1],cats.idx.shape[1]>0
@@ -405,7 +405,7 @@ def update(side, cats, start, stop, s, other, slot, err, grad, step, thread):
         side.last[key] = s
 
 # %% ../../nbs/kernels/04_mf.ipynb #3b487d5d
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def collect(cats, o, c, weight, s, n, thread):
     "Add `weight` times the gradient of slot c to that of category o; returns how many categories were met"
     if cats.met[o]!=s:
@@ -416,7 +416,7 @@ def collect(cats, o, c, weight, s, n, thread):
     for j in range(cats.grad.shape[1]): cats.grad[o,j] += weight*cats.slot_grad[c,j]
     return n
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def collect_all(side, cats, n, s, thread, n_threads):
     "Gradients of the categories of this thread, and of row 0; returns how many of them the minibatch met"
     n_rows,n_cats,k = side.rows.shape[0],cats.rows.shape[0],0
@@ -434,16 +434,15 @@ def collect_all(side, cats, n, s, thread, n_threads):
     return k
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0015
-@njit(**INNER)
-def update_shared(side, cats, n, s, steps, step, thread, n_threads):
+@njit(**LENT_INNER)
+def update_shared(side, cats, n, s, steps, step, away, thread, n_threads):
     "Adam on what several slots share; each thread has the categories whose number modulo `n_threads` is its own"
-    away = np.empty((1,7), np.float32)
     for k in range(collect_all(side, cats, n, s, thread, n_threads)):
         o = cats.keys[thread,k]
         is_category = o<cats.rows.shape[0]
         rows,last,i = (cats.rows,cats.last,o) if is_category else (side.rows,side.last,0)
-        note_missed(away, 0, last[i], s, steps)
-        adam_row(rows, i, cats.grad, o, away, 0, step, side.bias)
+        note_missed(away, thread, last[i], s, steps)
+        adam_row(rows, i, cats.grad, o, away, thread, step, side.bias)
         last[i] = s
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0018
@@ -463,6 +462,7 @@ class Team(NamedTuple):
     err:np.ndarray # (places,) float32 derivative of the loss by each score
     part:np.ndarray # (16*threads,) float64 sum of the losses of each thread
     grad:np.ndarray # (threads,>=W) float32 the gradient of one slot
+    away:np.ndarray # (threads,16) float32 what the missed steps do to one row
 
 def new_team(
     width:int, # W
@@ -472,7 +472,8 @@ def new_team(
     "The arrays of a team"
     padded = (width+LINE-1)//LINE*LINE+LINE
     err = aligned(bs+LINE*n_threads)
-    return Team(np.zeros(32, np.int64), err, np.zeros(LINE*n_threads), aligned(n_threads, padded))
+    rows = [aligned(n_threads, o) for o in (padded,LINE)]
+    return Team(np.zeros(32, np.int64), err, np.zeros(LINE*n_threads), *rows)
 
 def give_up(
     team:Team, # Whose threads may wait for one that won't come
@@ -481,18 +482,18 @@ def give_up(
     team.sync[GIVE_UP] = 1
 
 # %% ../../nbs/kernels/04_mf.ipynb #2a670b54
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def slots_of(side, thread, n_threads):
     "The first slot of a thread, and the end of its slots"
     return thread*(len(side.keys)//n_threads),side.slot_ends[thread]
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def places_of(side, thread):
     "The first place of a thread, and the end of its places"
     start = 0 if thread==0 else (side.place_ends[thread-1]+LINE-1)//LINE*LINE
     return start,side.place_ends[thread]
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def sum_parts(part, n_threads):
     "The loss of all threads, in an order that is the same for all of them"
     total = 0.
@@ -500,12 +501,12 @@ def sum_parts(part, n_threads):
     return total
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f0019
-@njit(**CALLED)
+@njit(**LENT)
 def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_threads):
     "One thread's part of the minibatches of a chunk; returns how many were done, all unless a loss isn't finite"
     # taken apart once: in the loop, each access would count references
     u_keys,i_keys,y,bs,start,losses = chunk
-    sync,err,part,grad = team
+    sync,err,part,grad,away = team
     u_now,u_slot,u_places = users.now,users.slot,u_cats.place
     i_now,i_slot,i_places = items.now,items.slot,i_cats.place
     u_shared,i_shared = u_cats.idx.shape[1]>0,i_cats.idx.shape[1]>0
@@ -530,8 +531,8 @@ def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_thre
         update(users, u_cats, u0, u1, s, i_now, i_slot, err, grad, step, thread)
         update(items, i_cats, i0, i1, s, u_now, u_slot, err, grad, step, thread)
         if not wait(sync, n_threads): return b
-        if u_shared: update_shared(users, u_cats, n, s, steps, step, thread, n_threads)
-        if i_shared: update_shared(items, i_cats, n, s, steps, step, thread, n_threads)
+        if u_shared: update_shared(users, u_cats, n, s, steps, step, away, thread, n_threads)
+        if i_shared: update_shared(items, i_cats, n, s, steps, step, away, thread, n_threads)
         if (u_shared or i_shared) and not wait(sync, n_threads): return b
     return len(losses)
 
@@ -554,8 +555,8 @@ def train_with(
     py = getattr(pair, 'py_func', pair)
     key = py.__code__,py.__defaults__,tuple(o.cell_contents for o in py.__closure__ or ())
     if key not in _trains:
-        new_errors = njit(**INNER)(with_names(errors, loss_pair=njit(**FORMULA)(py)))
-        _trains[key] = njit(**{**CALLED, 'cache':False})(with_names(train, errors=new_errors))
+        new_errors = njit(**LENT_INNER)(with_names(errors, loss_pair=njit(**FORMULA)(py)))
+        _trains[key] = njit(**{**LENT, 'cache':False})(with_names(train, errors=new_errors))
     return _trains[key]
 
 # %% ../../nbs/kernels/04_mf.ipynb #0a0f001f
@@ -566,14 +567,14 @@ class Source(NamedTuple):
     order:np.ndarray # (m,) integers, which ratings the chunk has
     dropped:np.ndarray # (m,2) bool, which ids are replaced by the unknown one; (0,2) for none
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def key_of(row, dropped, shift):
     "The key of an id; `shift` is the number of rows where ids have features, else 0"
     if not dropped: return row
     return row+shift if shift else 0
 
 # %% ../../nbs/kernels/04_mf.ipynb #31f15065
-@njit(**CALLED)
+@njit(**LENT)
 def take(source, sizes, shifts, chunk, start, stop):
     "Write ratings `start` to `stop` of a chunk; returns whether all rows are below `sizes` and all ratings finite"
     ids,ratings,order,dropped = source

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from .adam import missed
 from .compile import njit
-from .jit import CALLED,FORMULA,INLINE,INNER,aligned
+from .jit import CALLED,FORMULA,LENT,LENT_INLINE,LENT_INNER,aligned
 from .mf import missed_bias,rating_of,squared_error,step_at,with_names
 from .rows import LANES,spread_row,sum_rows
 from .steps import EPS
@@ -57,15 +57,15 @@ def with_steps(
     return table._replace(tab=steps.tab, half=steps.half, bias=steps.bias)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #719b7a8e
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def normal(x): return x if abs(x)>np.float32(1e-36) else np.float32(0)
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def clear(grad, i):
     "Row i of some gradients is 0"
     for j in range(grad.shape[1]): grad[i,j] = 0   # grad[i] = 0 would make an array first
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def now(table, i, s, b):
     "Bring row i of a table to step s-1"
     t = table.last[i]
@@ -82,7 +82,7 @@ def now(table, i, s, b):
     table.last[i] = s-1
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #ec37f422
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def move(table, i, s, step, b):
     "Step s of Adam on row i of a table, which is at step s-1"
     p,m,v,grad = table.p,table.m,table.v,table.grad
@@ -95,7 +95,7 @@ def move(table, i, s, step, b):
     p[i,b] = bias-step.rate*(m[i,b]/(np.sqrt(v[i,b])+step.eps))
     table.last[i] = s
 
-@njit(**CALLED)
+@njit(**LENT)
 def all_now(table, s, b):
     "Bring all rows of a table to step s-1"
     for i in range(len(table.last)): now(table, i, s, b)
@@ -117,7 +117,7 @@ def transposed(ends, cols, back_ends, res):
             res[at[cols[o]]] = i
             at[cols[o]] += 1
 
-@njit(**CALLED)
+@njit(**LENT)
 def find_blocks(ends, cols, size, blocks):
     "Write where each block of `size` rows begins in each list"
     for r in range(len(ends)-1):
@@ -196,7 +196,7 @@ def new_side(
         np.zeros(1, bool), *(o.astype(np.int64) for o in cuts))
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #342198ff
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def find(table, i, s, b):
     "Note that step s meets row i of a table, and bring the row to the present"
     if table.met[i]==s: return
@@ -206,7 +206,7 @@ def find(table, i, s, b):
     clear(table.grad, i)
     now(table, i, s, b)
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def find_ids(side, x, col, start, stop, s):
     "Note the ids of the ratings `start` to `stop`; returns the size of their sets"
     met,found,starts,ends = side.ids.met,side.ids.found,side.lists.blocks[0],side.lists.blocks[-1]
@@ -222,7 +222,7 @@ def find_ids(side, x, col, start, stop, s):
     return total
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #139f43dd
-@njit(**INNER)
+@njit(**LENT_INNER)
 def find_rows(side, s, b):
     "Note the rows of the sets of the ids that step s has met, or bring all rows to the present"
     starts,ends,cols,sets,met = side.lists.blocks[0],side.lists.blocks[-1],side.lists.cols,side.sets,side.sets.met
@@ -238,7 +238,7 @@ def find_rows(side, s, b):
             if met[cols[o]]!=s: find(sets, np.int64(cols[o]), s, b)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #998b153e
-@njit(**INNER)
+@njit(**LENT_INNER)
 def find_side(side, batch, col, first, starts, start, stop, s, b):
     "Note all rows of a side that the ratings `start` to `stop` meet; categories stand from column `first` on"
     x,rows,features,ids = batch.x,side.rows,side.features,side.ids
@@ -255,7 +255,7 @@ def find_side(side, batch, col, first, starts, start, stop, s, b):
         for f in range(len(starts)):
             if x[r,first+f]>0: find(features, starts[f]+x[r,first+f], s, b)
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def find_times(times, batch, start, stop, s, b):
     "Note the rows of the times of the ratings `start` to `stop`"
     x,starts = batch.x,batch.time_starts
@@ -267,7 +267,7 @@ def find_times(times, batch, start, stop, s, b):
             if o>0 and (c>0 or x[r,0]>0): find(times, starts[c]+o, s, b)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #94b0934b
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def _own(side, i, s, b):
     "Begin the vector of an id: its own row, and its features"
     ids,features,full,W = side.ids,side.features.p,side.full,side.full.shape[1]
@@ -279,14 +279,14 @@ def _own(side, i, s, b):
         if o<0: continue
         for j in range(W): full[i,j] += w*features[o,j]
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def add_up(side, lo, hi, s, b):
     "The vectors of the ids between `lo` and `hi` that step s has met"
     table,cols,blocks,met,full,scale = side.sets.p,side.lists.cols,side.lists.blocks,side.ids.met,side.full,side.scale
     last = len(blocks)-1
     if not side.many[0]:
         for k in range(side.ids.n[0]):
-            i = side.ids.found[k]
+            i = np.int64(side.ids.found[k])
             if i<lo or i>=hi: continue
             _own(side, i, s, b)
             sum_rows(table, cols, blocks[0,i], blocks[last,i], scale[i], full, i)
@@ -300,26 +300,26 @@ def add_up(side, lo, hi, s, b):
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #c9671488
 loss_pair = squared_error
 
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def plain_score(U, M, u, i, b):
     "The score of two known ids without a time"
     s = np.float32(0)
     for j in range(U.shape[1]): s += U[u,j]*M[i,j]
     return s+(U[u,b]+M[i,b])-U[u,b]*M[i,b]
 
-@njit(**INNER)
-def errors(users, items, times, batch, y, start, stop, n, link, b, loss, err):
+@njit(**LENT_INNER)
+def errors(users, items, times, batch, y, start, stop, n, link, b, loss, err, work):
     "Write loss and error of the ratings `start` to `stop` of a batch of `n`"
     x,user_weights,item_weights,user_starts,item_starts,time_starts = batch
     U,M,user_features,item_features,T = users.full,items.full,users.features.p,items.features.p,times.p
-    W,first,share = U.shape[1],2+len(item_starts),np.float32(1)/np.float32(n)
-    a,c,d = np.empty(W, np.float32),np.empty(W, np.float32),np.zeros(W, np.float32)
+    W,share,zero,one,two = U.shape[1],np.float32(1)/np.float32(n),np.int64(0),np.int64(1),np.int64(2)
+    a,c,d = work[0],work[1],work[2]   # without times, the last one stays 0
     for r in range(start, stop):
         score = np.float32(0)
         if len(time_starts)==0 and x[r,0]>0 and x[r,1]>0: score = plain_score(U, M, x[r,0], x[r,1], b)
         else:
-            id_vector(U, user_features, x, r, 0, first, user_starts, user_weights, a)
-            id_vector(M, item_features, x, r, 1, 2, item_starts, item_weights, c)
+            id_vector(U, user_features, x, r, zero, two+len(item_starts), user_starts, user_weights, a)
+            id_vector(M, item_features, x, r, one, two, item_starts, item_weights, c)
             if len(time_starts): time_vector(T, x, r, time_starts, d)
             for j in range(W): score += a[j]*c[j]+(a[j]+c[j])*d[j]
             score += (a[b]+c[b]+d[b])-(a[b]*c[b]+(a[b]+c[b])*d[b])
@@ -328,7 +328,7 @@ def errors(users, items, times, batch, y, start, stop, n, link, b, loss, err):
         err[r] = share*np.float32(change)*slope
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #b62606df
-@njit(**CALLED)
+@njit(**LENT)
 def total(loss, start, stop):
     "The sum of some losses, in their order"
     res = 0.
@@ -336,22 +336,21 @@ def total(loss, start, stop):
     return res
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #b860ea57
-@njit(**INLINE)
+@njit(**LENT_INLINE)
 def plain_back(grad, i, vecs, o, e, b):
     "Add the gradient of a known id that meets the known id o of the other side, without a time"
     bias = grad[i,b]+e
     for j in range(grad.shape[1]): grad[i,j] += e*vecs[o,j]
     grad[i,b] = bias
 
-@njit(**INNER)
-def side_back(side, other, times, batch, start, stop, err, col, b):
+@njit(**LENT_INNER)
+def side_back(side, other, times, batch, start, stop, err, col, b, work):
     "Gradients of the ids of a side, and of the features that come with ratings"
     x,user_weights,item_weights,user_starts,item_starts,time_starts = batch
-    first = 2+len(item_starts)
-    firsts,starts,weights = (first,2),(user_starts,item_starts),(user_weights,item_weights)
+    firsts,starts,weights = (2+len(item_starts),np.int64(2)),(user_starts,item_starts),(user_weights,item_weights)
     grad,features,vecs,other_features,T = side.ids.grad,side.features.grad,other.full,other.features.p,times.p
     W = grad.shape[1]
-    c,d = np.empty(W, np.float32),np.zeros(W, np.float32)
+    c,d = work[1],work[2]
     for r in range(start, stop):
         if len(time_starts)==0 and x[r,0]>0 and x[r,1]>0:
             plain_back(grad, x[r,col], vecs, x[r,1-col], err[r], b)
@@ -363,25 +362,25 @@ def side_back(side, other, times, batch, start, stop, err, col, b):
         id_back(grad, features, x, r, col, firsts[col], starts[col], weights[col], c)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #6539a823
-@njit(**INNER)
-def times_back(users, items, times, batch, start, stop, err, b):
+@njit(**LENT_INNER)
+def times_back(users, items, times, batch, start, stop, err, b, work):
     "Gradients of the times"
     x,user_weights,item_weights,user_starts,item_starts,time_starts = batch
-    W,first = users.full.shape[1],2+len(item_starts)
-    a,c = np.empty(W, np.float32),np.empty(W, np.float32)
+    W,zero,one,two = users.full.shape[1],np.int64(0),np.int64(1),np.int64(2)
+    a,c = work[0],work[1]
     for r in range(start, stop):
-        id_vector(users.full, users.features.p, x, r, 0, first, user_starts, user_weights, a)
-        id_vector(items.full, items.features.p, x, r, 1, 2, item_starts, item_weights, c)
+        id_vector(users.full, users.features.p, x, r, zero, two+len(item_starts), user_starts, user_weights, a)
+        id_vector(items.full, items.features.p, x, r, one, two, item_starts, item_weights, c)
         for j in range(W): a[j] = err[r]*(a[j]+c[j])
         a[b] = err[r]
         time_back(times.grad, x, r, time_starts, a)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #f26b7708
-@njit(**INNER)
+@njit(**LENT_INNER)
 def move_found(table, s, b):
     "Step s of Adam on the rows that it has met, and on all others if these are fewer"
     step,met,n = step_at(s, table),table.met,table.n[0]
-    for k in range(n): move(table, table.found[k], s, step, b)
+    for k in range(n): move(table, np.int64(table.found[k]), s, step, b)
     if 2*n<len(met): return
     for i in range(len(met)):
         if met[i]==s: continue
@@ -389,7 +388,7 @@ def move_found(table, s, b):
         clear(table.grad, i)
         move(table, i, s, step, b)
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def move_ids(side, s, b):
     "Gradients of the features of the ids that step s has met, then steps of Adam on both"
     grad,features,found,rows,weights = side.ids.grad,side.features.grad,side.ids.found,side.rows,side.weights
@@ -403,7 +402,7 @@ def move_ids(side, s, b):
     move_found(side.ids, s, b)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #14c307b6
-@njit(**INNER)
+@njit(**LENT_INNER)
 def push_ids(side, s, b):
     "What the ids that step s has met push to the rows of their sets"
     grad,push,pushed,met,scale = side.ids.grad,side.push,side.pushed,side.ids.met,side.scale
@@ -422,7 +421,7 @@ def push_ids(side, s, b):
         spread_row(side.sets.grad, cols, starts[i], ends[i], scale[i], grad, i)
     move_found(side.sets, s, b)
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def move_sets(side, lo, hi, s, b):
     "Gradients of the rows of sets between `lo` and `hi` from what all ids push, and Adam on each row at once"
     if not side.many[0]: return
@@ -449,6 +448,7 @@ class Team(NamedTuple):
     sync:np.ndarray # (32,) int64, see `wait`
     loss:np.ndarray # (n,) float32 of each rating of a chunk
     err:np.ndarray # (n,) float32 derivative of the mean loss by each score
+    work:np.ndarray # (threads,3,W) float32 vectors of a rating
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #d1eb7e9b
 def give_up(
@@ -459,9 +459,11 @@ def give_up(
 
 def new_team(
     n:int, # Ratings of a chunk
+    width:int, # Numbers of a row
+    threads:int=1, # How many
 )->Team:
     "The arrays of a team"
-    return Team(np.zeros(32, np.int64), aligned(n), aligned(n))
+    return Team(np.zeros(32, np.int64), aligned(n), aligned(n), aligned(threads, 3, -(-width//LANES)*LANES))
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #f1d59099
 def part_of(
@@ -478,7 +480,7 @@ def part_of(
     return Chunk(batch._replace(**rest), y[some], bs, start, losses)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #f1f35ba3
-@njit(**INNER)
+@njit(**LENT_INNER)
 def meet(users, items, times, batch, start, stop, s, b, thread, n_threads):
     "Note what a step meets"
     zero,one,two = np.int64(0),np.int64(1),np.int64(2)   # each literal would be compiled by itself
@@ -488,15 +490,15 @@ def meet(users, items, times, batch, start, stop, s, b, thread, n_threads):
         find_times(times, batch, start, stop, s, b)
     if thread==n_threads-1: find_side(items, batch, one, two, batch.item_starts, start, stop, s, b)
 
-@njit(**INNER)
-def back(users, items, times, batch, start, stop, err, b, thread, n_threads):
+@njit(**LENT_INNER)
+def back(users, items, times, batch, start, stop, err, b, work, thread, n_threads):
     "Gradients of ids and times, and of features that come with ratings"
     if thread==0:
-        side_back(users, items, times, batch, start, stop, err, 0, b)
-        if len(batch.time_starts): times_back(users, items, times, batch, start, stop, err, b)
-    if thread==n_threads-1: side_back(items, users, times, batch, start, stop, err, 1, b)
+        side_back(users, items, times, batch, start, stop, err, np.int64(0), b, work)
+        if len(batch.time_starts): times_back(users, items, times, batch, start, stop, err, b, work)
+    if thread==n_threads-1: side_back(items, users, times, batch, start, stop, err, np.int64(1), b, work)
 
-@njit(**INNER)
+@njit(**LENT_INNER)
 def move_rows(users, items, times, s, b, thread, n_threads):
     "Steps of ids, features and times, and of rows of sets if they are few"
     if thread==0:
@@ -508,11 +510,11 @@ def move_rows(users, items, times, s, b, thread, n_threads):
         push_ids(items, s, b)
 
 # %% ../../nbs/kernels/07_svdpp_steps.ipynb #9483ae60
-@njit(**CALLED)
+@njit(**LENT)
 def train(users, items, times, chunk, link, b, team, thread, n_threads):
     "One thread's part of the minibatches of a chunk; returns how many were done, all unless a loss isn't finite"
     batch,y,bs,before,losses = chunk
-    sync,loss,err = team
+    sync,loss,err,work = team[0],team[1],team[2],team[3][thread]
     for k in range(len(losses)):
         s,start,stop = before+k+1,k*bs,min(len(y), (k+1)*bs)
         n = stop-start
@@ -522,12 +524,12 @@ def train(users, items, times, chunk, link, b, team, thread, n_threads):
         add_up(items, items.cuts[thread], items.cuts[thread+1], s, b)
         if not wait(sync, n_threads): return k
         lo,hi = start+n*thread//n_threads,start+n*(thread+1)//n_threads
-        errors(users, items, times, batch, y, lo, hi, n, link, b, loss, err)
+        errors(users, items, times, batch, y, lo, hi, n, link, b, loss, err, work)
         if not wait(sync, n_threads): return k
         losses_of_step = total(loss, start, stop)
         if thread==0: losses[k] = losses_of_step/n
         if not np.isfinite(losses_of_step): return k
-        back(users, items, times, batch, start, stop, err, b, thread, n_threads)
+        back(users, items, times, batch, start, stop, err, b, work, thread, n_threads)
         if not wait(sync, n_threads): return k
         move_rows(users, items, times, s, b, thread, n_threads)
         if not wait(sync, n_threads): return k
@@ -547,6 +549,6 @@ def train_with(
     py = getattr(pair, 'py_func', pair)
     key = py.__code__,py.__defaults__,tuple(o.cell_contents for o in py.__closure__ or ())
     if key not in _trains:
-        new_errors = njit(**INNER)(with_names(errors, loss_pair=njit(**FORMULA)(py)))
-        _trains[key] = njit(**{**CALLED, 'cache':False})(with_names(train, errors=new_errors))
+        new_errors = njit(**LENT_INNER)(with_names(errors, loss_pair=njit(**FORMULA)(py)))
+        _trains[key] = njit(**{**LENT, 'cache':False})(with_names(train, errors=new_errors))
     return _trains[key]

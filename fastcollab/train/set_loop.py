@@ -190,13 +190,13 @@ class SetLoop(TorchLoop):
         record(self.learn, s, torch.tensor(losses, dtype=torch.float32), hypers)
     def run(self, chunk):
         "The steps of `chunk` in all threads, this one included; returns how many were done"
-        team = self.kernel.new_team(len(chunk.y))
+        team = self.kernel.new_team(len(chunk.y), self.bias+1, self.threads)
         args = *self.sides,self.times,chunk,self.link,self.bias,team
         def part(thread): return self.train_chunk(*args, thread, self.threads)
         others = []
         try:
             others += [self.pool.submit(part, t) for t in range(1, self.threads)]
-            with compiling(('sets',self.pair), 30): return part(0)
+            with compiling(('sets',self.pair), 16): return part(0)
         except BaseException:
             self.kernel.give_up(team)   # they wait for each other, and one of them may not have begun
             raise

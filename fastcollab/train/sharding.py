@@ -71,7 +71,7 @@ def from_columns(
     "Rows as the model has them"
     return t.mean(1, keepdim=True) if k==1 else t[:,:k]
 
-# %% ../../nbs/train/06_sharding.ipynb #5a4d0018
+# %% ../../nbs/train/06_sharding.ipynb #5a4d001a
 _SIDES = 'user','item'
 
 def table_ranks(

@@ -53,6 +53,20 @@ def moved(a, b, start):
     params = zip(*(o.model.parameters() for o in (a,b,start)))
     return max(float(((p-q).norm()/(q-r).norm()).detach()) for p,q,r in params if q.requires_grad and p.numel())
 
+FEATURES = synthetic_ratings(60, 40, 800)
+# some users have no job
+FEATURES = FEATURES.assign(age=FEATURES.userId%7, jobs=[f'{u%3}|{u%5}' if u%4 else None for u in FEATURES.userId])
+@pytest.mark.parametrize('agg', ['sqrtn','sum'])
+def test_features_equal_the_compiled_loop(agg):
+    "Lists of categories, and ids without any; in the compiled loop, rows of features wait"
+    dl,config = dict(item_cols=['genres'], user_cols=['age','jobs']),dict(agg=agg)
+    a,b,start = (build(o, HybridMF, df=FEATURES, config=config, dl=dl) for o in (True,'device',True))
+    for k in range(2):
+        for o in (a,b): quiet(o, 2-k, 1e-2, wd=.1)
+        assert moved(a, b, start)<2e-2
+        assert np.allclose(a.recorder.values, b.recorder.values, rtol=1e-3)
+    assert type(fit_loop(b)) is DeviceLoop
+
 GENRES = dict(dl=dict(genre_name='genres'))
 ANY = dict(net=dict(arch=CollabNN), norm=dict(arch=CollabNN, config=dict(use_bn=True)), sets=dict(arch=SVDPlusPlus),
     hybrid=dict(arch=HybridMF, **GENRES), features=dict(arch=HybridNN, **GENRES), all=dict(arch=SVDPlusPlus, **GENRES))
@@ -87,6 +101,14 @@ def test_unknown_ids():
     a,b = (quiet(build(o, unk_p=.3), 5, 2e-2) for o in (True,'device'))
     before = build().model
     assert all((o.model.u_weight.weight[0]-before.u_weight.weight[0]).abs().max()>.01 for o in (a,b))
+    assert abs(a.recorder.values[-1][1]-b.recorder.values[-1][1])<.1
+
+def test_unknown_ids_keep_features():
+    "Row 0 stands for an id, and the features are still those of the id"
+    dl = dict(item_cols=['genres'], user_cols=['age','jobs'])
+    a,b = (quiet(build(o, HybridMF, df=FEATURES, unk_p=.9, dl=dl), 8, 5e-2) for o in (True,'device'))
+    rows = [[t.weight.detach() for t in o.model.f_bias[1].tables] for o in (a,b)]
+    assert all((p-q).abs().mean()<.25*p.abs().mean() for p,q in zip(*rows))
     assert abs(a.recorder.values[-1][1]-b.recorder.values[-1][1])<.1
 
 def test_diverging():

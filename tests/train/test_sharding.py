@@ -54,7 +54,7 @@ def test_the_plan_does_not_change_the_numbers(results, plan):
 @needs_torchrec
 @pytest.mark.slow
 def test_a_stopped_fit_goes_on(results):
-    "Its tables are lost; a plain learner reads the checkpoint, and a fit with whole tables doesn't go on with it"
+    "Its tables are lost; a plain learner reads the checkpoint, another plan goes on with it, and whole tables don't"
     for o in results:
         assert o['stopped'] and o['plain'] and o['resumed']<1e-6 and o['recommends']==3
         assert 'its tables are shard, not replicate' in o['other']

@@ -134,7 +134,7 @@ def shard(out):
     except KeyboardInterrupt: res['stopped'] = bool(learn.model.u_weight.weight.isnan().all())
     plain = sharded('ratings', out=out).load('half')
     res['plain'] = bool(plain.get_preds()[0].isfinite().all())
-    resumed = fit(sharded('ratings', seed=5, out=out), checkpoint='half', resume=True, **given)
+    resumed = fit(sharded('ratings', seed=5, out=out), checkpoint='half', resume=True, plan='tables', **given)
     res['resumed'] = far(whole.get_preds()[0], resumed.get_preds()[0])
     res['other'] = message(lambda: fit(sharded('ratings', out=out), checkpoint='half', resume=True, world_size=2))
     for plan in ('tables','auto'):
