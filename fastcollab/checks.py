@@ -345,6 +345,7 @@ def _plain_types(df):
     for k in odd: df.isetitem(k, _plain_column(df.iloc[:,k]))
     return df
 
+# %% ../nbs/00_checks.ipynb #77bb15ba
 def as_frame(
     df, # A table of any library
 ): # `DataFrame`, which shares the numbers of polars and PyArrow where it can; `df` itself if it can't be made one

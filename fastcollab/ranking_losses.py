@@ -96,7 +96,7 @@ class WARPLoss(RankingLoss):
 
 # %% ../nbs/01_ranking_losses.ipynb #e4a0fcd8
 class AdaptiveHingeLoss(RankingLoss):
-    "Mean of max(0, 1 - item + highest of its negatives): the pairwise hinge of Weston et al. 2011, sec. 3, at its worst"
+    "Mean of max(0, 1 - item + highest of its negatives): the hinge of Weston et al. 2011, sec. 3, at its worst"
     def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)
         return (1-scores[:,0]+scores[:,1:].amax(1)).clamp(min=0)
     def fused_lists(self, n_neg:int): return list_rule('hinge_list')

@@ -135,6 +135,7 @@ def places_among(
     known = pa.chunked_array(pa.array(values.array)).combine_chunks()
     return pc.index_in(pa.array(col.array), value_set=known).fill_null(-1).to_numpy()
 
+# %% ../../nbs/data/03_features.ipynb #ef90c597
 def _value_numbers(col):
     "Number of each value among the distinct ones, -1 where missing, (n,)"
     def hashable(o): return tuple(map(str, o)) if _is_set(o) else o if pd.api.types.is_hashable(o) else str(o)
@@ -153,7 +154,6 @@ def _other_values(col, first, codes, bs=2**20):
         found = places_among(part, values)
         res[o:o+bs] = (found!=numbers[codes[o:o+bs]]) | (found<0) & part.notna().to_numpy()
     return res
-
 
 # %% ../../nbs/data/03_features.ipynb #a21722e0
 def _warn_changes(name, what, col, first, codes, ids):

@@ -259,7 +259,8 @@ $('find').addEventListener('keydown', e => {
 _BUTTONS_JS = '''
 const SHAPES = ['<circle cx="6" cy="6" r="4"/>', '<path d="M2 2h8v8H2z"/>', '<path d="M6 1l5 5-5 5-5-5z"/>',
   '<path d="M4 1h4v3h3v4H8v3H4V8H1V4h3z"/>', '<path d="M3 0l3 3 3-3 3 3-3 3 3 3-3 3-3-3-3 3-3-3 3-3-3-3z"/>']
-const shape = j => `<svg viewBox="0 0 12 12" style="fill:${color(j, 'var(--fg)')}" aria-hidden="true">${SHAPES[j%5]}</svg>`
+const look = j => `viewBox="0 0 12 12" style="fill:${color(j, 'var(--fg)')}"`
+const shape = j => `<svg ${look(j)} aria-hidden="true">${SHAPES[j%5]}</svg>`
 D.kinds.forEach((k, j) => {
   const b = el('button', '')
   b.type = 'button'

@@ -186,7 +186,9 @@ def check_fold_in(
 ): # ValueError if known users are among them, and it isn't known what they have rated
     "Check that a learner can fold in these users"
     name = learn.dls.user_name
-    if table is None or name not in (table := check_frame('the table', table)) or kept_ratings(learn).has_history: return
+    if table is None: return
+    table = check_frame('the table', table)
+    if name not in table or kept_ratings(learn).has_history: return
     users = raw_ids(table[name]).unique()
     known = users[users.isin(learn.dls.train_ds.enc.index[name])]
     if not len(known): return

@@ -15,7 +15,7 @@ LONG = 2**20   # counts above it would only take long: not tried
 def plain(o): return o.item() if getattr(o, 'ndim', None)==0 else o
 def is_number(o): return isinstance(o, (int,float)) and not isinstance(o, bool)
 def whole(low=1, high=2**62, none=False, end=None):
-    "Whole numbers from `low` to `high`; above, either will do: what is too large for a machine may be small for another"
+    "Whole numbers from `low` to `high`; above, either will do: what is too much for one machine may suit another"
     def right(o):
         if (o := plain(o)) is None: return none
         if isinstance(o, float) and o.is_integer() and low<=o<=high: return None
@@ -90,7 +90,8 @@ def clicks_of(name, v): want(len(to_implicit(BASE, **{name:v}))>=0, 'no rows')
 def interpret(name, v): CollabInterpretation(fitted()).plot_factors(**{name:v})
 def dropout(name, v): IdDropout(**{name:v})
 
-SHARE,SEED,POSITIVE,COLUMN = number(0, 1, end=True),whole(-2**63, 2**64-1, none=True, end=True),number(0, 1e6),among(None)
+SHARE,SEED = number(0, 1, end=True),whole(-2**63, 2**64-1, none=True, end=True)
+POSITIVE,COLUMN = number(0, 1e6),among(None)
 SEVERAL = Fraction,slice,list,tuple,set,range,np.ndarray,torch.Tensor,pd.Series
 RATE,SIZE = number(0, 1e3, none=True, more=SEVERAL),whole(high=2**16)
 CALLS = [ # door, and its arguments with what is right for them
@@ -101,9 +102,9 @@ CALLS = [ # door, and its arguments with what is right for them
     (click, dict(n_neg=whole(high=100), sampler=never, duplicates=never, rule=never, alpha=POSITIVE,
         weight_name=COLUMN, bs=whole(), seed=SEED, valid_pct=SHARE, path=places)),
     (learn, dict(n_factors=whole(none=True, high=2**16), emb_szs=either, layers=either, config=either, y_range=either,
-        loss_func=either, arch=either, unk_p=number(0, 1, none=True, end=True), center=flag, bias_wd=POSITIVE, opt_func=either,
-        cbs=either, lr=number(0, 1e3, more=SEVERAL), splitter=either, metrics=either, path=places, model_dir=places,
-        wd=RATE, moms=either, fused=either, train_bn=flag, wd_bn_bias=flag, default_cbs=either, use_nn=flag)),
+        loss_func=either, arch=either, unk_p=number(0, 1, none=True, end=True), center=flag, bias_wd=POSITIVE,
+        opt_func=either, cbs=either, lr=number(0, 1e3, more=SEVERAL), splitter=either, metrics=either, path=places,
+        model_dir=places, wd=RATE, moms=either, fused=either, train_bn=flag, wd_bn_bias=flag, default_cbs=either, use_nn=flag)),
     (net, dict(n_factors=whole(none=True, high=2**16), layers=either, emb_szs=either, config=either)),
     (fits('fit', n_epoch=1), dict(n_epoch=whole(0, LONG), lr=RATE, wd=RATE, cbs=either, reset_opt=flag,
         start_epoch=either)),

@@ -15,8 +15,9 @@ from .verdict import Case, Mine, want
 
 ARCHS = dict(dot=dict(), net=dict(use_nn=True), clicks=dict(kind='clicks'),
     closed=dict(kind='clicks', arch=EASE, n_factors=None), sets=dict(arch=SVDPlusPlus))
-ERRORS = dict(mine=lambda: Mine('mine'), interrupt=lambda: KeyboardInterrupt('stop'), stop=lambda: StopIteration('stop'),
-    full=lambda: OSError(28, 'No space left on device'), memory=lambda: MemoryError('memory'), exit=lambda: SystemExit(2))
+ERRORS = dict(mine=lambda: Mine('mine'), interrupt=lambda: KeyboardInterrupt('stop'),
+    stop=lambda: StopIteration('stop'), full=lambda: OSError(28, 'No space left on device'),
+    memory=lambda: MemoryError('memory'), exit=lambda: SystemExit(2))
 CANCELS = (CancelBatchException,CancelEpochException,CancelFitException,CancelStepException,CancelTrainException,
     CancelValidException)
 EVENTS = [o for o in _events if o!='after_create']

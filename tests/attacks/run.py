@@ -25,7 +25,8 @@ def warm():
     "Compile what is compiled once: it is no hang"
     for o in ('ratings','clicks','features','sampled'): values.recommender(o)
     values.quiet(values.new(arch=values.SVDPlusPlus), 'fit', 1)
-    for kind,fit in (('ratings','fit_als'),('clicks','fit_als'),('clicks','fit_sgd')): values.quiet(values.new(kind), fit, 1)
+    for kind,fit in (('ratings','fit_als'),('clicks','fit_als'),('clicks','fit_sgd')):
+        values.quiet(values.new(kind), fit, 1)
     values.quiet(values.new(arch='auto', n_factors=None), 'fit_auto')
     rec = values.recommender()
     rec.explain(1, 2)

@@ -740,7 +740,8 @@ def test_lists_of_arrow_and_lists_of_lists():
     plain,listed = (load(BASE.assign(genres=o), item_cols='genres', user_cols=None) for o in (genres,arrow))
     assert list(listed.classes['genres'])==list(plain.classes['genres'])
     assert torch.equal(listed.train_ds.tables[1], plain.train_ds.tables[1])
-    odd = load(BASE.assign(genres=[[[o]] for o in BASE.movieId], decade=[{'a':o} for o in BASE.movieId]), user_cols=None)
+    nested = BASE.assign(genres=[[[o]] for o in BASE.movieId], decade=[{'a':o} for o in BASE.movieId])
+    odd = load(nested, user_cols=None)
     assert '[1]' in odd.classes['genres'] and "{'a': 1}" in odd.classes['decade']
 
 @pytest.mark.parametrize('dtype', ['str',object,pd.ArrowDtype(pa.string())])
