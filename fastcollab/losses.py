@@ -8,6 +8,7 @@ __all__ = ['flat_pair', 'ListRule', 'RatingLoss', 'RatingMSE', 'ForeignLoss', 'r
 # %% ../nbs/01_losses.ipynb #8295c0e4
 from typing import NamedTuple
 
+from fastai.data.core import DataLoaders
 from fastai.losses import BaseLoss
 from fastai.torch_basics import *
 from .kernels.jit import load_kernels
@@ -136,7 +137,7 @@ class OrdinalLoss(RatingLoss):
 
     @classmethod
     def from_dls(cls,
-        dls:'CollabDataLoaders', # `CollabDataLoaders`
+        dls:DataLoaders, # `CollabDataLoaders`
     ): # The loss, with a level for each distinct training rating
         "The loss for the ratings of `dls`; its first cuts give their distribution"
         return cls(*dls.train_ds.store.levels())

@@ -7,6 +7,7 @@ __all__ = ['RankingLoss', 'list_rule', 'without_padding', 'BPRLoss', 'WARPLoss',
            'BCELoss']
 
 # %% ../nbs/01_ranking_losses.ipynb #4c0a0c11
+from fastai.data.core import DataLoaders
 from fastai.torch_basics import *
 from .checks import *
 from .kernels.jit import load_kernels
@@ -17,7 +18,7 @@ class RankingLoss(RatingLoss):
     "Base class of losses that compare the item of an interaction, column 0 of the scores, with negatives"
     ranks,takes_ratings,wd = True,False,.3
     def setup(self,
-        dls:'CollabDataLoaders', # `CollabDataLoaders.from_interactions`
+        dls:DataLoaders, # `CollabDataLoaders.from_interactions`
     ): # self
         "Take what the loss has to know of the loaders"
         return self
@@ -72,7 +73,7 @@ class WARPLoss(RankingLoss):
     def __init__(self,
         n_items:int|None=None, # Y, the number of items; that of the loaders if None
     ): self.n_items = check_int('n_items', n_items, low=2, none='that of the loaders', what='items')
-    def setup(self, dls:'CollabDataLoaders'):
+    def setup(self, dls:DataLoaders):
         self.n_items = ifnone(self.n_items, dls.n_items-1)
         if (n := dls.train_ds.n_neg)<5:
             warn(f'WARPLoss looks for a violation among n_neg={n} negatives; give from_interactions n_neg=10 or more')
@@ -110,7 +111,7 @@ class SampledSoftmaxLoss(RankingLoss):
     ):
         self.correct = correct
         self.register_buffer('log_q', log_q, persistent=False)
-    def setup(self, dls:'CollabDataLoaders'):
+    def setup(self, dls:DataLoaders):
         if self.correct and self.log_q is None: self.log_q = dls.train_ds.sampler.log_q()
         return self
     def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)

@@ -2,8 +2,9 @@
 
 A page of a module shows signatures, docments as tables, and links to the source. `make docs` builds the site and
 links.py checks it."""
-import inspect, re, tempfile
+import ast, inspect, re, sys, tempfile
 from base64 import b64decode
+from functools import cache
 from html import escape, unescape
 from importlib import import_module
 from pathlib import Path
@@ -94,6 +95,16 @@ def methods(cls):
             yield name,(o if inspect.ismethod(o) else fn)
 
 # ---- Pages
+@cache
+def class_lines(module):
+    "First line of each class of a module: `inspect` would read the module anew for each"
+    tree = ast.parse(Path(sys.modules[module].__file__).read_text(encoding='utf-8'))
+    return {o.name:min(d.lineno for d in [o,*o.decorator_list]) for o in tree.body if isinstance(o, ast.ClassDef)}
+
+def first_line(sym):
+    "Where a function or a class begins in its file, decorators included"
+    return class_lines(sym.__module__)[sym.__name__] if isinstance(sym, type) else sym.__code__.co_firstlineno
+
 class Page:
     "The page made from a notebook in `_proc`"
     def __init__(self, path):
@@ -133,7 +144,7 @@ class Page:
 
     def entry(self, name, sym, level=3):
         self.symbols[name] = name.lower()
-        line = inspect.getsourcelines(sym)[1]
+        line = first_line(sym)
         yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1]}" }}'
         yield f'<a class="source" href="{self.source}#__codelineno-0-{line}">source</a>'
         yield f'```python\n{Signature(sym)}\n```'

@@ -94,7 +94,7 @@ class GenreCategorify:
         return table,left
 
     def decode(self,
-        g:'Tensor|np.ndarray', # Category rows, tensor or array (n,G)
+        g:np.ndarray, # Category rows, an array or a tensor (n,G)
     )->list: # Text of each row
         "Category numbers back to text"
         return [self.sep.join(self.classes[i] for i in o if i) for o in g.tolist()]

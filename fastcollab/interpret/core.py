@@ -17,7 +17,7 @@ from .data import InterpretationData, LearnerData, RecommenderData
 class CollabInterpretation:
     "Tables and plots of what a fitted model has learned, and of where it is wrong"
     def __init__(self,
-        learn:'CollabLearner', # A fitted `CollabLearner`
+        learn:object, # A fitted `CollabLearner`
         ds_idx:int=1, # Part of its loaders to examine: 0 is training, 1 is validation
     ): self.data = LearnerData(learn, ds_idx)
     @classmethod
@@ -30,7 +30,7 @@ class CollabInterpretation:
         return res
     @classmethod
     def from_learner(cls,
-        learn:'CollabLearner', # A fitted `CollabLearner`
+        learn:object, # A fitted `CollabLearner`
         ds_idx:int=1, # Part of its loaders to examine: 0 is training, 1 is validation
     ):
         "From a fitted learner and one part of its loaders"

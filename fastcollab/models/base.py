@@ -16,6 +16,7 @@ from fastai.collab import EmbeddingDotBias, EmbeddingNN
 from fastai.torch_basics import *
 from ..checks import check_range, unknown_ids
 from ..data.ids import find_rows, raw_ids
+from ..data.loaders import CollabDataLoaders,RatingsDataset
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from .layers import emb_size, find_hook, is_plain_table
 from ..recommend.base import *
@@ -174,7 +175,7 @@ class CollabModel(Module):
 
     @classmethod
     def from_dls(cls,
-        dls:'CollabDataLoaders', # `CollabDataLoaders`
+        dls:CollabDataLoaders, # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, with the vocabularies of `dls`
         "A model of the size of `dls`"
@@ -273,7 +274,7 @@ class CollabModel(Module):
         return add_columns(x, self.tables, self.n_times)
 
     def fuse_plan(self,
-        ds:'RatingsDataset', # `RatingsDataset` to train on or to predict
+        ds:RatingsDataset, # `RatingsDataset` to train on or to predict
     )->FusePlan|str:
         "The tables to train and predict in the compiled loop, or the reason why not, as a phrase"
         return f'{self.name} has no plan for the compiled loop'
@@ -294,7 +295,7 @@ class CollabModel(Module):
         return FoldTerms(clicks=None if self.click_terms is None else ClickTerms(*self.click_terms[side].tolist()))
 
     def solve(self,
-        ds:'RatingsDataset', # `RatingsDataset` to solve for
+        ds:RatingsDataset, # `RatingsDataset` to solve for
     ):
         "Find everything at once, for models in closed form"
         raise TypeError(f'{self.name} has no closed form; train it')
@@ -393,7 +394,7 @@ class ForeignModel(CollabModel):
     "The default answers for a module without them"
     def __init__(self,
         model:nn.Module, # Maps x (bs,2+) to ratings (bs,) or (bs,1)
-        ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+        ds:RatingsDataset=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
         self.model,self.y_range = model,check_range('y_range', getattr(model, 'y_range', None))
         self.n_users,self.n_items = (None,None) if ds is None else (ds.n_users,ds.n_items)
@@ -418,7 +419,7 @@ class FastaiDot(ForeignModel):
     "fastai's `EmbeddingDotBias`: a dot product with biases"
     def __init__(self,
         model:EmbeddingDotBias, # The model
-        ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+        ds:RatingsDataset=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
         super().__init__(model, ds)
         self.n_users,self.n_items = len(model.u_weight.weight),len(model.i_weight.weight)
@@ -430,13 +431,13 @@ class FastaiDot(ForeignModel):
     def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         vec,bias = (o.weight if rows is None else o(rows) for o in self._tables(side))
         return Factors(vec, bias.squeeze(-1))   # (n,k), (n,)
-    def fuse_plan(self, ds:'RatingsDataset'): return dot_plan(self, self._tables(0), self._tables(1))
+    def fuse_plan(self, ds:RatingsDataset): return dot_plan(self, self._tables(0), self._tables(1))
 
 class FastaiNet(ForeignModel):
     "fastai's `EmbeddingNN`: a net on two vectors"
     def __init__(self,
         model:EmbeddingNN, # The model
-        ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes, and the columns behind the ids
+        ds:RatingsDataset=None, # `RatingsDataset` with the sizes, and the columns behind the ids
     ):
         super().__init__(model, ds)
         self.n_users,self.n_items = (len(o.weight) for o in model.embeds)
@@ -455,7 +456,7 @@ _adapters = {EmbeddingDotBias:FastaiDot, EmbeddingNN:FastaiNet}
 
 def collab_model(
     model:nn.Module, # Any model that a learner may have
-    ds:'RatingsDataset'=None, # `RatingsDataset` with the sizes and columns that a foreign model is asked with
+    ds:RatingsDataset=None, # `RatingsDataset` with the sizes and columns that a foreign model is asked with
 )->CollabModel: # `model` itself if it is one
     "The answers of a model: its own, or the defaults"
     if is_spread(model): return collab_model(model.module, ds)

@@ -10,6 +10,7 @@ __all__ = ['shares_tried', 'level_probs', 'level_quantile', 'left_out_averages',
 import statistics
 
 from fastai.torch_basics import *
+from ..data.loaders import RatingsDataset
 from ..kernels.jit import compiling,load_kernels
 from .base import *
 from ..recommend.base import FoldTerms
@@ -125,7 +126,7 @@ class PosteriorAverage(CollabModel):
     def scorer(self):
         "Products of the mean vectors, which recommenders keep; close to the mean over samples"
         return self.inner.scorer()
-    def fuse_plan(self, ds:'RatingsDataset'):
+    def fuse_plan(self, ds:RatingsDataset):
         return 'its predictions are averages over samples' if self.count else self.inner.fuse_plan(ds)
 
     # ---- Samples
@@ -284,7 +285,7 @@ class LeadEnsemble(WeightedEnsemble):
     def feature_factors(self, name:str): return self.lead.feature_factors(name)
     def fold_terms(self, side:int): return self.lead.fold_terms(side)
     def scorer(self): return self.lead.scorer()
-    def fuse_plan(self, ds:'RatingsDataset'): return 'its predictions are a weighted mean of several models'
+    def fuse_plan(self, ds:RatingsDataset): return 'its predictions are a weighted mean of several models'
     def vectors(self, side:int): return self.lead.vectors(side)
     def rating_probs(self, x:Tensor): return self.lead.rating_probs(x)
     def intervals(self, x:Tensor, share:float): return self.lead.intervals(x, share)

@@ -9,6 +9,7 @@ __all__ = ['GenreDotProductBias', 'GenreCollabNN', 'HybridModel', 'find_feature'
 # %% ../../nbs/models/04_hybrid.ipynb #0af8f58e
 from fastai.torch_basics import *
 from ..checks import checked
+from ..data.loaders import CollabDataLoaders,RatingsDataset
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from .base import *
 from .layers import *
@@ -22,7 +23,7 @@ class HybridModel(CollabModel):
     needs_features = True
     @classmethod
     def from_dls(cls,
-        dls:'CollabDataLoaders', # `CollabDataLoaders` with features
+        dls:CollabDataLoaders, # `CollabDataLoaders` with features
         **kwargs, # Passed to the constructor
     ): # The model, with the vocabularies and features of `dls`
         "A model of the size of `dls`"
@@ -126,7 +127,7 @@ def feature_spec(
 
 def hybrid_plan(
     m:HybridModel, # A `HybridMF`
-    ds:'RatingsDataset', # `RatingsDataset` to train on or to predict
+    ds:RatingsDataset, # `RatingsDataset` to train on or to predict
 )->FusePlan|str:
     "The plan of a model with features, or the reason why there is none"
     if m.how!='add': return f"features scale vectors (how={m.how!r})"
@@ -175,7 +176,7 @@ class HybridMF(HybridModel, DotProductBias):
         vec,bias = (o[side].tables[at].weight.detach().clone() for o in (self.f_weight,self.f_bias))
         return Factors(vec, bias.squeeze(1))
     def bias_params(self): return [*super().bias_params(), *(o.weight for side in self.f_bias for o in side.tables)]
-    def fuse_plan(self, ds:'RatingsDataset'): return hybrid_plan(self, ds)
+    def fuse_plan(self, ds:RatingsDataset): return hybrid_plan(self, ds)
     def gibbs_plan(self):
         if self.how!='add': return f'features scale vectors (how={self.how!r})'
         return tuple(feature_spec(self, k) for k in (0,1))

@@ -8,6 +8,7 @@ __all__ = ['graph_edges', 'LightGCN']
 # %% ../../nbs/models/09_lightgcn.ipynb #9c000003
 from fastai.torch_basics import *
 from ..checks import check_int,check_range
+from ..data.loaders import CollabDataLoaders
 from .base import *
 from .layers import *
 from ..recommend.base import *
@@ -51,7 +52,7 @@ class LightGCN(CollabModel):
 
     @classmethod
     def from_dls(cls,
-        dls:'CollabDataLoaders', # `CollabDataLoaders`
+        dls:CollabDataLoaders, # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, with the graph of the training part
         "A model of the size of `dls`, with who met what in training"

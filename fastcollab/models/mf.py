@@ -8,6 +8,7 @@ __all__ = ['DotProduct', 'DotProductBias', 'BiasBaseline']
 # %% ../../nbs/models/02_mf.ipynb #e724501b
 from fastai.torch_basics import *
 from ..checks import check_number, check_range, checked
+from ..data.loaders import CollabDataLoaders,RatingsDataset
 from .base import *
 from .layers import *
 from ..recommend.base import *
@@ -32,7 +33,7 @@ class DotProduct(CollabModel):
     def factors(self, side:int, rows:Tensor|None=None, categories:Tensor|None=None):
         table = (self.u_weight,self.i_weight)[side]
         return Factors(table.weight if rows is None else table(rows))
-    def fuse_plan(self, ds:'RatingsDataset'): return dot_plan(self, (self.u_weight,), (self.i_weight,))
+    def fuse_plan(self, ds:RatingsDataset): return dot_plan(self, (self.u_weight,), (self.i_weight,))
 
 # %% ../../nbs/models/02_mf.ipynb #f5ad7005
 class DotProductBias(DotProduct):
@@ -54,7 +55,7 @@ class DotProductBias(DotProduct):
         return Factors(DotProduct.factors(self, side, rows).vec, bias.squeeze(-1))   # (n,k), (n,)
     def shift_biases(self, side:int, by:float): (self.u_bias,self.i_bias)[side].weight.data += by
     def bias_params(self): return [self.u_bias.weight,self.i_bias.weight]
-    def fuse_plan(self, ds:'RatingsDataset'):
+    def fuse_plan(self, ds:RatingsDataset):
         return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
     def gibbs_plan(self): return SideSpec(self.n_users),SideSpec(self.n_items)
     def write_tables(self, users:SideTables, items:SideTables):
@@ -99,7 +100,7 @@ class BiasBaseline(CollabModel):
 
     @classmethod
     def from_dls(cls,
-        dls:'CollabDataLoaders', # `CollabDataLoaders`
+        dls:CollabDataLoaders, # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, fitted
         "A model of the size of `dls`, fitted to its training ratings"

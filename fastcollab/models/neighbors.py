@@ -9,6 +9,7 @@ __all__ = ['Popular', 'HistoryModel', 'EASE', 'ItemKNN', 'SLIM', 'followers', 'S
 from fastai.torch_basics import *
 from scipy.sparse import csr_matrix, diags
 from ..checks import *
+from ..data.loaders import RatingsDataset
 from ..data.matrix import *
 from .base import *
 from ..recommend.base import *
@@ -26,7 +27,7 @@ class Popular(CollabModel):
         self.n_users,self.n_items = n_users,n_items
         self.share = nn.Parameter(torch.zeros(n_items), requires_grad=False)
 
-    def solve(self, ds:'RatingsDataset'):
+    def solve(self, ds:RatingsDataset):
         m = interaction_matrix(ds, weights=False)
         share = np.asarray(m.sum(0))[0]/max(1, (np.diff(m.indptr)>0).sum())
         self.share.data = torch.from_numpy(share.astype(np.float32)).to(self.share.device)
@@ -65,7 +66,7 @@ class HistoryModel(CollabModel):
         "The weight from an item that was met (row) to an item (column)"
         if self.rule is None: raise NotImplementedError(f'{self.name} needs a rule, or solve_weights')
         return self.rule(m)
-    def solve(self, ds:'RatingsDataset'):
+    def solve(self, ds:RatingsDataset):
         m = interaction_matrix(ds, weights=False)
         self._keep(m, self.solve_weights(m), interaction_ages(ds) if self.recency else None)
     def _keep(self, m, weights, ages=None):
@@ -176,7 +177,7 @@ class Successors(HistoryModel):
         self.window,self.decay = check_int('window', window),check_number('decay', decay, low=0)
         self.power = check_number('power', power, low=0)
 
-    def solve(self, ds:'RatingsDataset'):
+    def solve(self, ds:RatingsDataset):
         m,ages = interaction_matrix(ds, weights=False),interaction_ages(ds)
         count = np.maximum(np.asarray(m.sum(0))[0], 1)                       # (n_items,)
         sums = followers(ages, self.window, self.decay)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fastai.torch_basics import *
 from ..checks import check_range, checked
 from ..data.blocks import need_room
+from ..data.loaders import CollabDataLoaders
 from ..data.timestamps import TIMESTAMP_COLUMNS
 from ..kernels.jit import compiling,load_kernels
 from .base import *
@@ -106,7 +107,7 @@ def _tables(model):
     return *model.ids,*(s.weight for s in model.sets),*model.f_weight,model.d_weight
 
 def runs_in_kernel(
-    model:'SVDPlusPlus', # An `SVDPlusPlus`
+    model:Module, # An `SVDPlusPlus`
     x:Tensor, # A batch
 )->bool:
     "Can the kernel compute these scores?"
@@ -190,7 +191,7 @@ def _batch(model, x, plan):
     return _kernel().Batch(x.contiguous().numpy(), weights(0), weights(1), users.starts, items.starts, times)
 
 def kernel_score(
-    model:'SVDPlusPlus', # An `SVDPlusPlus`
+    model:Module, # An `SVDPlusPlus`
     x:Tensor, # A batch, (bs,2+G+T) int64
 )->Tensor: # (bs,)
     "The scores of a batch, computed by the kernel"
@@ -207,7 +208,7 @@ class SetPlan(NamedTuple):
     version:list # Changes when something else than the parameters does
 
 def svdpp_plan(
-    model:'SVDPlusPlus', # An `SVDPlusPlus`
+    model:Module, # An `SVDPlusPlus`
 )->SetPlan|str:
     "The plan of a model, or the reason why there is none"
     if _kernel() is None: return 'the compiled loops cannot be used'
@@ -254,7 +255,7 @@ class SVDPlusPlus(HybridModel):
 
     @classmethod
     def from_dls(cls,
-        dls:'CollabDataLoaders', # `CollabDataLoaders`
+        dls:CollabDataLoaders, # `CollabDataLoaders`
         **kwargs, # Passed to the constructor
     ): # The model, with the vocabularies, features and times of `dls`
         "A model of the size of `dls`, with who rated what in training"

@@ -9,6 +9,7 @@ __all__ = ['decays', 'rating_range', 'new_id_share', 'AutoConfig', 'auto_config'
 from dataclasses import dataclass
 
 from fastai.torch_basics import *
+from ..data.loaders import CollabDataLoaders
 
 # %% ../../nbs/train/05_auto.ipynb #d2b249ed
 def decays(
@@ -81,7 +82,7 @@ def _reasons(per_user, per_item, timestamps):
 
 # %% ../../nbs/train/05_auto.ipynb #2767fb36
 def auto_config(
-    dls:'CollabDataLoaders', # `CollabDataLoaders`
+    dls:CollabDataLoaders, # `CollabDataLoaders`
 )->AutoConfig: # Shown as a table with its reasons
     "Suggest settings for `dls`"
     store,users,items = dls.train_ds.store,dls.n_users-1,dls.n_items-1

@@ -11,9 +11,10 @@ from copy import deepcopy
 from typing import NamedTuple
 
 from scipy.sparse import csr_matrix
-from fastai.learner import Metric
+from fastai.learner import Learner, Metric
 from fastai.torch_basics import *
 from ..checks import check_choice,check_int,check_number
+from ..data.loaders import RatingsDataset
 from ..data.matrix import interaction_matrix
 from ..models.base import collab_model,reading
 from ..ranking import *
@@ -41,8 +42,8 @@ class RankedPart(NamedTuple):
 
 # %% ../../nbs/train/03_ranking.ipynb #668382dc
 def ranked_part(
-    ds:'RatingsDataset', # `RatingsDataset` of the held-out ratings
-    train_ds:'RatingsDataset', # `RatingsDataset` of the training part
+    ds:RatingsDataset, # `RatingsDataset` of the held-out ratings
+    train_ds:RatingsDataset, # `RatingsDataset` of the training part
 )->RankedPart:
     "Whom to rank for, and what they should find"
     ids,values = ds.store.arrays()
@@ -57,7 +58,7 @@ def ranked_part(
 class FullRanking:
     "All items, ranked once per validation for all metrics that ask"
     def __init__(self,
-        learn:'CollabLearner', # `CollabLearner`
+        learn:Learner, # `CollabLearner`
     ):
         self.learn,self._part = learn,None
         self.begin()
@@ -144,7 +145,7 @@ class RankingMetric(Metric):
         self.min_rating = None if min_rating is None else check_number('min_rating', min_rating)
         self.ranking = None
     def reset(self): self.ranking = None
-    def accumulate(self, learn:'Learner'):
+    def accumulate(self, learn:Learner):
         "Note whose lists to measure; batches don't matter"
         due = (learn.epoch+1)%self.every==0 or learn.epoch+1==learn.n_epoch
         if due and self.ranking is None: self.ranking = learn.ranking.want(self.k)
@@ -227,7 +228,7 @@ class ExposureGini(RankingMetric):
 
 # %% ../../nbs/train/03_ranking.ipynb #5f93c15e
 def item_vectors(
-    ds:'RatingsDataset', # `RatingsDataset` with features of the items
+    ds:RatingsDataset, # `RatingsDataset` with features of the items
 )->np.ndarray: # (n_items,n_categories) float32; ValueError if there are no features
     "The categories of items as vectors whose products are cosines, see `genre_vectors`"
     features = [f for f in ds.features if f.side==1]
