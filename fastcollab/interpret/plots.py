@@ -232,6 +232,8 @@ def _draw_arrows(ax, tips):
     "Arrows from the origin"
     for x,y in tips:
         ax.annotate('', (x,y), (0,0), arrowprops=dict(arrowstyle='-|>', color=BLUE, lw=1.1, shrinkA=0, shrinkB=0))
+    ax.update_datalim(tips)               # annotations don't widen the axes
+    ax.autoscale_view()
 
 # %% ../../nbs/interpret/04_plots.ipynb #f208a090
 def plot_genres(data, by='genres', n=20, ax=None, figsize=(8,7)):
