@@ -401,7 +401,8 @@ def need_column(
     table:str='', # What the table is called in the message, such as 'the metadata'
 )->pd.Series: # The column; KeyError if it isn't there, ValueError if there are several
     "A column of a table"
-    found = list(df.columns).count(name) if pd.api.types.is_hashable(name) else 0
+    is_name = pd.api.types.is_hashable(name) and name is not pd.NA   # NA equals nothing, and says so by an error
+    found = list(df.columns).count(name) if is_name else 0
     if found==1: return df[name]
     if found>1: raise ValueError(f'{found} columns are called {name!r}; rename all but one')
     kind,place = what+' ' if what else '', ' in '+table if table else ''
@@ -497,9 +498,11 @@ def check_unicode(
     col = df[name]
     if col.dtype!=object: return   # other types of text hold nothing else
     for o in range(0, len(col), size):
-        try: pa.array(col.iloc[o:o+size].to_numpy(), pa.large_string(), from_pandas=True)
+        part = col.iloc[o:o+size]
+        try: pa.array(part.to_numpy(), pa.large_string(), from_pandas=True)
         except UnicodeEncodeError: break
-        except (pa.ArrowException,TypeError): continue   # not only text
+        except (pa.ArrowException,TypeError):   # not only text
+            if not part.map(_is_whole_text).all(): break
     else: return
     rows = example_row(df, ~col.map(_is_whole_text).to_numpy(bool), name)
     remedy = f"df[{name!r}].str.encode('utf8', 'replace').str.decode('utf8')"

@@ -28,6 +28,8 @@ def _not_times(col, bad):
 
 def _read_objects(col):
     "Numbers or dates from text or from objects of Python"
+    name = 'time' if col.name is None else col.name
+    check_unicode(col.to_frame(name), name, 'time')
     empty = (col.isna() | (col.astype(str).str.strip()=='')).to_numpy()
     if empty.all(): return np.full(len(col), np.nan)
     values = _numbers(col[~empty])

@@ -85,6 +85,8 @@ def need_rising(
 
 
 # %% ../../nbs/recommend/00_saved.ipynb #c192000a
+_MOST = 1e15   # its square is finite too, in float32
+
 def need_range(
     name:str, # What it is
     o, # What came
@@ -93,12 +95,11 @@ def need_range(
     "Misfit unless `o` is a list of two numbers, the lower one first"
     two = isinstance(o, list) and len(o)==2 and all(type(x) in (int,float) for x in o)
     need(two, f'{name} is {brief(o)}, and not two numbers')
-    ok = all(map(is_number, o)) and o[0]<o[1] if finite else o[0]<=o[1]
+    ok = all(map(is_number, o)) and -_MOST<=o[0]<o[1]<=_MOST if finite else o[0]<=o[1]
     need(ok, f'{name} is {brief(o)}, and the first number has to be lower than the second')
 
 
 # %% ../../nbs/recommend/00_saved.ipynb #c192000d
-_MOST = 1e15   # its square is finite too, in float32
 _KINDS = dict(float32=(torch.float32,), float=(torch.float32,torch.float64), float64=(torch.float64,),
     int=(torch.int64,torch.int32,torch.int16,torch.int8,torch.uint8))
 

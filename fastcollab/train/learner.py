@@ -911,9 +911,10 @@ def collab_learner(
         y_range=y_range, loss_func=loss_func, unk_p=unk_p, center=center))   # before a fit trains the loss
     asked.update(arch=arch, **{k:kwargs[k] for k in ('splitter',) if k in kwargs})
     auto,loss_func = None,check_loss(dls, ifnone(loss_func, dls.train_ds.loss_func), y_range)
-    if arch in ('auto','best') and dls.implicit:
+    is_auto = isinstance(arch, str) and arch in ('auto','best')
+    if is_auto and dls.implicit:
         auto,arch,given = auto_config(dls),DotProductBias,{}
-    elif arch in ('auto','best'):
+    elif is_auto:
         given = dict(n_factors=n_factors, y_range=y_range, unk_p=unk_p, config=config, cbs=cbs)
         auto,dls,given = auto_arguments(dls, loss_func, **given)
         arch,(n_factors,y_range,unk_p,config,cbs) = SVDPlusPlus,given.values()

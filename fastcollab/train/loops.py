@@ -503,7 +503,8 @@ class FusedLoop(TorchLoop):
     lazy = False
     def __init__(self, learn):
         super().__init__(learn)
-        self.bs = learn.dls.train.bs*(1+learn.dls.train_ds.n_neg)   # a list counts as so many ratings
+        ds = learn.dls.train_ds
+        self.bs = min(learn.dls.train.bs, max(1, len(ds)))*(1+ds.n_neg)   # a list counts as so many ratings
         self.threads,self.kernel,self.plan = self.team_size(),load_kernels('mf'),self.new_plan()
         self.init_loss(rating_loss(learn.loss_func))
         self.sides,self.categories = plan_arrays(self.kernel, self.plan, self.bs, self.threads)

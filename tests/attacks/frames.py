@@ -86,7 +86,7 @@ COLUMNS = { # what is done to a column
     'sparse':lambda col: every(number)(col).astype(int).astype(pd.SparseDtype(int)),
     'bool':lambda col: every(lambda o: number(o)%2==0)(col).astype(bool),
     'boolean':lambda col: every(lambda o: number(o)%2==0)(col).astype('boolean'),
-    'aware times':lambda col: pd.Series(pd.to_datetime([number(o) for o in col], unit='D', utc=True), col.index),
+    'aware times':lambda col: pd.Series(pd.to_datetime([number(o) for o in col], unit='s', utc=True), col.index),
     'int8':lambda col: every(lambda o: number(o)%100)(col).astype(np.int8),
     'unused categories':lambda col: every(str)(col).astype('category').cat.add_categories(['zz']),
     'ordered categories':lambda col: every(number)(col).astype(pd.CategoricalDtype(range(98), ordered=True)),

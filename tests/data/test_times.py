@@ -102,3 +102,6 @@ def test_time_name_takes_text():
     assert a==b
     learn = quiet(collab_learner(dls[0], arch=SVDPlusPlus, n_factors=3), 1)
     assert np.array_equal(learn.predict(SMALL), learn.predict(SMALL.assign(timestamp=T.astype(str))))
+
+def test_text_that_is_none():
+    with pytest.raises(ValueError, match='surrogates'): time_values(pd.Series([1,'\ud800',3], name='t', dtype=object))

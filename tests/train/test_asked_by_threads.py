@@ -35,3 +35,12 @@ def test_threads_get_the_answers_of_one(way, training):
     assert all(np.array_equal(a, b) for one,other in zip(got, want) for a,b in zip(one, other))
     assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items())
     assert [m.training for m in learn.model.modules()]==modes and torch.equal(torch.get_rng_state(), random)
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(fused=False), dict(arch=CollabNN)], ids=['compiled','torch','net'])
+def test_a_fit_in_a_thread_is_that_of_the_main_thread(kwargs):
+    def weights():
+        torch.manual_seed(1)
+        learn = quiet(collab_learner(load(), n_factors=4, y_range=(0,5.5), **kwargs), 1)
+        return [p.detach().clone() for p in learn.model.parameters()]
+    with ThreadPoolExecutor(1) as pool: there = pool.submit(weights).result()
+    assert all(torch.equal(a, b) for a,b in zip(weights(), there))
