@@ -461,7 +461,7 @@ def number_column(
     name:str, # Column
     what:str='rating', # What the column holds
 )->pd.Series: # TypeError if the column holds something else
-    "A column of numbers, some of which may be missing"
+    "A column of numbers; some may be missing"
     col = df[name]
     if pd.api.types.is_numeric_dtype(col) and not pd.api.types.is_complex_dtype(col): return col
     example = f', e.g. {short_repr(col.iloc[0])} in {len(df):,} rows' if len(df) else ''
@@ -506,9 +506,8 @@ def check_unicode(
     else: return
     rows = example_row(df, ~col.map(_is_whole_text).to_numpy(bool), name)
     remedy = f"df[{name!r}].str.encode('utf8', 'replace').str.decode('utf8')"
-    raise ValueError(f'{what} column {name!r} holds text with lone surrogates, which are no characters, in {rows}; '
+    raise ValueError(f'{what} column {name!r} holds text with lone surrogates, which no file can hold, in {rows}; '
         f'replace them: {remedy}')
-
 
 # %% ../nbs/00_checks.ipynb #e9625684
 def unknown_ids(

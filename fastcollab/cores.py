@@ -65,7 +65,6 @@ def _state():
 def _one_thread(): torch.set_num_threads(1)
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_one_thread)
 
-
 # %% ../nbs/03_cores.ipynb #583ef584
 def wanted_threads()->int: # 1 in a forked process
     "Threads that torch may use, as you or `OMP_NUM_THREADS` say, in spite of `limited`"

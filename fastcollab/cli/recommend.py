@@ -168,4 +168,3 @@ def recommend(
     rows,new,old = write_parts(rec, out, block, place, k=k, exclude_seen=not seen, filters=filters, mb=mb)
     who = '' if place.size==1 else f', process {place.rank+1} of {place.size}'
     print(f'{rows:,} rows in {out}: {new} parts written, {old} were there{who}')
-

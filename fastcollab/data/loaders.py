@@ -793,7 +793,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         drop_last:bool=False, # Leave out a last batch of fewer rows?
         num_workers:int=0, # As in fastai; more than 0 warns, since batches need no workers
         pin_memory:bool=False, # As in fastai; there is nothing to copy to the device
-        rm_type_tfms:object=None, # As in fastai; there are no such transforms
+        rm_type_tfms:object=None, # As in fastai; ignored, since batches have no type transforms
     )->RatingsDL: # Its items have the index of `test_items`
         "A loader of new rows, encoded as in training"
         if isinstance(test_items, (pd.Series,dict)): test_items = [test_items]

@@ -194,7 +194,7 @@ def ask_order(
     names:tuple, # Columns of users, items and ratings
     given:tuple, # Those that were named
 ):
-    "Warn if columns may be in another order; TypeError if they are, as the ratings are no numbers"
+    "Warn if columns may be in another order; TypeError if they are, as the ratings aren't numbers"
     if None not in given or not (question := order_question(df, names, given)): return
     if not pd.api.types.is_numeric_dtype(df[names[2]]): raise TypeError(question)
     warn(question)

@@ -13,7 +13,6 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.core.sigutils import normalize_signature
 
-
 # %% ../../nbs/kernels/01_compile.ipynb #c1900006
 _warned = []   # once is enough
 
@@ -37,7 +36,6 @@ class KeptFunction(FunctionCache):
     def save_overload(self, sig, data):
         try: super().save_overload(sig, data)
         except Exception as e: self._begin_again(e)
-
 
 # %% ../../nbs/kernels/01_compile.ipynb #c1900008
 def njit(

@@ -157,7 +157,7 @@ def divide(slot_ends, place_ends, cap, u_keys, lo, n):
 @njit(**LENT_INNER)
 def fill_slots(side, cat_places, keys, u_keys, lo, n, s, n_threads):
     "Number the keys of the `n` ratings from `lo`, and chain the ratings of each"
-    slot_ends,place_ends,seen = side.slot_ends,side.place_ends,side.seen   # else each access counts references
+    slot_ends,place_ends,seen = side.slot_ends,side.place_ends,side.seen
     divide(slot_ends, place_ends, len(side.keys)//n_threads, u_keys, lo, n)
     for r in range(n):
         key,place = keys[lo+r],r
@@ -504,7 +504,7 @@ def sum_parts(part, n_threads):
 @njit(**LENT)
 def train(users, items, u_cats, i_cats, chunk, steps, link, team, thread, n_threads):
     "One thread's part of the minibatches of a chunk; returns how many were done, all unless a loss isn't finite"
-    # taken apart once: in the loop, each access would count references
+    # taken apart once, which is less to compile than at each access
     u_keys,i_keys,y,bs,start,losses = chunk
     sync,err,part,grad,away = team
     u_now,u_slot,u_places = users.now,users.slot,u_cats.place

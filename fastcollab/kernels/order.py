@@ -95,7 +95,6 @@ def _first_bit(typingctx, bits):
     def codegen(context, b, sig, args): return b.cttz(args[0], _ir.Constant(_ir.IntType(1), 1))
     return types.int64(types.uint64),codegen
 
-
 # %% ../../nbs/kernels/09_order.ipynb #5c17a007
 @njit(**INNER)
 def _insert(value, col, have, v, j):
@@ -107,7 +106,6 @@ def _insert(value, col, have, v, j):
         p -= 1
     value[p],col[p] = v,j
     return min(have+1, k)
-
 
 # %% ../../nbs/kernels/09_order.ipynb #5c17a004
 @njit(**INNER)
@@ -135,4 +133,3 @@ def best(scores, first, value, col, have):
         have[r] = _best_of_row(scores[r], first, value[r], col[r], have[r])
         if have[r]<0: return r
     return -1
-

@@ -46,7 +46,6 @@ def reading(
                 if n>1: _modes[m] = training,n-1
                 else: m.training = training
 
-
 # %% ../../nbs/models/01_base.ipynb #58c2566d
 class SidePlan(NamedTuple):
     "The trained tables of one side, ready for the compiled loop"

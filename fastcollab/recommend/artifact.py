@@ -18,7 +18,6 @@ from ..checks import as_uuids, is_uuid
 from .base import Factors
 from ..writing import replacing
 
-
 # %% ../../nbs/recommend/07_artifact.ipynb #c1910011
 class ArtifactError(ValueError):
     "A folder whose recommender can't be read: it is damaged, foreign, or of another version"
@@ -29,7 +28,6 @@ def damaged(
 )->ArtifactError: # To be raised
     "The error for whatever isn't as `save` wrote it"
     return ArtifactError(f'{file} is damaged: {str(why)[:500]}; save the recommender again')
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #c1910002
 def _mapped(path, file):
@@ -55,7 +53,6 @@ def _json(file, data, most=2**28):
     try: return json.loads(bytes(data), object_pairs_hook=_only_once)
     except (ValueError,RecursionError) as e: raise damaged(file, e) from None
 
-
 # %% ../../nbs/recommend/07_artifact.ipynb #3b40fba1
 FORMAT,VERSION,_MANIFEST = 'fastcollab recommender',3,'recommender.json'
 _OLDEST = 2   # version that can be read
@@ -65,7 +62,6 @@ def _json_checksum(o): return _checksum(json.dumps(o, sort_keys=True).encode())
 
 def _sync(path):
     with open(path, 'rb+') as f: os.fsync(f.fileno())   # a name must not reach the disk before what it stands for
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #4920d3ec
 def _arrow_table(name, df):
@@ -91,7 +87,6 @@ def _write_files(folder, tensors, tables):
     names = [*(f'{k}.parquet' for k in tables),'tensors.safetensors']
     for o in names: _sync(folder/o)
     return {o:_checksum(_mapped(folder, folder/o)) for o in names}
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #f562b2ed
 _DATA,_PARTIAL = 'data-[0-9a-f]{12}',r'\.writing-[0-9a-f]{12}|\.[0-9a-f]{12}\.json'
@@ -131,7 +126,6 @@ def _place(path, name, tensors, tables, info):
         raise
     return data
 
-
 # %% ../../nbs/recommend/07_artifact.ipynb #fb3c99d5
 def write_artifact(
     path, # Folder, new or with an older artifact
@@ -145,7 +139,6 @@ def write_artifact(
     path.mkdir(parents=True, exist_ok=True)
     _remove_old(path, keep=_place(path, uuid.uuid4().hex[:12], _apart(tensors), tables, info))
 
-
 # %% ../../nbs/recommend/07_artifact.ipynb #5116ace0
 def _check_version(path, manifest):
     "ArtifactError unless this is the manifest of a version that can be read"
@@ -158,7 +151,6 @@ def _check_version(path, manifest):
         reads = f'this fastcollab reads format {_OLDEST} to {VERSION}'
         raise ArtifactError(
             f'{path} was saved by a newer fastcollab (format {version}), and {reads}; update fastcollab')
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #c5ac7c41
 _NAMES = re.compile(r'[A-Za-z_]\w{0,99}\.parquet|tensors\.safetensors', re.ASCII)
@@ -177,13 +169,13 @@ def _manifest(path):
     if res.pop('sum', None)!=_json_checksum(res) or not {'data','files','info'}<=set(res):
         raise damaged(file, 'its checksum is wrong, or something is missing')
     files = res['files']
-    if not (isinstance(res['data'], str) and re.fullmatch(_DATA, res['data'])): raise damaged(file, 'data is no folder')
+    is_name = isinstance(res['data'], str) and re.fullmatch(_DATA, res['data'])
+    if not is_name: raise damaged(file, 'data is not a folder name')
     if not isinstance(files, dict) or 'tensors.safetensors' not in files or not isinstance(res['info'], dict):
         raise damaged(file, 'it has no files, no tensors or no info')
     for k in files:
-        if not _NAMES.fullmatch(k): raise damaged(file, f'{k!r} is no name of a file')
+        if not _NAMES.fullmatch(k): raise damaged(file, f'{k!r} is not the name of a file')
     return res
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #28b6ea54
 def _read(path, manifest):
@@ -194,7 +186,6 @@ def _read(path, manifest):
         res[k] = _mapped(path, file)
         if _checksum(res[k])!=v: raise damaged(file, f'it has {len(res[k]):,} bytes and a wrong checksum')
     return res
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #c1910005
 _DTYPES = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64,
@@ -218,7 +209,6 @@ def _one_tensor(file, data, start, name, o):
     source = dict(buffer=data, offset=at) if at%dtype.itemsize==0 else dict(buffer=bytearray(data[at:start+place[1]]))
     return torch.frombuffer(dtype=dtype, count=n, **source).view(shape),place
 
-
 # %% ../../nbs/recommend/07_artifact.ipynb #c1910006
 def map_tensors(
     file, # Name of the file, for errors
@@ -228,7 +218,7 @@ def map_tensors(
     start = 8+int.from_bytes(data[:8], 'little')
     if not 10<=start<=len(data): raise damaged(file, 'it is too short for its header')
     head = _json(file, data[8:start])
-    if not isinstance(head, dict): raise damaged(file, 'its header is no list of tensors')
+    if not isinstance(head, dict): raise damaged(file, 'its header is not a list of tensors')
     found = {k:_one_tensor(file, data, start, k, o) for k,o in head.items() if k!='__metadata__'}
     at = 0
     for name,(_,(a,z)) in sorted(found.items(), key=lambda o: o[1][1]):
@@ -236,7 +226,6 @@ def map_tensors(
         at = z
     if at!=len(data)-start: raise damaged(file, f'{len(data)-start-at:,} bytes belong to no tensor')
     return {k:t for k,(t,_) in found.items()}
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #c1910009
 class StoredTable:
@@ -305,7 +294,6 @@ class StoredTable:
                 if any(o.null_count for o in cols): raise damaged(self.file, 'numbers are missing')
                 yield [o.to_numpy() for o in cols]
 
-
 # %% ../../nbs/recommend/07_artifact.ipynb #f1370e0f
 def open_artifact(
     path, # Folder that `write_artifact` wrote
@@ -328,7 +316,6 @@ def read_artifact(
     "Read all of an artifact"
     info,tensors,tables = open_artifact(path)
     return info,tensors,{k:v.frame() for k,v in tables.items()}
-
 
 # %% ../../nbs/recommend/07_artifact.ipynb #f4cc5c23
 def _with_biases(factors, biased, extra, side):

@@ -188,7 +188,6 @@ def _trial(history, side, size, rng, n=200, most=50):
     mine = torch.searchsorted(rows, own[at]),torch.searchsorted(others, other[at]),ratings[at],hidden
     return _Trial(rows, others, *mine, torch.searchsorted(others, rest_other[order]), rest_own[order], rest[order])
 
-
 # %% ../../nbs/recommend/05_fold_in.ipynb #7c6c9750
 def _trial_error(state, side, trial, decays):
     "Mean squared error of the hidden ratings with the decays of this side and of the other one"

@@ -158,4 +158,3 @@ class UserHistory(NamedTuple):
         ends = torch.zeros(n_users+1, dtype=torch.int64)
         ends[1:] = counts.cumsum(0)
         return UserHistory(ends, merged(self.items, i), merged(self.ratings, y))
-

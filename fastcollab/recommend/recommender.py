@@ -176,7 +176,6 @@ def _check_term(features, at, side, width, tensors):
     need(ranked is None or ranked>0, f'the tensor {at}.ranked holds {ranked}')
     tensors.take(f'{at}.unsolved', (1,), optional=True)
 
-
 # %% ../../nbs/recommend/08_recommender.ipynb #c1940011
 def check_terms(
     info, # What JSON held
@@ -193,7 +192,6 @@ def check_terms(
         need_list('the terms of a mix', o.get('parts'), n_parts)
         for k,part in enumerate(o['parts']):
             _check_term(part, f'{at}.part{k}', side, tensors.sizes.get(f'scorer.part{k}.k'), tensors)
-
 
 # %% ../../nbs/recommend/08_recommender.ipynb #51138384
 def check_model(
@@ -243,7 +241,6 @@ def saved_ids(
     need(res.is_unique, f'ids of {what} come twice, e.g. {brief(res[res.duplicated()][:1].tolist())}')
     return res
 
-
 # %% ../../nbs/recommend/08_recommender.ipynb #c1940001
 def saved_items(
     table, # `StoredTable`
@@ -261,7 +258,7 @@ def saved_history(
     table, # `StoredTable`
     sizes:tuple, # Rows of users and of items
 )->UserHistory:
-    "What users have rated; Misfit for rows that don't exist, or ratings that are no numbers"
+    "What users have rated; Misfit for rows that don't exist, or ratings that aren't numbers"
     cols,at = [np.empty(table.rows, o) for o in (np.int32,np.int32,np.float32)],0
     bad,example = [0,0],[None,None]
     for part in table.numbers(['user','item','rating']):
@@ -277,7 +274,6 @@ def saved_history(
     for k,n in enumerate(bad):
         if n: raise Misfit(some_of(n, at, f'ratings have a row of {SIDES[k]} that does not exist', example[k]))
     return UserHistory.from_ratings(*map(torch.from_numpy, cols), sizes[0])
-
 
 # %% ../../nbs/recommend/08_recommender.ipynb #496a820a
 # numbers of 4 bytes that a candidate, and a rated item, take on the way: row, score, order, place

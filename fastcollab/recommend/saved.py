@@ -11,7 +11,6 @@ import math
 
 import torch
 
-
 # %% ../../nbs/recommend/00_saved.ipynb #c1920007
 class Misfit(ValueError):
     "What in a saved recommender doesn't fit together"
@@ -23,7 +22,6 @@ def need(
     "Misfit unless `ok`"
     if not ok: raise Misfit(what)
 
-
 # %% ../../nbs/recommend/00_saved.ipynb #c1920024
 def brief(o)->str:
     "A value in an error, cut where it is long"
@@ -33,7 +31,6 @@ def brief(o)->str:
 def is_number(o)->bool:
     "Is it a finite number of JSON, which holds no bool?"
     return type(o) in (int,float) and abs(o)<=1e300
-
 
 # %% ../../nbs/recommend/00_saved.ipynb #c1920021
 def need_number(
@@ -62,7 +59,6 @@ def need_text(
     ok = isinstance(o, str) and (len(o)>0 if choices is None else o in choices)
     need(ok, f'{name} is {brief(o)}, and not '+('a text' if choices is None else f'one of {", ".join(choices)}'))
 
-
 # %% ../../nbs/recommend/00_saved.ipynb #c1920023
 def need_list(
     name:str, # What it is
@@ -83,7 +79,6 @@ def need_rising(
     ok = all(map(is_number, o)) and all(a<b or a==b and not strictly for a,b in zip(o, o[1:]))
     need(ok, f'{name} are {brief(o)}, and not numbers that rise')
 
-
 # %% ../../nbs/recommend/00_saved.ipynb #c192000a
 _MOST = 1e15   # its square is finite too, in float32
 
@@ -97,7 +92,6 @@ def need_range(
     need(two, f'{name} is {brief(o)}, and not two numbers')
     ok = all(map(is_number, o)) and -_MOST<=o[0]<o[1]<=_MOST if finite else o[0]<=o[1]
     need(ok, f'{name} is {brief(o)}, and the first number has to be lower than the second')
-
 
 # %% ../../nbs/recommend/00_saved.ipynb #c192000d
 _KINDS = dict(float32=(torch.float32,), float=(torch.float32,torch.float64), float64=(torch.float64,),
@@ -147,4 +141,3 @@ class SavedTensors:
     def done(self):
         "Misfit if something is left"
         need(not self.left, f'nothing here has a tensor {next(iter(self.left), "")}')
-

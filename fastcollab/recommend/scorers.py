@@ -90,7 +90,6 @@ def _vectors(tensors):
     "The vectors of a saved state"
     return tuple(tensors.get(f'vectors{k}') for k in (0,1))
 
-
 # %% ../../nbs/recommend/01_scorers.ipynb #c1930002
 def check_link(
     info:dict, # What JSON held of a scorer
@@ -108,7 +107,6 @@ def check_link(
     need_rising('levels', levels)
     need_rising('cuts', cuts, strictly=False)
 
-
 # %% ../../nbs/recommend/01_scorers.ipynb #19c923a3
 def _rows(table, i):
     "Rows `i` of a table, all but the unknown one if None"
@@ -120,7 +118,6 @@ def _with_ones(own, biased, side):
     bias = own.vec.new_zeros(own.vec.shape[:-1]) if own.bias is None else own.bias
     cols = [bias, torch.ones_like(bias)]
     return torch.cat([own.vec, torch.stack(cols[::-1] if side else cols, -1)], -1)     # (...,k+2)
-
 
 # %% ../../nbs/recommend/01_scorers.ipynb #2bb0971a
 class _DotModule(torch.nn.Module):
@@ -506,7 +503,6 @@ def check_rule(
         need_text('an argument of a rule', k, known)
         need(v is None or isinstance(v, bool) or is_number(v) and v>=0, f'{k} is {brief(v)}, and not a number')
 
-
 # %% ../../nbs/recommend/01_scorers.ipynb #a9e50014
 def weight_arrays(
     weights, # (n_items,n_items): an array, sparse, or `UserWeights`
@@ -821,7 +817,6 @@ def _ordered(scorer, u, k, cand, value, col, rows, cols):
         some,fine = _refined(scorer, u[left], None, cand, k, value[left], col[left], place[rows], cols)
         item[left] = torch.where(fine.isinf(), 0, some)
     return item
-
 
 # %% ../../nbs/recommend/01_scorers.ipynb #5a17f005
 def _rank(scorer, u, k, seen, held, n, out):

@@ -207,7 +207,6 @@ class DeviceSide:
                 p.data.copy_(value)
                 opt.state[p].update(grad_avg=m.contiguous(), sqr_avg=v.contiguous(), step=step)
 
-
 # %% ../../nbs/train/03_device.ipynb #0de71ce5
 class DeviceLoop(RecordedLoop):
     "Training epochs of a model with a `fuse_plan`: its tables are read and written by row"
@@ -248,7 +247,6 @@ class DeviceLoop(RecordedLoop):
             score = score.detach().requires_grad_()
             loss = self.learn.loss_func(self.link(score), y)
             return loss.detach(),*torch.autograd.grad(loss, score)
-
 
 # %% ../../nbs/train/03_device.ipynb #0de71ce7
 def adam_numbers(

@@ -82,7 +82,6 @@ def unchanged(
             learn.training = training
             for k,v in history.items(): setattr(recorder, k, v)
 
-
 # %% ../../nbs/train/07_learner.ipynb #f06a0004
 _gradient_events = L('after_loss before_backward after_backward before_step after_step'.split())
 
@@ -346,7 +345,6 @@ def as_before_misfit(
         why = ' '.join(str(e).split())[:300] or type(e).__name__
         raise ValueError(f'{file} holds no weights of this {type(model).__name__}, or it is damaged: {why}') from None
 
-
 # %% ../../nbs/train/07_learner.ipynb #f5c074bd
 class CollabLearner(Learner):
     "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
@@ -594,7 +592,7 @@ class CollabLearner(Learner):
         # at lr*wd of 1 a step would leave nothing of a row
         if len(args)<2 and self.wd: kwargs.setdefault('end_lr', min(10, .9/self.wd))
         try: return super().lr_find(*args, **kwargs)
-        finally: self._call = last   # a search is no fit
+        finally: self._call = last   # a search isn't a fit
     def need_ratings(self):
         "ValueError if there is nothing to train on"
         if len(self.dls.train): return
@@ -1152,7 +1150,7 @@ def replayed(
     old,rng = len(ds)-n,np.random.default_rng(seed)
     rows = np.sort(rng.choice(old, min(old, n*share), replace=False))
     part = ds.take(torch.from_numpy(np.r_[rows,old:len(ds)]).to(ds.device))
-    if ds.implicit: part.sampler = ds.sampler   # what a user has met elsewhere is no negative
+    if ds.implicit: part.sampler = ds.sampler   # what a user has met elsewhere can't be a negative
     return type(dls)(dls.train.new(part, bs=min(dls.train.bs, max(1, len(part)//8))), dls.valid, device=dls.device)
 
 # %% ../../nbs/train/07_learner.ipynb #7e20b125

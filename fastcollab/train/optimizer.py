@@ -224,11 +224,11 @@ class LazyAdam(Optimizer):
         self.plan()
     def set_hyper(self, k:str, v:object):
         if isinstance(v, slice): v = slice(*map(plain_value, (v.start, v.stop)))
-        v = plain_value(v)                     # fastai asks a number of numpy for its length
-        n = len(self.hypers)
-        if hasattr(v, '__len__') and len(v) not in (1,n):
-            raise ValueError(f'{k} has {len(v)} numbers for {n} groups of parameters; give one, or {n}')
-        super().set_hyper(k, v)
+        v,n = plain_value(v),len(self.hypers)  # fastai asks a number of numpy for its length
+        try: super().set_hyper(k, v)
+        except AssertionError:
+            text = f'{k} has {len(v)} numbers for {n} groups of parameters; give one, or {n}'
+            raise ValueError(text) from None
 
     def attach(self,
         model:nn.Module, # What the parameters belong to

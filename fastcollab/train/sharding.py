@@ -87,7 +87,7 @@ def table_ranks(
 
 # %% ../../nbs/train/06_sharding.ipynb #5a4d000d
 class ShardedTables:
-    "Tables of users and items, of which each process has a part, and moves it by row-wise Adagrad"
+    "Tables of users and items; each process holds a part of them and trains it by row-wise Adagrad"
     def __init__(self,
         params:dict, # Tables of users and of items, (n,k), by name
         sums:dict, # What Adagrad has summed up for each row, (n,), or None for zeros; as `params`

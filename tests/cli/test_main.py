@@ -1,5 +1,5 @@
 "The command as people type it: what it prints, and what it leaves behind"
-import re, shutil, subprocess, sys
+import inspect, re, shlex, shutil, subprocess, sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -245,6 +245,28 @@ def test_asking_imports_no_fastai():
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_usage_is_what_the_commands_say(name): assert command(name).__doc__==COMMANDS[name]
+
+def shown_commands():
+    "What README, start pages and recipes tell people to type"
+    root = Path(__file__).parents[2]
+    pages = [root/'README.md', *(root/'nbs/start').glob('*.ipynb'), *(root/'nbs/guide').glob('*.ipynb')]
+    found = [o for p in pages for o in re.findall(r'`fastcollab ([a-z-]+(?: [^`|;]+)?)`', p.read_text(encoding='utf-8'))]
+    return sorted({o.replace('\\"', '"') for o in found if '...' not in o and o.split()[0] in COMMANDS})
+
+@pytest.mark.parametrize('line', shown_commands())
+def test_commands_of_the_docs_can_be_typed(line):
+    "Their options exist, and words without an option are as many as the command needs, or none: then it's a mention"
+    name,*words = shlex.split(line)
+    params,free = inspect.signature(command(name)).parameters,0
+    while words:
+        word = words.pop(0)
+        if not word.startswith('-'):
+            free += 1
+            continue
+        option = re.match('--?([a-z-]+)', word)[1].replace('-', '_')
+        assert option in params, word
+        if not isinstance(params[option].default, bool): words.pop(0)
+    assert free in (0,sum(o.default is o.empty for o in params.values()))
 
 def test_version(): assert version('fastcollab') == __import__('fastcollab').__version__
 

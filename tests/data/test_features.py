@@ -746,7 +746,7 @@ def test_lists_of_arrow_and_lists_of_lists():
 
 @pytest.mark.parametrize('dtype', ['str',object,pd.ArrowDtype(pa.string())])
 def test_changes_are_found_in_any_text(dtype):
-    "Missing values are no change of another missing one"
+    "A missing value is not a change from another missing value"
     col = pd.Series(['a','b',None,'a','c',None], dtype=dtype)
     first,codes = np.array([0,1,2]),np.array([0,1,2,0,1,2])
     assert _other_values(col, first, codes, bs=4).tolist()==[False]*4+[True,False]

@@ -409,7 +409,7 @@ def test_cuda(dls):
     assert CollabInterpretation(learn).plot_factors().texts and next(learn.model.parameters()).is_cuda
 
 def test_one_name_and_axes_of_another_kind(interp):
-    "A single name is no list of letters, and flat axes are no place for three dimensions"
+    "A single name isn't a list of letters, and flat axes have no room for three dimensions"
     assert list(interp.similarity('Comedy', 'genres').columns)==['Comedy']
     assert interp.plot_factors(by='genres', mark='Comedy').get_legend().get_texts()[0].get_text().startswith('Comedy (')
     for dims,projection in ((3,None),(2,'3d')):

@@ -499,7 +499,7 @@ def diverging(f, **kwargs):
 @pytest.mark.parametrize('fused', DIVERGE)
 @pytest.mark.parametrize('lr', [1e5, 1e6, 1e7, 1e8, 1e10, 1e12, 1e20, 1e35])
 def test_diverging_rates(fused, lr):
-    "An error that names epoch and step, or a fit that goes on; never weights or moments that are no numbers"
+    "An error that names epoch and step, or a fit that goes on; never weights or moments that aren't numbers"
     learn = diverging(fused, unk_p=0)
     try: quiet(learn, 2, lr, wd=0.)
     except FloatingPointError as e:
