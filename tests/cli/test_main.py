@@ -250,7 +250,8 @@ def shown_commands():
     "What README, start pages and recipes tell people to type"
     root = Path(__file__).parents[2]
     pages = [root/'README.md', *(root/'nbs/start').glob('*.ipynb'), *(root/'nbs/guide').glob('*.ipynb')]
-    found = [o for p in pages for o in re.findall(r'`fastcollab ([a-z-]+(?: [^`|;]+)?)`', p.read_text(encoding='utf-8'))]
+    text = '\n'.join(p.read_text(encoding='utf-8') for p in pages)
+    found = re.findall(r'`fastcollab ([a-z-]+(?: [^`|;]+)?)`', text)
     return sorted({o.replace('\\"', '"') for o in found if '...' not in o and o.split()[0] in COMMANDS})
 
 @pytest.mark.parametrize('line', shown_commands())
