@@ -392,7 +392,7 @@ def test_evaluate_says_the_error_beside_averages(tmp_path, monkeypatch, capsys, 
     main()
     said = capsys.readouterr()
     assert f' on {len(test)-2:,} test ratings' in said.out
-    assert f"2 of {len(test)} ratings aren't numbers, e.g. 'good'; the RMSE leaves these rows out" in said.err
+    assert f"2 of {len(test):,} ratings aren't numbers, e.g. 'good'; the RMSE leaves these rows out" in said.err
     run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', '--n-boot', 0, '--csv', 'row.csv')
     assert np.isclose(pd.read_csv('row.csv').rmse[0], error)
     clicks = to_implicit(ratings, threshold=4)
