@@ -16,7 +16,7 @@ from ..checks import check_frame, finite_numbers, need_column, some_of
 from ..data.features import Feature, GenreCategorify
 from ..data.ids import raw_ids
 from .base import Factors, FeatureTerms, FoldTerms, Link, category_weights, pair_scores
-from .history import SIDES, UserHistory, as_known_kind, id_rows
+from .history import SIDES, GrowingHistory, UserHistory, as_known_kind, id_rows
 from .solve import Decay, row_ends, solve_clicks, solve_factors, solve_ranked
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #612a4ac4
@@ -25,7 +25,7 @@ class FoldState(NamedTuple):
     factors:tuple # `Factors` of users and of items
     terms:tuple # `FoldTerms` of users and of items
     link:Link
-    history:UserHistory
+    history:UserHistory|GrowingHistory # To fold in, the latter is enough
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #92027d61
 def category_factors(
