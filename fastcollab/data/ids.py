@@ -21,7 +21,8 @@ def is_single(
 
 # %% ../../nbs/data/05_ids.ipynb #2b343000
 def _plain(o):
-    "A value of Python or numpy from what holds a single one"
+    "A value of Python or numpy from what holds a single one; UnicodeEncodeError for a lone surrogate"
+    if isinstance(o, str) and not o.isascii(): o.encode()   # pandas 3 does this itself
     if isinstance(o, Tensor): return o.item()
     if isinstance(o, np.ndarray): return o[()]
     return o.as_py() if hasattr(o, 'as_py') else o   # a value of PyArrow
@@ -46,14 +47,15 @@ def raw_ids(
     what:str='ids', # What they are, such as 'users'
 )->pd.Index: # (n,), by position; TypeError or ValueError if they aren't one column
     "The ids that a container holds"
-    try: res = pd.Index(_values(ids, what), tupleize_cols=False)
+    try:
+        res = pd.Index(_values(ids, what), tupleize_cols=False)
+        if isinstance(res.dtype, pd.ArrowDtype): res = as_frame(res.to_frame(index=False, name=0))[0]   # for UUIDs
+        if isinstance(res.dtype, (pd.CategoricalDtype,pd.ArrowDtype)): res = np.asarray(res)
+        res = pd.Index(res)
+        if res.dtype!=object: return res
+        res = pd.Index([_plain(o) for o in res], tupleize_cols=False)
     except UnicodeEncodeError as e:
         raise ValueError(f'{what} hold text with lone surrogates, e.g. {e.object!r}; no id has any') from None
-    if isinstance(res.dtype, pd.ArrowDtype): res = as_frame(res.to_frame(index=False, name=0))[0]   # UUIDs stay UUIDs
-    if isinstance(res.dtype, (pd.CategoricalDtype,pd.ArrowDtype)): res = np.asarray(res)
-    res = pd.Index(res)
-    if res.dtype!=object: return res
-    res = pd.Index([_plain(o) for o in res], tupleize_cols=False)
     bad = [o for o in res if not pd.api.types.is_hashable(o)]
     if bad: raise TypeError(f'{some_of(len(bad), len(res), f"{what} hold several values", bad[0])}; an id is one value')
     return res
