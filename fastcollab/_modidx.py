@@ -2936,6 +2936,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'fastcollab/recommend/fold_in.py'),
                                               'fastcollab.recommend.fold_in.replaced_rows': ( 'recommend/fold_in.html#replaced_rows',
                                                                                               'fastcollab/recommend/fold_in.py'),
+                                              'fastcollab.recommend.fold_in.rows_units': ( 'recommend/fold_in.html#rows_units',
+                                                                                           'fastcollab/recommend/fold_in.py'),
                                               'fastcollab.recommend.fold_in.start_factors': ( 'recommend/fold_in.html#start_factors',
                                                                                               'fastcollab/recommend/fold_in.py'),
                                               'fastcollab.recommend.fold_in.usual_decay': ( 'recommend/fold_in.html#usual_decay',
