@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rating_columns', 'missing_code', 'ask_missing_code', 'ask_clicks', 'count_like', 'ask_counts', 'column_role',
-           'odd_ratings', 'order_question', 'ask_order', 'check_ids', 'check_ratings', 'describe_ratings',
-           'plot_ratings']
+           'odd_ratings', 'order_question', 'ask_order', 'check_id_columns', 'check_ids', 'check_ratings',
+           'describe_ratings', 'plot_ratings']
 
 # %% ../../nbs/data/05_ratings.ipynb #cf875c34
 import re
@@ -200,6 +200,14 @@ def ask_order(
     warn(question)
 
 # %% ../../nbs/data/05_ratings.ipynb #3181ccc4
+def check_id_columns(
+    df:pd.DataFrame, # One row per rating or interaction
+    names:tuple, # Columns of users and items, which are there
+):
+    "Check that the columns of users and items hold ids, one in each row"
+    for check in (_check_missing,_check_types,_check_several):
+        for col,what in zip(names, ('user','item')): check(df, col, what)
+
 def check_ids(
     df:pd.DataFrame, # One row per rating or interaction
     names:tuple, # Columns of users and items
@@ -209,9 +217,7 @@ def check_ids(
     "Check the columns of users and items"
     _check_distinct(df, (*names,*others))
     if len(df)<2: raise ValueError(f'{len(df)} {what}: at least two are needed, one to train on and one to validate')
-    ids = list(zip(names, ('user','item')))
-    for check in (_check_missing,_check_types,_check_several):
-        for col,what in ids: check(df, col, what)
+    check_id_columns(df, names)
 
 def check_ratings(
     df:pd.DataFrame, # One row per rating

@@ -56,8 +56,8 @@ def time_values(
     if isinstance(col.dtype, pd.PeriodDtype): col = col.dt.to_timestamp()
     if kind.is_datetime64_any_dtype(col): return _utc(col)
     if kind.is_timedelta64_dtype(col): return col.to_numpy()
-    flags = pd.api.types.infer_dtype(col)=='boolean'
-    if flags or kind.is_complex_dtype(col): raise _not_times(col, np.ones(len(col), bool))
+    odd = pd.api.types.infer_dtype(col) in ('boolean','complex')
+    if odd or kind.is_complex_dtype(col): raise _not_times(col, np.ones(len(col), bool))
     if not kind.is_numeric_dtype(col): return _read_objects(col)
     return col.to_numpy(np.float64, na_value=np.nan) if col.isna().any() else col.to_numpy(col.dtype.type)
 

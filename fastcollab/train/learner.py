@@ -31,7 +31,7 @@ from ..cores import *
 from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
-from ..data.ratings import check_ids,count_like
+from ..data.ratings import count_like
 from ..data.store import RatingStore
 from ..losses import *
 from ..metrics import *
@@ -1209,8 +1209,7 @@ def update_learner(
     if reason and retrain is False: raise TypeError(f'{reason}, so there is no short cycle; leave out retrain=False')
     if (lost := lost_times(learn)) and (reason or retrain):
         raise ValueError('an exported learner has no times of its ratings to train on again; train on the whole table')
-    check_ids(df, before.train_ds.enc.id_names, ()) if len(df)>1 else None
-    if not before.train_ds.implicit: finite_numbers(df, before.train_ds.rating_name)
+    check_new_rows(before.train_ds, df)
     dls,n = grown_loaders(before, df)
     with seeded(seed):
         fresh = None if retrain is False else grown_learner(learn, dls)
