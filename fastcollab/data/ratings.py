@@ -23,7 +23,8 @@ def rating_columns(
     rating_name:str|None=None, # Rating column, the third if None
 )->tuple: # Names of the three columns; KeyError if one is missing
     "The columns of users, items and ratings"
-    given = user_name,item_name,rating_name
+    given = dict(user_name=user_name, item_name=item_name, rating_name=rating_name)
+    given = [o if o is None else check_name(k, o) for k,o in given.items()]
     columns = data_columns(df) if None in given else []
     if len(columns)<3 and None in given:
         hint = '; if you read it from a file, name its separator: delimiter= in Python, --sep on the command line'
@@ -268,7 +269,7 @@ def plot_ratings(
     "Histogram of the ratings, and the number of ratings per user and per item, from the most to the fewest"
     df = check_frame('ratings', df)
     user,item,rating = rating_columns(df, user_name, item_name, rating_name)
-    _,axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
+    _,axs = plt.subplots(1, 3, figsize=check_figsize(figsize), layout='constrained')
     counts = df[rating].value_counts().sort_index()
     step = np.diff(counts.index).min() if len(counts)>1 else 1
     axs[0].bar(counts.index, counts, width=.8*step, color=BLUE)

@@ -96,6 +96,7 @@ def unix_seconds(
     col:pd.Series, # Dates, or numbers since 1970, or the text of either
 )->tuple: # Whole seconds since 1970, -1 where missing (n,) int64; and 's', 'ms', 'us', 'ns', 'date', or None if all are
     "The seconds of a column of timestamps, and its unit; TypeError or ValueError if it doesn't hold timestamps"
+    if not isinstance(col, pd.Series): raise TypeError(f'col is a {type_name(col)}; give a column, a pandas Series')
     v = time_values(col)
     if v.dtype.kind=='M':
         secs = v.astype('datetime64[s]')

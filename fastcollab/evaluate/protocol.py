@@ -315,7 +315,8 @@ def check_lengths(
     n_items:int|None=None, # Items to choose from; None if that isn't known
 )->tuple: # Rising
     "The lengths of lists; ValueError if a list can't be that long"
-    ks = (k,) if np.ndim(k)==0 else tuple(k)
+    several = isinstance(k, (list,tuple,range)) or getattr(k, 'ndim', 0)==1
+    ks = tuple(k) if several else (k,)
     if not ks: raise ValueError('k is empty; give a length or several')
     return tuple(sorted({check_int('k', o, high=n_items, what='items') for o in ks}))
 
