@@ -83,9 +83,9 @@ def LeaveLastSplitter(
     def _inner(df):
         df = check_frame('ratings', df)
         codes,users = pd.factorize(pick_column(df, user_name, 0, 'user'))
-        n = np.bincount(codes, minlength=len(users))[codes]
+        n,last = np.bincount(codes, minlength=len(users))[codes],min(k, len(df))
         rank = rank_in_group(codes, time_order(df, time_name))
-        return _mask_split((rank>=n-k) & (n>k))
+        return _mask_split((rank>=n-last) & (n>last))
     return _inner
 
 # %% ../../nbs/data/02_splits.ipynb #5b17a002

@@ -58,7 +58,7 @@ def _visit(learn, truth, visits, k, like, rng):
     return dict(shown=int((shown>0).sum()), liked=len(x))
 
 # %% ../../nbs/interpret/01_feedback_loop.ipynb #46443dc9
-def _check_loop(learn, rounds, visits, like):
+def _check_loop(learn, rounds, visits, like=4.):
     "Check the arguments of a loop, and return the encoder"
     if not isinstance(learn, CollabLearner): raise TypeError(f'learn is a {type_name(learn)}; give a learner')
     check_number('like', like)
