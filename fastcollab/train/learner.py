@@ -558,7 +558,7 @@ class CollabLearner(Learner):
         seed:int=0, # Of the order and of the negatives
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
-        "Fit BPR or WARP as in their papers, one plain step for each interaction; the same in any number of threads"
+        "Fit BPR, WARP or sampled softmax, one plain step for each interaction; the same in any number of threads"
         epochs,lr,reg = check_int('epochs', epochs),check_number('lr', lr, above=0),check_number('reg', reg, low=0)
         with self.added_cbs(L(cbs)):
             self._solver = sgd_loop(self, lr, reg, check_seed(seed))
