@@ -106,7 +106,7 @@ def user_ranges(
     cuts = 1+before+(high-goals<goals-low)
     return [1,*cuts.cummax(0).values.tolist(),len(counts)]
 
-_NEIGHBORS,_PIECE = 64,2**22
+_NEIGHBORS,_PIECE = 64,2**20
 
 def row_pieces(
     ds, # `RatingsDataset`
@@ -218,7 +218,9 @@ class RankLoop(FusedLoop):
     def dataset(self): return self.local
 
     def open(self, hypers, n):
-        for p,own in self.pairs: own.data.copy_(local_table(p, self.share).data)
+        for p,own in self.pairs:
+            own.data.copy_(local_table(p, self.share).data)
+            for k in _MOMENTS: self.learn.opt.state[p].pop(k, None)   # `settle` brings them back
         self.fresh = False
         super().open(hypers, n)
     def pack(self):
