@@ -229,7 +229,7 @@ class RankLoop(FusedLoop):
 
     def open(self, hypers, n):
         for p,own in self.pairs:
-            own.data.copy_(local_table(p, self.share).data)
+            own.data[0],own.data[1:] = p.data[0],p.data[self.share.first:self.share.stop]
             for k in _MOMENTS: self.learn.opt.state[p].pop(k, None)   # `settle` brings them back
         self.fresh = False
         super().open(hypers, n)
