@@ -12,7 +12,7 @@ from contextlib import nullcontext
 
 from scipy.optimize import nnls
 from common import *
-from fastcollab.train.distributed import Share
+from fastcollab.train.distributed import Share,local_store
 
 RANK,ROWS = int(os.environ.get('RANK', 0)),int(os.environ.get('ROWS', 20_000_000))
 SMALL = dict(bs=4096, val_bs=2**15, seed=0)
@@ -96,12 +96,12 @@ def even_table(n, n_users, n_items):
     rng = np.random.default_rng(0)
     users = np.concatenate([np.arange(n_users, dtype=np.int32), rng.integers(0, n_users, n-n_users, dtype=np.int32)])
     return pd.DataFrame(dict(user=users, item=rng.integers(0, n_items, n, dtype=np.int32),
-        rating=rng.normal(3.5, 1, n).astype(np.float32)))
+        rating=rng.integers(1, 6, n).astype(np.float32)))
 
 def even_learner(n, n_users, n_items, k, bs):
     dls = CollabDataLoaders.from_df(even_table(n, n_users, n_items), splits=(np.arange(1000, n),np.arange(1000)),
         seed=0, bs=bs, device='cpu')
-    return collab_learner(dls, n_factors=k, y_range=False, unk_p=0)
+    return collab_learner(dls, n_factors=k)
 
 def quiet(learn, *cbs):
     with learn.no_bar(), learn.no_logging(), learn.distributed() if 'RANK' in os.environ else nullcontext():
@@ -121,6 +121,17 @@ def needs(U, I, k, bs):
 def capacity_worker(out):
     quiet(even_learner(500_000, 20_000, 20_000, 30, 2**15))   # compiles
     return [needs(*o) for o in SIZES]
+
+def rows_worker(out):
+    "Memory that the training rows of this process take, which come from a Parquet file"
+    dls = CollabDataLoaders.from_parquet(os.environ['DATA'], mapped=True, seed=0, bs=2**16)
+    learn = collab_learner(dls, n_factors=4)
+    with learn.distributed() as ranks:
+        gc.collect()
+        before = resident('RssAnon')
+        share = Share(dls.train_ds, ranks)
+        store = local_store(dls.train_ds, share)
+        return dict(bytes=resident('RssAnon')-before, share=len(store)/len(dls.train_ds), rows=len(dls.train_ds))
 
 RATES,ADAM_RATES = (.02,.03,.05,.07,.1,.15),(.0025,.005,.01,.02,.05)
 
@@ -205,6 +216,18 @@ def capacity():
     for case,own,asked,known in zip(cases, secs, work@rates, fitted):
         row(f'{case}: s', f'{own:.2f}', f'{asked:.2f}, {asked/own:.2f} times' + ('' if known else '; asked: within .2'))
     paper(f, rates)
+    halves(**env)
+
+def halves(n=5_000_000, **env):
+    "Resident memory of the rows of each of two processes"
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d)/'ratings.parquet'
+        even_table(n, 100_000, 10_000).to_parquet(file)
+        CollabDataLoaders.from_parquet(file, mapped=True, seed=0)   # encodes, once
+        both = run('rows', 2, DATA=str(file), **env)
+    N = both[0]['rows']
+    row(f'{N:,} rows from Parquet: MB of all, and of those of each process', f'{12*N/1e6:.1f}, '
+        + ' '.join(f'{o["bytes"]/1e6:.1f}' for o in both), f'by the formula {(6+17/16)*N/1e6:.1f}')
 
 def paper(f, rates):
     "730 million ratings of 22 million users for 1.5 million items, k=20, by the formulas; and a tenth of it"
