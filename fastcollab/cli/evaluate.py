@@ -8,8 +8,10 @@ __all__ = ['read_test', 'rating_verdict', 'metric_lines', 'lengths', 'evaluate']
 # %% ../../nbs/cli/08_evaluate.ipynb #167fa77e
 from pathlib import Path
 from typing import Annotated
+from warnings import warn
 
 import numpy as np, pandas as pd, torch
+from ..checks import some_of
 from .common import has_header,open_recommender,print_table,read_any_table,with_known_types
 from ..data.ids import find_rows,raw_ids
 from ..evaluate.protocol import evaluate as measure
@@ -48,9 +50,12 @@ def rating_verdict(
 )->Verdict|None: # None if the model only ranks, or if either side has no ratings
     "The RMSE on held-out ratings, beside that of averages"
     if rec.value=='score' or rec.names[2] not in test or not len(rec.history.ratings): return None
-    test = test[pd.to_numeric(test[rec.names[2]], errors='coerce').notna()]
-    if not len(test): return None
-    y = torch.from_numpy(pd.to_numeric(test[rec.names[2]]).to_numpy(np.float32))
+    ratings = pd.to_numeric(test[rec.names[2]], errors='coerce').to_numpy(np.float32)
+    if (bad := ~np.isfinite(ratings)).any():
+        what = some_of(bad.sum(), len(test), "ratings aren't numbers", test[rec.names[2]][bad].iloc[0])
+        warn(f'{what}; the RMSE leaves these rows out')
+    if bad.all(): return None
+    test,y = test[~bad],torch.from_numpy(ratings[~bad])
     errors = [rmse(torch.as_tensor(o), y).item() for o in (rec.predict(test), *_averages(rec, test))]
     averages = dict(zip(('the mean rating','user and item biases'), errors[1:]))
     return Verdict(errors[0], Baselines('RMSE', averages, len(y)))

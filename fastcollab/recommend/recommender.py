@@ -24,7 +24,7 @@ from fastcollab.recommend.explain import (above_mean, average_parts, explanation
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
     read_new_table, replaced_rows)
-from .history import SIDES, UserHistory, id_row, id_rows
+from .history import SIDES, GrowingHistory, UserHistory, id_row, id_rows
 from .saved import *
 from .scorers import DotScorer, EnsembleScorer, Scorer, check_scorer, exact_scores
 from .scorers import load_scorer, no_numbers, top_items
@@ -301,6 +301,13 @@ class Recommender:
         self._averages = None # What the mean rating consists of, found when first needed
 
     @property
+    def history(self)->UserHistory:
+        "What users have rated; ratings that were folded in are sorted in when it is first read"
+        self._growing = GrowingHistory.from_base(self._growing.settled(self.n_users))
+        return self._growing.base
+    @history.setter
+    def history(self, history:UserHistory): self._growing = GrowingHistory.from_base(history)
+    @property
     def n_users(self)->int:
         "Rows of users, the unknown one included"
         return len(self.ids[0])+1
@@ -421,14 +428,15 @@ class Recommender:
             kind = type(self.scorer).__name__
             raise TypeError(f'{what} needs scores that are dot products, but this model has a {kind}; '
                 'train a DotProductBias')
-    def _fold_state(self, what, side=0):
+    def _fold_state(self, what, side=0, history=None):
         "What fold-in and explanations read"
         self._need_factors(what)
         if self.terms[side] is None:
             side = SIDES[side]
             raise TypeError(f'{what} needs fold terms of {side}, and the model has none; give it a method fold_terms')
         terms = tuple(FoldTerms() if o is None else o for o in self.terms)
-        return FoldState((self.scorer.factors(0),self.scorer.factors(1)), terms, self.link, self.history)
+        factors = self.scorer.factors(0),self.scorer.factors(1)
+        return FoldState(factors, terms, self.link, self.history if history is None else history)
 
     @property
     def parts(self)->list: # Of `Recommender`s with the same ids and history
@@ -439,10 +447,6 @@ class Recommender:
             res.scorer,res.decays = scorer,[None,None]
             return res
         return [part(*o) for o in enumerate(self.scorer.scorers)]
-    @property
-    def _by_history(self):
-        "Do scores depend on nothing but what users have met?"
-        return self.scorer.with_met(*self.history[:2], self.n_items) is not None
 
     def decay(self,
         side:int=0, # 0 for users, 1 for items
@@ -470,8 +474,9 @@ class Recommender:
         if ratings is not None: ratings = check_frame('ratings', ratings, self.names)
         if table is not None: table = check_frame(f'new {SIDES[side]}', table, [self.names[side]])
         if parts := self.parts: return self._fold_parts([o._fold(side, ratings, table) for o in parts])
-        if self._by_history: return self._fold_history(side, ratings, table)
-        state,known,res = self._fold_state('fold_in'+'_items'*side, side),self.ids[side],copy.copy(self)
+        if self.scorer.by_history: return self._fold_history(side, ratings, table)
+        state = self._fold_state('fold_in'+'_items'*side, side, self._growing)
+        known,res = self.ids[side],copy.copy(self)
         res._averages = None
         ranked = state.terms[0].ranked is not None
         if side and ranked and ratings is not None:
@@ -489,14 +494,14 @@ class Recommender:
         res.ids = tuple(known.append(fresh) if k==side else o for k,o in enumerate(self.ids))
         rows,table_rows = (torch.from_numpy(res.ids[side].get_indexer(o))+1 for o in (new.ids,table_ids))
         pairs = (rows,new.others) if side==0 else (new.others,rows)
-        res.history = self.history.updated(*pairs, new.ratings, res.n_users)
+        res._growing = self._growing.with_ratings(*pairs, new.ratings)
         terms = grown_terms(state.terms, side, len(fresh), table_rows, codes)
         res.terms = tuple(None if old is None else o for old,o in zip(self.terms, terms))
         if side: res.items = grown_items(self.items, fresh, table, self.names[1])
         changed = torch.cat([rows, table_rows, torch.arange(len(known), len(res.ids[side]))+1]).unique()
         has_ratings = len(rows)>0 or bool((changed<=len(known)).any())
         decay = self.decay(side) if has_ratings else 1.            # without ratings it has no effect
-        found = fold_rows(state._replace(terms=terms, history=res.history), side, changed, decay)
+        found = fold_rows(state._replace(terms=terms, history=res._growing), side, changed, decay)
         factors = list(state.factors)
         factors[side] = replaced_rows(factors[side], changed, found, len(res.ids[side])+1)
         res.scorer,res.decays = DotScorer(*factors, self.link, copy=False),list(self.decays)
@@ -512,7 +517,7 @@ class Recommender:
         res.ids = tuple(known.append(fresh) if k==side else o for k,o in enumerate(self.ids))
         rows = torch.from_numpy(res.ids[side].get_indexer(new.ids))+1
         pairs = (rows,new.others) if side==0 else (new.others,rows)
-        res.history = self.history.updated(*pairs, new.ratings, res.n_users)
+        res._growing = self._growing.with_ratings(*pairs, new.ratings)
         if side: res.items = grown_items(self.items, fresh, table, self.names[1])
         res.scorer = self.scorer.with_met(*res.history[:2], res.n_items)
         return res
@@ -546,12 +551,12 @@ class Recommender:
 
     def _score_parts(self, u, i, k):
         labels = None if k is None else self._labels(u)
-        if not self.parts and not self._by_history:
+        if not self.parts and not self.scorer.by_history:
             state = self._fold_state('explain')
             if self._averages is None: self._averages = average_parts(state)
             return score_parts(state, self.decay(0).vec, u, i, k, self._averages, labels)
         (rated,_),score = self.history.rated_by(u),self.scorer.pairs(torch.tensor([u]), torch.tensor([i])).item()
-        if self._by_history: contributions,item = self.scorer.met_adds(rated, i),0.
+        if self.scorer.by_history: contributions,item = self.scorer.met_adds(rated, i),0.
         else:
             found = zip(*(o._above_mean(u, i) for o in self.parts))
             contributions,item = (sum(w*o for w,o in zip(self.scorer.weights, part)) for part in found)
@@ -560,7 +565,7 @@ class Recommender:
     def _above_mean(self, u, i):
         "What adds to the z-score of an item: each rating, and the item for the average user"
         spread = self.scorer.block(torch.tensor([u])).double().std(correction=0).clamp(min=1e-9).item()
-        if not self._by_history: found = above_mean(self._fold_state('explain'), self.decay(0).vec, u, i)
+        if not self.scorer.by_history: found = above_mean(self._fold_state('explain'), self.decay(0).vec, u, i)
         else:
             rated,_ = self.history.rated_by(u)
             found = self.scorer.met_adds(rated, i)-self.scorer.met_adds(rated, None),0.

@@ -28,6 +28,7 @@ class Scorer:
     "What a recommender asks of a model; rows of users and items are int64, and row 0 is the unknown one"
     kind = None # Name in a saved recommender
     concurrent,slices = True,False # May several threads ask at once? May the items of `block` be a slice?
+    by_history = False # Do scores depend on nothing but what users have met? Then `with_met` gives those of other users
     scorers,weights = (),() # Scorers whose z-scores are summed, and their weights
     def __init__(self,
         link:Link=Link(), # From scores to ratings
@@ -59,8 +60,6 @@ class Scorer:
         return res if metric=='dot' else res/(v.norm(dim=1)*v[row].norm()).clamp(min=1e-12)
     def met_adds(self, items, i)->torch.Tensor|None:
         "What having met each of `items` (m,) adds to the score of item `i`, or of the mean one if None: (m,) float64"
-    def with_met(self, ends, items, n_items)->'Scorer|None':
-        "The scorer of users who have met other items, where that is all that scores depend on; None if it isn't"
     def state(self)->tuple:
         "What to save: a dict that JSON can hold, and a dict of tensors"
         info = dict(kind=self.kind, **self.link._asdict())     # JSON makes lists of tuples
@@ -388,7 +387,7 @@ class _HistoryModule(torch.nn.Module):
 
 class HistoryScorer(Scorer):
     "Scores that are sums of weights between what a user has met and an item"
-    kind = 'history'
+    kind,by_history = 'history',True
     def __init__(self,
         met:csr_matrix, # What users have met, and how much it counts, (n_users,n_items) float32; row 0 is the mean user
         weights, # Weight from an item that was met to an item, (n_items,n_items): array, sparse, or `UserWeights`

@@ -385,6 +385,14 @@ def test_evaluate_says_the_error_beside_averages(tmp_path, monkeypatch, capsys, 
     assert said.startswith(f'RMSE {error:.4g} on {len(test):,} test ratings: ')
     assert f'user and item biases ({biases:.4g})' in said and f'the mean rating ({mean:.4g})' in said
     assert 'RMSE' not in run(monkeypatch, capsys, 'evaluate', 'model', 'unrated.csv', '--n-boot', 0)
+    odd = test.astype(dict(rating=object))
+    odd.iloc[:2,odd.columns.get_loc('rating')] = 'good','bad'
+    odd.to_csv('odd.csv', index=False)
+    monkeypatch.setattr(sys, 'argv', 'fastcollab evaluate model odd.csv --n-boot 0'.split())
+    main()
+    said = capsys.readouterr()
+    assert f' on {len(test)-2:,} test ratings' in said.out
+    assert f"2 of {len(test):,} ratings aren't numbers, e.g. 'good'; the RMSE leaves these rows out" in said.err
     run(monkeypatch, capsys, 'evaluate', 'model', 'test.csv', '--n-boot', 0, '--csv', 'row.csv')
     assert np.isclose(pd.read_csv('row.csv').rmse[0], error)
     clicks = to_implicit(ratings, threshold=4)

@@ -223,7 +223,7 @@ def test_error_by_popularity(made, what):
     interp = made('features')
     rows,by = interp.rows,f'{what[:-1]}_ratings'
     line = interp.plot_error_by_popularity(what).lines[0]
-    x,y = line.get_xdata(),line.get_ydata()
+    x,y = line.get_xdata(orig=False),line.get_ydata(orig=False)   # before 3.11, matplotlib keeps objects
     cold = rows[rows[by]==0]
     assert len(cold)>0 and x[0]==0 and y[0]==pytest.approx((cold.error**2).mean()**.5) and len(x)==11
     bins = pd.qcut(rows[by][rows[by]>0], 10, labels=False)
@@ -234,8 +234,8 @@ def test_error_by_popularity(made, what):
 def test_calibration_against_pandas(made):
     rows,ax = made('features').rows,made('features').plot_calibration(bins=4)
     g = rows.groupby(pd.qcut(rows.prediction, 4, labels=False))
-    assert np.allclose(ax.lines[1].get_xdata(), g.prediction.mean()) and np.allclose(ax.lines[1].get_ydata(),
-        g.rating.mean())
+    x,y = (getattr(ax.lines[1], f'get_{o}data')(orig=False) for o in 'xy')
+    assert np.allclose(x, g.prediction.mean()) and np.allclose(y, g.rating.mean())
     half = 1.96*g.rating.std()/g.size()**.5
     segments = np.array(ax.collections[0].get_segments())
     assert np.allclose(segments[:,1,1]-segments[:,0,1], 2*half)

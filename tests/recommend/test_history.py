@@ -1,7 +1,7 @@
 "The history of a recommender: parts of it, and new ratings in it, as if all had been sorted anew"
 import pandas as pd, pytest, torch
 from fastcollab.recommend.base import Factors, Link
-from fastcollab.recommend.history import UserHistory
+from fastcollab.recommend.history import GrowingHistory, UserHistory
 from fastcollab.recommend.recommender import Recommender
 from fastcollab.recommend.scorers import DotScorer
 from hypothesis import given, settings, strategies as st
@@ -39,6 +39,22 @@ def test_new_ratings(pairs, new):
     assert all(torch.equal(a, b) for a,b in zip(got, want)) and all(torch.equal(a, b) for a,b in zip(h, before))
     assert [o.dtype for o in got]==[torch.int64,torch.int32,torch.float32]
 
+waits = st.lists(st.sets(st.tuples(st.integers(0, N+2), st.integers(0, M+3)), max_size=9), max_size=3)
+
+@given(pairs, waits, st.sets(st.integers(0, M+3)), st.integers(0, 1))
+@settings(max_examples=80, deadline=None)
+def test_waiting_ratings(pairs, batches, rows, side):
+    "Ratings that wait beside a history count as if each batch had been sorted in at once"
+    want,rows = history(pairs),torch.tensor(sorted(rows), dtype=torch.int64)
+    got = GrowingHistory.from_base(want)
+    for k,batch in enumerate(batches):
+        u,i = torch.tensor(list(batch), dtype=torch.int64).view(-1, 2).T
+        y = 100.*(k+1)+torch.arange(len(batch))
+        want,got = want.updated(u, i, y, N+3),got.with_ratings(u, i, y)
+    want = want.updated(rows[:0], rows[:0], rows[:0].float(), N+3)
+    assert all(torch.equal(a, b) for a,b in zip(got.settled(N+3), want))
+    assert all(torch.equal(a, b) for a,b in zip(got.of_rows(side, rows), want.of_rows(side, rows)))
+
 def recommender():
     "A small recommender with random vectors"
     g = torch.Generator().manual_seed(0)
@@ -57,3 +73,21 @@ def test_folding_in_shares_the_other_side(side):
     more = getattr(rec, fold)(new)
     users = [o.scorer.users.vec.data_ptr() for o in (rec,more)]
     assert (users[0]==users[1])==(side==1) and len(more.history.items)==N+3
+
+def test_folding_in_leaves_the_history_alone():
+    "Folding in one item after the other copies no ratings; who reads them finds all of them, as if they had come at once"
+    rec = recommender()
+    rec.decays = [.1,.1]
+    base = rec.history
+    news = [pd.DataFrame(dict(user=[k,k+1], item=90+k//2, rating=[1.+k,5-k])) for k in range(4)]
+    more = rec
+    for o in news:
+        more = more.fold_in_items(o)
+        assert more._growing.base is base
+    last = pd.concat(news).drop_duplicates(['user','item'], keep='last')
+    together = rec.fold_in_items(last)
+    assert set(zip(more.history.users().tolist(), more.history.items.tolist(), more.history.ratings.tolist())) == set(
+        zip(together.history.users().tolist(), together.history.items.tolist(), together.history.ratings.tolist()))
+    vectors = [o.scorer.factors(1).vec for o in (more,together)]
+    assert torch.allclose(*vectors, atol=1e-6) and rec.history.items is base.items and len(base.items)==N
+    assert more.recommend(0, M, exclude_seen=True).item.isin([90]).sum()==0

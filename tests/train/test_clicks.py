@@ -128,13 +128,15 @@ def threads():
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
-@pytest.mark.parametrize('loss,lr', [(BPRLoss,.05),(WARPLoss,.002)])
-def test_plain_steps_are_the_same_in_any_number_of_threads(many, threads, loss, lr):
+@pytest.mark.parametrize('loss,lr,sampler', [(BPRLoss,.05,'uniform'),(WARPLoss,.002,'uniform'),
+    (BPRLoss,.05,'popularity'),(SampledSoftmaxLoss,.05,'popularity')])
+def test_plain_steps_are_the_same_in_any_number_of_threads(many, threads, loss, lr, sampler):
     res = []
     for n in (1,2,3):
         threads(n)
         torch.manual_seed(0)
-        learn = collab_learner(loaders(many, valid_pct=.01, n_neg=10), n_factors=20, loss_func=loss())
+        dls = loaders(many, valid_pct=.01, n_neg=10, sampler=sampler)
+        learn = collab_learner(dls, n_factors=20, loss_func=loss())
         quiet(learn, lambda: learn.fit_sgd(3, lr, seed=2))
         res.append([p.detach().clone() for p in learn.model.parameters()]+[torch.tensor(learn.recorder.values)])
     for a,b,c in zip(*res): assert torch.equal(a, b) and torch.equal(a, c)
@@ -151,8 +153,9 @@ def test_lists_train_the_same_in_any_number_of_threads(many, threads):
         res.append([p.detach().clone() for p in learn.model.parameters()])
     for a,b in zip(*res): assert torch.equal(a, b)
 
-def test_plain_steps_rank(many):
-    learn = collab_learner(loaders(many, valid_pct=.05), n_factors=8, loss_func=BPRLoss())
+@pytest.mark.parametrize('loss', [BPRLoss,SampledSoftmaxLoss])
+def test_plain_steps_rank(many, loss):
+    learn = collab_learner(loaders(many, valid_pct=.05, n_neg=5), n_factors=8, loss_func=loss())
     quiet(learn, lambda: learn.fit_sgd(5, .1))
     scores = learn.get_preds()[0]
     assert (scores[:,0]>scores[:,1]).float().mean()>.7   # popularity
@@ -161,11 +164,11 @@ def test_plain_steps_rank(many):
 def test_what_plain_steps_refuse(clicks, many):
     def says(learn, text, error=TypeError):
         with pytest.raises(error, match=text): learn.fit_sgd(1)
-    for loss in (BCELoss(),SampledSoftmaxLoss()):
-        says(collab_learner(loaders(clicks), loss_func=loss), 'fit_sgd is for BPRLoss and WARPLoss.*fit_one_cycle')
+    for loss in (BCELoss(),AdaptiveHingeLoss(),OwnRows()):
+        text = 'fit_sgd is for BPRLoss, WARPLoss and SampledSoftmaxLoss.*fit_one_cycle'
+        says(collab_learner(loaders(clicks), loss_func=loss), text)
     says(collab_learner(loaders(clicks, genre_name='genres')), 'has features')
-    for how in ('popularity','inbatch'):
-        says(collab_learner(loaders(clicks, sampler=how)), f"not by '{how}'; use fit_one_cycle", ValueError)
+    says(collab_learner(loaders(clicks, sampler='inbatch')), "plain steps have no batches; sampler='popularity'", ValueError)
     says(collab_learner(loaders(clicks), cbs=Looks()), 'Looks acts on each')
     rated = CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)
     says(collab_learner(rated), 'not for RatingMSE')
