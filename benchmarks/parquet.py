@@ -3,7 +3,8 @@
     python benchmarks/parquet.py                     # 100 million rows: half an hour, 15 GB of disk
     ROWS=5e6 python benchmarks/parquet.py encoding   # fewer, and one part
 
-The data are synthetic: 1 million users and 100,000 items, or more in the part `tenth`. A few items have most of the ratings."""
+The data are synthetic: 1 million users and 100,000 items, or more in the part `tenth`. A few items have most of the
+ratings."""
 import json, shutil, subprocess, tempfile
 
 from common import *
@@ -161,6 +162,7 @@ def shuffle(epochs=5, seeds=range(8)):
     shutil.rmtree(folder)
 
 if __name__=='__main__':
-    try: report(__file__, [encoding, epoch, against_memory, tenth, shuffle], 'two threads where a loop has work for them')
+    parts = encoding,epoch,against_memory,tenth,shuffle
+    try: report(__file__, parts, 'two threads where a loop has work for them')
     finally:
         if not os.environ.get('KEEP'): shutil.rmtree(FOLDER, ignore_errors=True)

@@ -129,6 +129,7 @@ def ask_ahead(k, items, shared):
         for j in range(0, 1+W, LINE): prefetch(shared.wire, k, j)
         k = shared.next[k]
 
+# %% ../../nbs/kernels/06_shared.ipynb #5a3d0018
 @njit(**INNER)
 def step_row(rows, last, i, bias, shared, s, steps, step, away):
     "Step s on row i of a table"
@@ -152,7 +153,6 @@ def hear(users, items, u_cats, i_cats, counts, s, steps, shared):
         while k>=0:
             for j in range(grad.shape[1]): grad[0,j] += shared.wire[k,1+j]
             k = shared.next[k]
-        # a call each: to choose a side first costs as much time as the step
         if i<n_items: step_row(items.rows, items.last, i, items.bias, shared, s, steps, step, away)
         elif i<first: step_row(i_cats.rows, i_cats.last, i-n_items, items.bias, shared, s, steps, step, away)
         elif i<first+n_users: step_row(users.rows, users.last, i-first, users.bias, shared, s, steps, step, away)

@@ -17,8 +17,9 @@ needs_torchrec = pytest.mark.skipif(not find_spec('torchrec'), reason='TorchRec 
 def folder(tmp_path_factory):
     "Where processes leave what they measured"
     out = tmp_path_factory.mktemp('shard')
-    done = subprocess.run(list(map(str, [sys.executable, SCRIPT, 'shard', 'three:3', out])), capture_output=True, text=True,
-        timeout=500, env={**os.environ, 'OMP_NUM_THREADS':'1'})
+    args = [sys.executable, SCRIPT, 'shard', 'three:3', out]
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, timeout=500,
+        env={**os.environ, 'OMP_NUM_THREADS':'1'})
     assert done.returncode==0, done.stderr[-3000:]
     return out/'shard'
 

@@ -1,5 +1,6 @@
-"""What processes do in `test_distributed.py` and `test_sharding.py`: `python together.py SCENARIO[:PROCESSES] ... FOLDER`,
-two processes by default"""
+"""What processes do in `test_distributed.py` and `test_sharding.py`, two by default:
+
+    python together.py SCENARIO[:PROCESSES] ... FOLDER"""
 import json, os, signal, socket, sys, time
 from contextlib import nullcontext
 from multiprocessing import get_context
