@@ -236,7 +236,7 @@ def list_step(U, M, bias, a, rows, n, slopes, keep, lr, move):
 # %% ../../nbs/kernels/06_sgd.ipynb #b7e4a107
 @njit(**LENT_INLINE)
 def fill_list(item, neg, log_q, rows, off):
-    "Write an item and those of its negatives that are there to `rows`, how far log q is above the item's to `off`; count"
+    "Write an item and its negatives that are there to `rows`, their log q less the item's to `off`; returns how many"
     n,rows[0],off[0] = 0,item,1
     for j in neg:
         if j<0: continue
@@ -247,7 +247,7 @@ def fill_list(item, neg, log_q, rows, off):
 
 @njit(**INNER)
 def softmax_block(U, M, bias, known, u, i, w, start, stop, seed, source, rates, log_q, n_neg, neg):
-    "Steps of sampled softmax for the interactions `start` to `stop`; returns the sum of their losses, and how many there were"
+    "Steps of sampled softmax for the interactions `start` to `stop`; returns the sum of their losses, and their number"
     lr,keep,total,done,size = rates[0],np.float32(1)-rates[0]*rates[1],0.,0,n_neg+1
     rows,s,off,move = np.empty(size, np.int64),np.empty(size, np.float32),np.empty(size, np.float32),np.empty_like(U[0])
     for o in range(start, stop, SOME):

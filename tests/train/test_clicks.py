@@ -2,9 +2,9 @@
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 
-from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias,
-    HybridMF, LightGCN, Link, RatingMSE, Recommender, SampledSoftmaxLoss, SVDPlusPlus, WARPLoss, collab_learner,
-    load_learner, synthetic_ratings, to_implicit)
+from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias, EASE,
+    HybridMF, ItemKNN, LightGCN, Link, Popular, RatingMSE, Recommender, SampledSoftmaxLoss, SLIM, SVDPlusPlus, WARPLoss,
+    collab_learner, load_learner, synthetic_ratings, to_implicit)
 
 @pytest.fixture(scope='module')
 def clicks(): return to_implicit(synthetic_ratings(120, 60, 3000), threshold=4)
@@ -208,3 +208,58 @@ def test_explanations_add_up(ranker, tmp_path):
     rec.save(tmp_path/'rec')
     again = Recommender.load(tmp_path/'rec')
     assert again.explain(5, top.item[0]).stars.tolist()==rec.explain(5, top.item[0]).stars.tolist()
+
+# ---- Users who have met every item
+@pytest.fixture(scope='module')
+def full_user():
+    "30 users and 20 items; the first has met them all. Validation rows come first"
+    rng = np.random.default_rng(0)
+    pairs = np.unique(np.c_[rng.integers(2, 31, 250),rng.integers(0, 20, 250)], axis=0)
+    return pd.DataFrame(np.r_[rng.permutation(pairs),[(1,i) for i in range(20)]], columns=['user','item'])
+def full_loaders(df, **kwargs):
+    with pytest.warns(UserWarning, match=FULL):
+        return loaders(df, n_neg=6, splits=(range(40, len(df)),range(40)), bs=32, **kwargs)
+
+FULL = '1 of 30 users have met all 20 items, e.g. 1; they have no negatives, and their interactions teach nothing'
+
+def finite(learn):
+    "Are the parameters and what the fit table says finite?"
+    return all(p.isfinite().all() for p in learn.model.parameters()) and np.isfinite(learn.recorder.values[-1]).all()
+
+@pytest.mark.parametrize('sampler', ['uniform','popularity','inbatch'])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_a_user_without_negatives_is_warned_about_and_teaches_nothing(full_user, loss, sampler):
+    for how in (dict(fused=False),dict(fused=True)):
+        dls = full_loaders(full_user, sampler=sampler)
+        torch.manual_seed(0)
+        learn = collab_learner(dls, n_factors=4, loss_func=loss(), unk_p=0, wd=0, **how)
+        row = dls.classes['user'].o2i[1]
+        before = learn.model.factors(0).vec[row].clone()
+        quiet(learn, lambda: learn.fit_one_cycle(2, 1e-2))
+        assert finite(learn) and torch.equal(learn.model.factors(0).vec[row], before)
+        others = torch.arange(31)!=row
+        assert not torch.equal(learn.model.factors(0).vec[others][1:], before)
+
+@pytest.mark.parametrize('sampler', ['uniform','popularity'])
+@pytest.mark.parametrize('loss', [BPRLoss,WARPLoss,SampledSoftmaxLoss])
+def test_plain_steps_skip_a_user_without_negatives(full_user, loss, sampler):
+    dls = full_loaders(full_user, sampler=sampler)
+    torch.manual_seed(0)
+    learn = collab_learner(dls, n_factors=4, loss_func=loss())
+    row = dls.classes['user'].o2i[1]
+    before = learn.model.factors(0).vec.clone()
+    quiet(learn, lambda: learn.fit_sgd(2, .05))
+    vec = learn.model.factors(0).vec
+    assert finite(learn) and torch.equal(vec[row], before[row]) and not torch.equal(vec[2:], before[2:])
+
+@pytest.mark.parametrize('arch', [EASE,ItemKNN,Popular,SLIM])
+def test_other_ways_of_training_take_a_user_without_negatives(full_user, arch):
+    "They need no negatives"
+    dls = full_loaders(full_user)
+    learn = collab_learner(dls, arch=arch)
+    quiet(learn, lambda: learn.fit(1))
+    assert np.isfinite(learn.recommend([1,2], 3, exclude_seen=False).score).all()
+    als = collab_learner(dls, n_factors=4)
+    quiet(als, lambda: als.fit_als(2))
+    assert finite(als)
+    assert (als.recommend([1], 3, exclude_seen=False).score>als.recommend([2], 20, exclude_seen=False).score.min()).all()
