@@ -147,7 +147,7 @@ def sgd_loop(
     if type(loss) not in (BPRLoss,WARPLoss) or not ds.n_neg:
         raise TypeError(f'fit_sgd is for BPRLoss and WARPLoss on interactions, not for {loss}; '
             'fit_one_cycle takes any loss')
-    if ds.sampler.dislikes is not None: raise ValueError('fit_sgd knows no dislikes; use fit_one_cycle')
+    if ds.sampler.dislikes is not None: raise ValueError('fit_sgd takes no dislikes; use fit_one_cycle')
     if ds.sampler.kind!='uniform':
         raise ValueError(f'fit_sgd draws negatives with equal chances, not by {ds.sampler.kind!r}; use fit_one_cycle')
     if load_kernels('sgd') is None: raise RuntimeError('fit_sgd needs compiled loops, which cannot be used here')
