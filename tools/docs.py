@@ -107,10 +107,11 @@ def first_line(sym):
     return class_lines(sym.__module__)[sym.__name__] if isinstance(sym, type) else sym.__code__.co_firstlineno
 
 class Processors(FilterDefaults):
-    """nbdev's processors of a notebook, without running its cells
+    """nbdev's processors of a notebook, without those that take long and add nothing here
 
-    What is said of symbols comes from the modules, see `Page.doc`: running takes more time than all else."""
-    def base_procs(self): return [o for o in super().base_procs() if o.__name__!='exec_show_docs']
+    `Page.doc` reads signatures from the modules, so no cell has to run, and no cell has magics."""
+    def base_procs(self):
+        return [o for o in super().base_procs() if o.__name__ not in ('exec_show_docs','clean_magics')]
 
 class Page:
     "The page made from a notebook"
@@ -310,8 +311,8 @@ class Site:
             'In reading order. Each is a notebook that runs as it stands.',
             [('',self.folder('tutorials')), (CASES,self.folder('cases'))])
         self.add_index('api/index.md', 'Reference',
-            'In the order in which you need it. A page of a module is the notebook that it is exported from; helpers, '
-            'which you need to change the library, not to use it, come last.',
+            'In the order in which you need them. The page of a module is the notebook that it is exported from. '
+            'Helpers come last: you need them to change the library, not to use it.',
             [o for name,(classes,modules,helpers) in self.groups.items() for o in (
                 (f'## {name}\n\n', classes+modules or helpers), ('### Helpers\n\n', helpers*bool(classes+modules)))])
         for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):
