@@ -67,6 +67,7 @@ class Signature(DocmentText):
 
 def type_str(anno):
     "A type by its last name: `DataFrame` for `pandas.DataFrame`"
+    if inspect.isroutine(anno): return anno.__name__   # such as `threading.RLock`
     return '' if anno is empty else re.sub(r'\b(?:\w+\.)+(?=\w)', '',
         inspect.formatannotation(anno)).strip("'").replace('NoneType', 'None')
 
