@@ -95,7 +95,7 @@ def sgd_row(name, dls, loss, lr, threads, asked=''):
     solver = SGDSolver(model, dls.train_ds, loss.setup(dls), seed=0, threads=threads)
     solver.epoch(lr)   # compiles
     cpu,wall = timed_epochs(lambda: solver.epoch(lr))
-    n = len(dls.train_ds)
+    n = len(dls.train_ds)*solver.formula.n_neg
     row(f'{name}, {loss}, plain steps, {threads} thread{"s"[:threads>1]}',
         f'{n/cpu*threads/1e6:.1f} M/s ({n/wall/1e6:.1f} by the clock)', asked)
 
@@ -122,6 +122,7 @@ def speed():
         adam_row(name, dls, BPRLoss())
         if name=='1 M':
             more = click_loaders(pairs, bs=4096, n_neg=10, sampler='popularity')
+            sgd_row(f'{name}, n_neg=10, by popularity', more, SampledSoftmaxLoss(), .05, 1)
             adam_row(name, more, SampledSoftmaxLoss())
         for who in ('implicit','rusket'):
             if (secs := peer_seconds(who, pairs)) is None: continue

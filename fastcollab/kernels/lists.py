@@ -66,14 +66,17 @@ def bpr_list(s, o, y, p, n, table):
 
 @njit(**FORMULA)
 def cross_entropy_list(s, o, y, p, n, table):
-    "-ln sigmoid(item) - sum of ln(1-sigmoid(negative))"
-    w,total = y[p],softplus(-s[o])
+    "-ln sigmoid(item) - sum of ln(1-sigmoid(negative)); 0 without negatives"
+    w,total,some = y[p],softplus(-s[o]),False
     s[o] = -w*sigmoid(-s[o])
     for k in range(1, n+1):
         here = y[p+k]<MISSING
+        some |= here
         total += softplus(s[o+k]) if here else np.float32(0)
         s[o+k] = w*sigmoid(s[o+k]) if here else np.float32(0)
-    return w*total
+    if some: return w*total
+    s[o] = 0
+    return np.float32(0)
 
 @njit(**FORMULA)
 def hinge_list(s, o, y, p, n, table):

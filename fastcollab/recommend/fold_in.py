@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FoldState', 'category_factors', 'feature_factors', 'with_features', 'implicit_factors', 'start_factors', 'fold_rows',
-           'decay_units', 'usual_decay', 'find_decay', 'check_new_ratings', 'NewRatings', 'read_new_ratings',
-           'encode_feature', 'read_new_table', 'grown_terms', 'grown_items', 'replaced_rows']
+           'rows_units', 'decay_units', 'usual_decay', 'find_decay', 'check_new_ratings', 'NewRatings',
+           'read_new_ratings', 'encode_feature', 'read_new_table', 'grown_terms', 'grown_items', 'replaced_rows']
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #ee94dddc
 from typing import NamedTuple
@@ -124,21 +124,33 @@ def _rating_variance(ratings, link, rated):
     low,high = link.y_range or rated
     return ((high-low)/4)**2 if np.isfinite(high-low) and high>low else 1.
 
-def decay_units(
-    state:FoldState, # What is known
-    side:int, # 0 for users, 1 for items
-    rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
+def rows_units(
+    factors:Factors, # Of users or of items
+    rows:Tensor, # Those that have ratings, (n,) int64
+    ratings:Tensor, # All ratings, (m,)
+    link:Link, # From scores to ratings
+    rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where there are no ratings
 )->Decay:
     "The variance of the ratings over that of the numbers of vectors, and over that of biases"
-    factors = state.factors[side]
-    ratings,rows = state.history.ratings,state.history.counts(side, len(factors.vec)).nonzero()[:,0]
-    if not len(rows): rows = torch.arange(len(factors.vec))
-    variance = _rating_variance(ratings, state.link, rated)
+    variance = _rating_variance(ratings, link, rated)
     def unit(table):
         if table is None or not table.numel(): return 1.
         spread = _mean_square(table, table[0].double(), rows)
         return min(variance/max(spread, 1e-300), 1e30)
     return Decay(unit(factors.vec), unit(factors.bias))
+
+
+# %% ../../nbs/recommend/05_fold_in.ipynb #e4df25c7
+def decay_units(
+    state:FoldState, # What is known
+    side:int, # 0 for users, 1 for items
+    rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
+)->Decay:
+    "`rows_units` of all rows of a side that have ratings, or of all rows if none has"
+    factors = state.factors[side]
+    rows = state.history.counts(side, len(factors.vec)).nonzero()[:,0]
+    if not len(rows): rows = torch.arange(len(factors.vec))
+    return rows_units(factors, rows, state.history.ratings, state.link, rated)
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #398cb1a3
 def _sample(rows, n, most, rng):
@@ -205,12 +217,9 @@ def _trial_error(state, side, trial, decays):
 _USUAL = 1/8,1/2 # units that are about right on the data at hand
 
 def usual_decay(
-    state:FoldState, # What is known
-    side:int, # 0 for users, 1 for items
-    rated:tuple=(-np.inf,np.inf), # Lowest and highest rating, where the history is empty
+    unit:Decay, # As of `decay_units`
 )->Decay:
     "How strongly to hold new rows where they start, without trying; good enough where rows have many ratings"
-    unit = decay_units(state, side, rated)
     return Decay(unit.vec*_USUAL[0], unit.bias*_USUAL[1])
 
 def find_decay(
@@ -224,7 +233,7 @@ def find_decay(
     units = [decay_units(state, o, rated) for o in (side,1-side)]
     def decays(parts): return [Decay(o.vec*parts[0], o.bias*parts[1]) for o in units]
     trial = _trial(state.history, side, len(state.factors[side].vec), np.random.default_rng(0))
-    if not trial.hidden.any(): return usual_decay(state, side, rated)
+    if not trial.hidden.any(): return usual_decay(units[0])
     def best(parts): return min(parts, key=lambda o: _trial_error(state, side, trial, decays(o)))
     vec,bias = best([(4.**k*_USUAL[0],4.**k*_USUAL[1]) for k in range(-2, 4)])
     vec,bias = best([(vec,bias*o) for o in (1/4,1/2,1,2,4)])

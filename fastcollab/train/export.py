@@ -43,7 +43,8 @@ def export_scorer(
     "How the model of a learner scores pairs, and what it adds to new users and items, without the learner"
     loss = rating_loss(learn.loss_func)
     plain = _is_identity(loss, next(learn.model.parameters()).device)
-    model = collab_model(deepcopy(learn.model).cpu(), learn.dls.train_ds)
+    ids = collab_model(learn.model).classes
+    model = collab_model(deepcopy(learn.model, {id(ids):ids}).cpu(), learn.dls.train_ds)   # a copy of all but the ids
     model.clear_session_effects()
     with reading(model):
         vectors = [model.vectors(side) for side in (0,1)]

@@ -55,8 +55,9 @@ def grown_store(
     part, # `EncodedRatings` of the new rows
 )->RatingStore: # The old ratings, then the new ones
     "Ratings with new ones behind them"
-    keys = _keys(part.ids).to(store.device)
-    keep = (~torch.isin(_keys(store.ids()), keys)).nonzero()[:,0]
+    keys,old = _keys(part.ids).to(store.device).sort().values,_keys(store.ids())
+    at = torch.searchsorted(keys, old).clamp(max=len(keys)-1)      # cheaper than `isin`, which sorts the old ones, too
+    keep = (keys[at]!=old).nonzero()[:,0]
     new = part.ids,part.ratings,part.timestamps
     cols = [None if a is None else torch.cat([a.index_select(0, keep), b.to(a)])
         for a,b in zip((store.ids(),store.ratings(),store.timestamps()), new)]

@@ -41,7 +41,8 @@ from ..models.hybrid import HybridMF,HybridNN
 from ..models.mf import BiasBaseline,DotProductBias
 from ..models.nn import CollabNN
 from ..models.svdpp import SVDPlusPlus
-from ..recommend.fold_in import FoldState,fold_rows,usual_decay
+from ..recommend.fold_in import FoldState,fold_rows,rows_units,usual_decay
+from ..recommend.history import UserHistory
 from ..recommend.recommender import Recommender
 from .als import *
 from .arguments import *
@@ -557,7 +558,7 @@ class CollabLearner(Learner):
         seed:int=0, # Of the order and of the negatives
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
-        "Fit BPR or WARP as in their papers, one plain step per interaction; same result with any number of threads"
+        "Fit BPR, WARP or sampled softmax, one plain step per interaction; same result with any number of threads"
         epochs,lr,reg = check_int('epochs', epochs),check_number('lr', lr, above=0),check_number('reg', reg, low=0)
         with self.added_cbs(L(cbs)):
             self._solver = sgd_loop(self, lr, reg, check_seed(seed))
@@ -1156,21 +1157,24 @@ def replayed(
 # %% ../../nbs/train/07_learner.ipynb #7e20b125
 def fold_users(
     learn:Learner, # A `CollabLearner` of ratings, with all of them
-    u:Tensor, # Rows of users, rising, (n,) int64
-    decay:tuple|None=None, # As `usual_decay` estimates it; None estimates it
-): # The decay; None if the model has no tables to write to
-    "Solve users from all that they have rated, and write them into the model"
-    plan = collab_model(learn.model).fuse_plan(learn.dls.train_ds)
-    if isinstance(plan, str) or learn.dls.train_ds.implicit: return None
-    rec = export_recommender(learn)
-    if rec.scorer.factors(0) is None or None in rec.terms: return None
-    state = FoldState((rec.scorer.factors(0),rec.scorer.factors(1)), rec.terms, rec.link, rec.history)
-    decay = ifnone(decay, usual_decay(state, 0, rec.rated))
-    found,now = fold_rows(state, 0, u, decay),state.factors[0].take(u)
+    first:int, # Row of the first new user; all rows from here on are new
+):
+    "Solve new users from what they have rated, and write them into the model, if it has tables to write to"
+    ds = learn.dls.train_ds
+    plan = collab_model(learn.model).fuse_plan(ds)
+    if isinstance(plan, str) or ds.implicit: return
+    scorer,terms = export_scorer(learn)
+    factors = scorer.factors(0),scorer.factors(1)
+    if factors[0] is None or None in terms: return
+    ids,ratings = ds.store.ids().cpu(),ds.store.ratings().cpu()[:,0]
+    u,own = torch.arange(first, ds.n_users),ids[:,0]>=first
+    history = UserHistory.from_ratings(*ids[own].long().T, ratings[own], ds.n_users)
+    decay = usual_decay(rows_units(factors[0], torch.arange(1, first), ratings, scorer.link))
+    found,now = fold_rows(FoldState(factors, terms, scorer.link, history), 0, u, decay),factors[0].take(u)
     with torch.no_grad():
         plan.users.vec[u] += (found.vec-now.vec).to(plan.users.vec)
         if plan.users.bias is not None: plan.users.bias[u,0] += (found.bias-now.bias).to(plan.users.bias)
-    return decay
+
 
 # %% ../../nbs/train/07_learner.ipynb #7e20b123
 def short_cycle(
@@ -1189,10 +1193,8 @@ def short_cycle(
         fused=learn.fused)
     short = new_learner(replayed(dls, n, seed), model, sum(learn.cbs.filter(risinstance(IdDropout)).attrgot('p')),
         **given)
-    users = torch.arange(learn.dls.n_users, dls.n_users)
-    decay = fold_users(whole, users) if len(users) else None
-    with quietly(short): short.fit_one_cycle(2, 1e-3, wd=learn._wd)
-    if decay is not None: fold_users(whole, users, decay)
+    with quietly(short): short.fit_one_cycle(2, 3e-4, wd=learn._wd)
+    if dls.n_users>learn.dls.n_users: fold_users(whole, learn.dls.n_users)
     learn.dls,learn.model,learn.loss_func,learn.splitter = dls,model,whole.loss_func,whole.splitter
     learn.opt = learn._recommender = learn._ranking = learn._validated = None
 
@@ -1211,7 +1213,7 @@ def update_learner(
     if not before.train_ds.implicit: finite_numbers(df, before.train_ds.rating_name)
     dls,n = grown_loaders(before, df)
     with seeded(seed):
-        fresh = grown_learner(learn, dls)
+        fresh = None if retrain is False else grown_learner(learn, dls)
         if retrain is None: retrain = bool(reason) or not lost and retrain_seconds(fresh, learn._call.epochs)<=CHEAP
         if retrain: train_again(learn, fresh)
         else: short_cycle(learn, dls, n, seed)

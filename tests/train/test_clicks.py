@@ -2,9 +2,9 @@
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 
-from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias,
-    HybridMF, LightGCN, Link, RatingMSE, Recommender, SampledSoftmaxLoss, SVDPlusPlus, WARPLoss, collab_learner,
-    load_learner, synthetic_ratings, to_implicit)
+from fastcollab.all import (AdaptiveHingeLoss, BCELoss, BPRLoss, CollabDataLoaders, DotProduct, DotProductBias, EASE,
+    HybridMF, ItemKNN, LightGCN, Link, Popular, RatingMSE, Recommender, SampledSoftmaxLoss, SLIM, SVDPlusPlus, WARPLoss,
+    collab_learner, load_learner, synthetic_ratings, to_implicit)
 
 @pytest.fixture(scope='module')
 def clicks(): return to_implicit(synthetic_ratings(120, 60, 3000), threshold=4)
@@ -128,13 +128,15 @@ def threads():
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
-@pytest.mark.parametrize('loss,lr', [(BPRLoss,.05),(WARPLoss,.002)])
-def test_plain_steps_are_the_same_in_any_number_of_threads(many, threads, loss, lr):
+@pytest.mark.parametrize('loss,lr,sampler', [(BPRLoss,.05,'uniform'),(WARPLoss,.002,'uniform'),
+    (BPRLoss,.05,'popularity'),(SampledSoftmaxLoss,.05,'popularity')])
+def test_plain_steps_are_the_same_in_any_number_of_threads(many, threads, loss, lr, sampler):
     res = []
     for n in (1,2,3):
         threads(n)
         torch.manual_seed(0)
-        learn = collab_learner(loaders(many, valid_pct=.01, n_neg=10), n_factors=20, loss_func=loss())
+        dls = loaders(many, valid_pct=.01, n_neg=10, sampler=sampler)
+        learn = collab_learner(dls, n_factors=20, loss_func=loss())
         quiet(learn, lambda: learn.fit_sgd(3, lr, seed=2))
         res.append([p.detach().clone() for p in learn.model.parameters()]+[torch.tensor(learn.recorder.values)])
     for a,b,c in zip(*res): assert torch.equal(a, b) and torch.equal(a, c)
@@ -151,8 +153,9 @@ def test_lists_train_the_same_in_any_number_of_threads(many, threads):
         res.append([p.detach().clone() for p in learn.model.parameters()])
     for a,b in zip(*res): assert torch.equal(a, b)
 
-def test_plain_steps_rank(many):
-    learn = collab_learner(loaders(many, valid_pct=.05), n_factors=8, loss_func=BPRLoss())
+@pytest.mark.parametrize('loss', [BPRLoss,SampledSoftmaxLoss])
+def test_plain_steps_rank(many, loss):
+    learn = collab_learner(loaders(many, valid_pct=.05, n_neg=5), n_factors=8, loss_func=loss())
     quiet(learn, lambda: learn.fit_sgd(5, .1))
     scores = learn.get_preds()[0]
     assert (scores[:,0]>scores[:,1]).float().mean()>.7   # popularity
@@ -161,11 +164,11 @@ def test_plain_steps_rank(many):
 def test_what_plain_steps_refuse(clicks, many):
     def says(learn, text, error=TypeError):
         with pytest.raises(error, match=text): learn.fit_sgd(1)
-    for loss in (BCELoss(),SampledSoftmaxLoss()):
-        says(collab_learner(loaders(clicks), loss_func=loss), 'fit_sgd is for BPRLoss and WARPLoss.*fit_one_cycle')
+    for loss in (BCELoss(),AdaptiveHingeLoss(),OwnRows()):
+        text = 'fit_sgd is for BPRLoss, WARPLoss and SampledSoftmaxLoss.*fit_one_cycle'
+        says(collab_learner(loaders(clicks), loss_func=loss), text)
     says(collab_learner(loaders(clicks, genre_name='genres')), 'has features')
-    for how in ('popularity','inbatch'):
-        says(collab_learner(loaders(clicks, sampler=how)), f"not by '{how}'; use fit_one_cycle", ValueError)
+    says(collab_learner(loaders(clicks, sampler='inbatch')), "plain steps have no batches; sampler='popularity'", ValueError)
     says(collab_learner(loaders(clicks), cbs=Looks()), 'Looks acts on each')
     rated = CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)
     says(collab_learner(rated), 'not for RatingMSE')
@@ -205,3 +208,58 @@ def test_explanations_add_up(ranker, tmp_path):
     rec.save(tmp_path/'rec')
     again = Recommender.load(tmp_path/'rec')
     assert again.explain(5, top.item[0]).stars.tolist()==rec.explain(5, top.item[0]).stars.tolist()
+
+# ---- Users who have met every item
+@pytest.fixture(scope='module')
+def full_user():
+    "30 users and 20 items; the first has met them all. Validation rows come first"
+    rng = np.random.default_rng(0)
+    pairs = np.unique(np.c_[rng.integers(2, 31, 250),rng.integers(0, 20, 250)], axis=0)
+    return pd.DataFrame(np.r_[rng.permutation(pairs),[(1,i) for i in range(20)]], columns=['user','item'])
+def full_loaders(df, **kwargs):
+    with pytest.warns(UserWarning, match=FULL):
+        return loaders(df, n_neg=6, splits=(range(40, len(df)),range(40)), bs=32, **kwargs)
+
+FULL = '1 of 30 users have met all 20 items, e.g. 1; they have no negatives, and their interactions teach nothing'
+
+def finite(learn):
+    "Are the parameters and what the fit table says finite?"
+    return all(p.isfinite().all() for p in learn.model.parameters()) and np.isfinite(learn.recorder.values[-1]).all()
+
+@pytest.mark.parametrize('sampler', ['uniform','popularity','inbatch'])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_a_user_without_negatives_is_warned_about_and_teaches_nothing(full_user, loss, sampler):
+    for how in (dict(fused=False),dict(fused=True)):
+        dls = full_loaders(full_user, sampler=sampler)
+        torch.manual_seed(0)
+        learn = collab_learner(dls, n_factors=4, loss_func=loss(), unk_p=0, wd=0, **how)
+        row = dls.classes['user'].o2i[1]
+        before = learn.model.factors(0).vec[row].clone()
+        quiet(learn, lambda: learn.fit_one_cycle(2, 1e-2))
+        assert finite(learn) and torch.equal(learn.model.factors(0).vec[row], before)
+        others = torch.arange(31)!=row
+        assert not torch.equal(learn.model.factors(0).vec[others][1:], before)
+
+@pytest.mark.parametrize('sampler', ['uniform','popularity'])
+@pytest.mark.parametrize('loss', [BPRLoss,WARPLoss,SampledSoftmaxLoss])
+def test_plain_steps_skip_a_user_without_negatives(full_user, loss, sampler):
+    dls = full_loaders(full_user, sampler=sampler)
+    torch.manual_seed(0)
+    learn = collab_learner(dls, n_factors=4, loss_func=loss())
+    row = dls.classes['user'].o2i[1]
+    before = learn.model.factors(0).vec.clone()
+    quiet(learn, lambda: learn.fit_sgd(2, .05))
+    vec = learn.model.factors(0).vec
+    assert finite(learn) and torch.equal(vec[row], before[row]) and not torch.equal(vec[2:], before[2:])
+
+@pytest.mark.parametrize('arch', [EASE,ItemKNN,Popular,SLIM])
+def test_other_ways_of_training_take_a_user_without_negatives(full_user, arch):
+    "They need no negatives"
+    dls = full_loaders(full_user)
+    learn = collab_learner(dls, arch=arch)
+    quiet(learn, lambda: learn.fit(1))
+    assert np.isfinite(learn.recommend([1,2], 3, exclude_seen=False).score).all()
+    als = collab_learner(dls, n_factors=4)
+    quiet(als, lambda: als.fit_als(2))
+    assert finite(als)
+    assert (als.recommend([1], 3, exclude_seen=False).score>als.recommend([2], 20, exclude_seen=False).score.min()).all()
