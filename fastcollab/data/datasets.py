@@ -235,7 +235,8 @@ def movielens_fold(
     fold:int|str=1, # 1 to 5, 'a' or 'b'
 )->tuple: # The `DataFrame` of `movielens(name)` in the fold's order, and its `(train, valid)` row numbers
     "MovieLens 100K with one of the splits of its authors"
-    if name!='ml-100k': raise ValueError(f"{name} has no predefined folds; choose 'ml-100k'")
+    if not isinstance(name, str) or name!='ml-100k':
+        raise ValueError(f"{name} has no predefined folds; choose 'ml-100k'")
     fold = plain_value(fold)
     if str(fold) not in (*'12345','a','b'): raise ValueError(f"fold is {fold!r}; choose from 1 to 5, 'a', 'b'")
     files = _find_set(name)

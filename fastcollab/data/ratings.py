@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rating_columns', 'missing_code', 'ask_missing_code', 'ask_clicks', 'count_like', 'ask_counts', 'column_role',
-           'odd_ratings', 'order_question', 'ask_order', 'check_ids', 'check_ratings', 'describe_ratings',
-           'plot_ratings']
+           'odd_ratings', 'order_question', 'ask_order', 'check_id_columns', 'check_ids', 'check_ratings',
+           'describe_ratings', 'plot_ratings']
 
 # %% ../../nbs/data/05_ratings.ipynb #cf875c34
 import re
@@ -23,7 +23,8 @@ def rating_columns(
     rating_name:str|None=None, # Rating column, the third if None
 )->tuple: # Names of the three columns; KeyError if one is missing
     "The columns of users, items and ratings"
-    given = user_name,item_name,rating_name
+    given = dict(user_name=user_name, item_name=item_name, rating_name=rating_name)
+    given = [o if o is None else check_name(k, o) for k,o in given.items()]
     columns = data_columns(df) if None in given else []
     if len(columns)<3 and None in given:
         hint = '; if you read it from a file, name its separator: delimiter= in Python, --sep on the command line'
@@ -200,6 +201,14 @@ def ask_order(
     warn(question)
 
 # %% ../../nbs/data/05_ratings.ipynb #3181ccc4
+def check_id_columns(
+    df:pd.DataFrame, # One row per rating or interaction
+    names:tuple, # Columns of users and items, which are there
+):
+    "Check that the columns of users and items hold ids, one in each row"
+    for check in (_check_missing,_check_types,_check_several):
+        for col,what in zip(names, ('user','item')): check(df, col, what)
+
 def check_ids(
     df:pd.DataFrame, # One row per rating or interaction
     names:tuple, # Columns of users and items
@@ -209,9 +218,7 @@ def check_ids(
     "Check the columns of users and items"
     _check_distinct(df, (*names,*others))
     if len(df)<2: raise ValueError(f'{len(df)} {what}: at least two are needed, one to train on and one to validate')
-    ids = list(zip(names, ('user','item')))
-    for check in (_check_missing,_check_types,_check_several):
-        for col,what in ids: check(df, col, what)
+    check_id_columns(df, names)
 
 def check_ratings(
     df:pd.DataFrame, # One row per rating
@@ -262,7 +269,7 @@ def plot_ratings(
     "Histogram of the ratings, and the number of ratings per user and per item, from the most to the fewest"
     df = check_frame('ratings', df)
     user,item,rating = rating_columns(df, user_name, item_name, rating_name)
-    _,axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
+    _,axs = plt.subplots(1, 3, figsize=check_figsize(figsize), layout='constrained')
     counts = df[rating].value_counts().sort_index()
     step = np.diff(counts.index).min() if len(counts)>1 else 1
     axs[0].bar(counts.index, counts, width=.8*step, color=BLUE)

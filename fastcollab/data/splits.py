@@ -83,9 +83,9 @@ def LeaveLastSplitter(
     def _inner(df):
         df = check_frame('ratings', df)
         codes,users = pd.factorize(pick_column(df, user_name, 0, 'user'))
-        n = np.bincount(codes, minlength=len(users))[codes]
+        n,last = np.bincount(codes, minlength=len(users))[codes],min(k, len(df))
         rank = rank_in_group(codes, time_order(df, time_name))
-        return _mask_split((rank>=n-k) & (n>k))
+        return _mask_split((rank>=n-last) & (n>last))
     return _inner
 
 # %% ../../nbs/data/02_splits.ipynb #5b17a002
@@ -208,10 +208,10 @@ def FoldSplitter(
 def _row_numbers(rows, n):
     "Row numbers of a table of `n` rows, from row numbers or a mask"
     rows = np.asarray(rows)
-    if rows.dtype==bool:
+    if rows.dtype==bool and rows.ndim==1:
         if len(rows)!=n: raise ValueError(f'splits hold a mask of {len(rows):,} rows for a table of {n:,} rows')
         rows = np.flatnonzero(rows)
-    if not len(rows): return np.zeros(0, np.int64)
+    if not rows.size: return np.zeros(0, np.int64)
     if rows.ndim!=1 or not np.issubdtype(rows.dtype, np.integer):
         raise TypeError(f'splits hold {rows.dtype} of shape {rows.shape}; give row numbers or masks')
     if rows.min()<0 or rows.max()>=n:
@@ -253,6 +253,7 @@ def split_leaks(
     time_name:str|None=None, # Column of times; None looks at pairs alone
 )->dict: # Validation rows whose `pair` training has, and, with times, those `older` than what it has of the user
     "Count what training knows about the validation part, and warn if it knows anything"
+    df = check_frame('df', df)
     train,valid = check_splits(splits, len(df))
     u,i = (pd.factorize(pick_column(df, o, k, what))[0]
         for k,(o,what) in enumerate(((user_name,'user'),(item_name,'item'))))

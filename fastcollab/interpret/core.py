@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 from matplotlib.axes import Axes
+from ..checks import check_flag
 from . import error_analysis, item_map, plots, report, tables
 from .data import InterpretationData, LearnerData, RecommenderData
 
@@ -147,9 +148,10 @@ class CollabInterpretation:
         interactive:bool=False, # An `ItemMap` to search and to zoom instead of a picture? Needs plotly
     ): # The axes, or an `ItemMap`
         "The items by their vectors, in two or three dimensions"
-        if not interactive: return plots.plot_factors(self.data, method, dims, n, by, mark, top, seed, ax, figsize)
+        args = self.data,method,dims,n,by,mark,top,seed
+        if not check_flag('interactive', interactive): return plots.plot_factors(*args, ax, figsize)
         if ax is not None: raise ValueError('an interactive map is a page of its own; leave out ax')
-        return item_map.model_map(self.data, method, dims, n, by, mark, top, seed)
+        return item_map.model_map(*args)
     def plot_genres(self,
         by:str='genres', # Feature of the items
         n:int=20, # Categories to draw, those with most ratings

@@ -452,6 +452,7 @@ class Recommender:
         side:int=0, # 0 for users, 1 for items
     )->Decay: # Of vectors and of biases
         "How strongly new users or items are pulled toward the average: weights in the loss, found when first needed"
+        side = check_int('side', side, 0, 1)
         if self.decays[side] is None:
             self.decays[side] = find_decay(self._fold_state('fold_in', side), side, self.rated)
         return as_decay(self.decays[side])

@@ -31,7 +31,7 @@ from ..cores import *
 from ..kernels.jit import unusable
 from ..data.ids import *
 from ..data.loaders import *
-from ..data.ratings import check_ids,count_like
+from ..data.ratings import count_like
 from ..data.store import RatingStore
 from ..losses import *
 from ..metrics import *
@@ -451,7 +451,7 @@ class CollabLearner(Learner):
         if not finding_lr(self): self._wd = [o['wd'] for o in self.opt.hypers] if batches else None
         self._recommender,self._loop = None,self._solver_here() or self._best_loop()
         if not self._solver: forget_solution(collab_model(self.model))
-        for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(cb._skip_to)
+        for cb in self._grab_cbs(SkipToEpoch): self.dls.train.skip_epochs(min(cb._skip_to, self.n_epoch))
         try:
             with limited(step_threads(self)): super()._do_fit()
             if self._loop: self._loop.settle()
@@ -574,7 +574,7 @@ class CollabLearner(Learner):
         "Try models on a hidden part of the training ratings, print how they did, and fit the best or a blend of two"
         if self.auto is None:
             raise ValueError("this learner has no settings; make it with collab_learner(dls, arch='auto')")
-        fit_auto(self, budget, check_seed(seed), cbs)
+        fit_auto(self, budget, check_seed(seed, none=''), cbs)
     fit_best = fit_auto   # another name
     def update(self,
         ratings:pd.DataFrame, # New rows, in the columns of training; with new users and items, and their features
@@ -582,7 +582,8 @@ class CollabLearner(Learner):
         seed:int=0, # Of all draws
     )->'CollabLearner': # Itself
         "Learn the ratings of a new day, with new users and items: append rows, and repeat the last fit or a part of it"
-        update_learner(self, ratings, check_flag('retrain', retrain, 'what the size says'), check_seed(seed))
+        update_learner(self, ratings, check_flag('retrain', retrain, 'what the size says'),
+            check_seed(seed, none=''))
         return self
     @delegates(Learner.lr_find)
     def lr_find(self, *args, **kwargs):
@@ -1209,8 +1210,7 @@ def update_learner(
     if reason and retrain is False: raise TypeError(f'{reason}, so there is no short cycle; leave out retrain=False')
     if (lost := lost_times(learn)) and (reason or retrain):
         raise ValueError('an exported learner has no times of its ratings to train on again; train on the whole table')
-    check_ids(df, before.train_ds.enc.id_names, ()) if len(df)>1 else None
-    if not before.train_ds.implicit: finite_numbers(df, before.train_ds.rating_name)
+    check_new_rows(before.train_ds, df)
     dls,n = grown_loaders(before, df)
     with seeded(seed):
         fresh = None if retrain is False else grown_learner(learn, dls)
