@@ -106,8 +106,8 @@ def check_processes(
         raise ValueError(f'torchrun started {place.size} processes, which would all train the same; add --distributed')
     if resume and not (distributed and out): raise ValueError('--resume goes on with a run of --distributed --out DIR')
     if distributed and 'WORLD_SIZE' not in os.environ:
-        raise ValueError('--distributed trains in the processes that torchrun starts, and it started none; leave it out '
-            'for one process, or type your options behind: '
+        raise ValueError('--distributed trains in the processes that torchrun starts, and it started none; leave it '
+            'out for one process, or type your options behind: '
             f'torchrun --nproc_per_node 2 -m fastcollab.cli train {shlex.quote(ratings)} --distributed')
     return place
 
