@@ -173,7 +173,8 @@ def asked(name, **given):
 
 POINTS = pd.DataFrame(dict(x=[0.,1,2], y=[0.,1,2], title=list('abc'), genres=['A','B','A|B']))
 OTHERS = [
-    *map(solved, ('EASE','SLIM','ItemKNN','Popular')), *map(lost, ('BPRLoss','AdaptiveHingeLoss','BCELoss')),
+    *map(solved, ('EASE','SLIM','ItemKNN','Popular')),
+    *map(lost, ('BPRLoss','WARPLoss','AdaptiveHingeLoss','SampledSoftmaxLoss','BCELoss')),
     *map(measured, ('NDCG','Recall','Precision','MAP','MRR','HitRate','AUC','Coverage','ExposureGini','Novelty',
         'PopularityLift','Diversity')),
     *map(called, ('ValidRMSE','BiasInterpretation','PopularityBias','GravityRegularizer')),
