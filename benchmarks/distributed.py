@@ -2,15 +2,17 @@
 
     python benchmarks/distributed.py                 # everything
     python benchmarks/distributed.py equal resume    # these parts
+    python benchmarks/distributed.py capacity        # the formulas of the capacity page, and a large set on paper
     python benchmarks/distributed.py rates shard shard_speed    # sharded tables; needs TorchRec
     ROWS=5000000 python benchmarks/distributed.py speed
 
 Two processes on a machine with two cores; the process group is gloo."""
-import json, os, signal, subprocess, tempfile
+import ast, gc, json, os, signal, subprocess, tempfile
 from contextlib import nullcontext
 
+from scipy.optimize import nnls
 from common import *
-from fastcollab.train.distributed import Share
+from fastcollab.train.distributed import Share,local_store
 
 RANK,ROWS = int(os.environ.get('RANK', 0)),int(os.environ.get('ROWS', 20_000_000))
 SMALL = dict(bs=4096, val_bs=2**15, seed=0)
@@ -79,6 +81,57 @@ def adam_worker(out):
     return dict(values=[list(o) for o in learn.recorder.values])
 def shard_speed_worker(out): return speed_worker(out, tables='shard')
 
+# users, items, length of vectors, ratings of a batch, all too large for caches; the rates are fitted to all but the
+# last one, which checks them
+SIZES = ((1_000_000,100_000,62,2**16), (1_000_000,100_000,30,2**14), (1_500_000,50_000,46,2**16),
+    (600_000,200_000,62,2**15), (800_000,100_000,54,2**15))
+EPOCH = 3_000_000
+
+def resident(kind='VmRSS'):
+    "Bytes of memory that this process has now; the most it had, 'VmHWM'; without files, 'RssAnon'"
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return 1024*next(int(o.split()[1]) for o in lines if o.startswith(kind))
+
+def even_table(n, n_users, n_items):
+    "Random ratings; each user has some, and items are equally popular"
+    rng = np.random.default_rng(0)
+    users = np.concatenate([np.arange(n_users, dtype=np.int32), rng.integers(0, n_users, n-n_users, dtype=np.int32)])
+    return pd.DataFrame(dict(user=users, item=rng.integers(0, n_items, n, dtype=np.int32),
+        rating=rng.integers(1, 6, n).astype(np.float32)))
+
+def even_learner(n, n_users, n_items, k, bs):
+    dls = CollabDataLoaders.from_df(even_table(n, n_users, n_items), splits=(np.arange(1000, n),np.arange(1000)),
+        seed=0, bs=bs, device='cpu')
+    return collab_learner(dls, n_factors=k)
+
+def quiet(learn, *cbs):
+    with learn.no_bar(), learn.no_logging(), learn.distributed() if 'RANK' in os.environ else nullcontext():
+        learn.fit(1, 1e-3, cbs=cbs)
+
+def needs(U, I, k, bs):
+    "The most memory that a fit of an epoch takes, loaders included, and its processor seconds"
+    gc.collect()   # the last one
+    before,clock = resident(),Clock()
+    learn = even_learner(EPOCH, U, I, k, bs)
+    Path('/proc/self/clear_refs').write_text('5')   # VmHWM begins anew
+    quiet(learn, clock)
+    return dict(bytes=resident('VmHWM')-before, cpu=clock.took[0])
+
+def capacity_worker(out):
+    quiet(even_learner(500_000, 20_000, 20_000, 30, 2**15))   # compiles
+    return [needs(*o) for o in SIZES]
+
+def rows_worker(out):
+    "Memory that the training rows of this process take, which come from a Parquet file"
+    dls = CollabDataLoaders.from_parquet(os.environ['DATA'], mapped=True, seed=0, bs=2**16)
+    learn = collab_learner(dls, n_factors=4)
+    with learn.distributed() as ranks:
+        gc.collect()
+        before = resident('RssAnon')
+        share = Share(dls.train_ds, ranks)
+        store = local_store(dls.train_ds, share)
+        return dict(bytes=resident('RssAnon')-before, share=len(store)/len(dls.train_ds), rows=len(dls.train_ds))
+
 RATES,ADAM_RATES = (.02,.03,.05,.07,.1,.15),(.0025,.005,.01,.02,.05)
 
 def rates_worker(out):
@@ -136,6 +189,54 @@ def speed():
     row('two processes: rows per second of processor time of each', f'{ROWS/cpu:,.0f}', f'{one["cpu"]/cpu:.2f} times')
     row('load of the machine; above 2, trust the processor time', f'{os.getloadavg()[1]:.0f}')
 
+def page():
+    "The formulas of the capacity page"
+    cells,res = json.loads((Path(__file__).parents[1]/'nbs/start/07_capacity.ipynb').read_text())['cells'],dict(pd=pd)
+    for source in (''.join(o['source']) for o in cells if o['cell_type']=='code'):
+        if all(isinstance(o, ast.FunctionDef) for o in ast.parse(source).body): exec(source, res)
+    return res
+
+def capacity():
+    "Most memory and processor seconds of a process, measured, and by the formulas of the capacity page"
+    f,cases,work,secs = page(),[],[],[]
+    # fresh memory for large arrays, and what is free goes back to the system
+    env = dict(MALLOC_MMAP_THRESHOLD_=str(2**22), MALLOC_TRIM_THRESHOLD_=str(2**25))
+    for P in (1,2):
+        for (U,I,k,bs),*each in zip(SIZES, *run('capacity', P, **env)):
+            cases.append(f'{U:,} users, {I:,} items, k={k}, bs={bs:,}, {P} processes')
+            work.append(list(f['work'](U, I, EPOCH, k, bs, P).values()))
+            secs.append(max(o['cpu'] for o in each))
+            own,asked = max(o['bytes'] for o in each)/1e9,f['memory'](U, I, EPOCH, k, P, files=False, bs=bs)['most']
+            row(f'{cases[-1]}: GB', f'{own:.3f}', f'{asked:.3f}, {asked/own:.2f} times; asked: within .2')
+    work,secs = np.array(work),np.array(secs)
+    fitted = np.arange(len(cases))%len(SIZES)!=len(SIZES)-1
+    rates,_ = nnls(work[fitted]/secs[fitted,None], np.ones(fitted.sum()))
+    row('RATES, nanoseconds', ', '.join(f'{k}={v*1e9:.2f}' for k,v in zip(f['work'](2, 2, 1, 1, 1), rates)))
+    for case,own,asked,known in zip(cases, secs, work@rates, fitted):
+        row(f'{case}: s', f'{own:.2f}', f'{asked:.2f}, {asked/own:.2f} times' + ('' if known else '; asked: within .2'))
+    paper(f, rates)
+    halves(**env)
+
+def halves(n=5_000_000, **env):
+    "Resident memory of the rows of each of two processes"
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d)/'ratings.parquet'
+        even_table(n, 100_000, 10_000).to_parquet(file)
+        CollabDataLoaders.from_parquet(file, mapped=True, seed=0)   # encodes, once
+        both = run('rows', 2, DATA=str(file), **env)
+    N = both[0]['rows']
+    row(f'{N:,} rows from Parquet: MB of all, and of those of each process', f'{12*N/1e6:.1f}, '
+        + ' '.join(f'{o["bytes"]/1e6:.1f}' for o in both), f'by the formula {(6+17/16)*N/1e6:.1f}')
+
+def paper(f, rates):
+    "730 million ratings of 22 million users for 1.5 million items, k=20, by the formulas; and a tenth of it"
+    def secs(U, I, N, P): return sum(np.array([*f['work'](U, I, N, 20, 2**16, P).values()])*rates)
+    for P in (1,2,16):
+        row(f'730 M x 22 M x 1.5 M, k=20, {P} processes: core seconds of each', f'{secs(22e6, 1.5e6, 730e6, P):.0f}',
+            'GB: '+', '.join(f'{k} {v:.1f}' for k,v in f['memory'](22e6, 1.5e6, 730e6, 20, P).items()))
+    row('a tenth, 1 process: rows per second of processor time', f'{73e6/secs(2.2e6, 1.5e5, 73e6, 1):,.0f}',
+        '`parquet.py tenth` measures it')
+
 def rates():
     "RMSE on hidden parts of the training ratings, 8 epochs, bs=4096, by learning rate"
     row('learning rate of LazyAdam', ' '.join(f'{o:<6g}' for o in ADAM_RATES))
@@ -162,4 +263,4 @@ if __name__=='__main__':
         out = Path(os.environ['OUT'])
         res = globals()[f'{os.environ["PART"]}_worker'](out)
         (out/f'{RANK}.json').write_text(json.dumps(res))
-    else: report(__file__, [equal, resume, speed, rates, shard, shard_speed], 'one thread a process, seed 0')
+    else: report(__file__, [equal, resume, speed, capacity, rates, shard, shard_speed], 'one thread a process, seed 0')

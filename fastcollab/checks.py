@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['plain_value', 'plain_repr', 'short_repr', 'type_name', 'some_of', 'example_row', 'any_of', 'check_choice',
            'check_int', 'is_finite', 'check_number', 'check_share', 'check_range', 'check_seed', 'check_flag',
-           'check_function', 'check_path', 'check_name', 'check_dict', 'check_list', 'did_you_mean', 'check_names',
-           'checked', 'table_kind', 'is_uuid', 'as_uuids', 'arrow_frame', 'as_frame', 'check_frame', 'asked_kind',
-           'give_table', 'need_column', 'data_columns', 'pick_column', 'check_unique', 'number_column',
-           'finite_numbers', 'check_unicode', 'unknown_ids']
+           'check_function', 'check_path', 'check_name', 'check_dict', 'check_list', 'check_text', 'check_figsize',
+           'sklearn_seed', 'did_you_mean', 'check_names', 'checked', 'table_kind', 'is_uuid', 'as_uuids', 'arrow_frame',
+           'as_frame', 'check_frame', 'asked_kind', 'give_table', 'need_column', 'data_columns', 'pick_column',
+           'check_unique', 'number_column', 'finite_numbers', 'check_unicode', 'unknown_ids']
 
 # %% ../nbs/00_checks.ipynb #7e5fcf60
 import os
 from difflib import get_close_matches
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
@@ -142,7 +142,8 @@ def check_number(
     value = plain_value(value)
     ends = [('at least', low, ge), ('more than', above, gt), ('at most', high, le), ('less than', below, lt)]
     ends = [o for o in ends if o[1] is not None]
-    if is_finite(value) and all(holds(value, end) for _,end,holds in ends): return value+0   # -0.0 becomes 0.0
+    if is_finite(value) and all(holds(value, end) for _,end,holds in ends):
+        return value+0 if isinstance(value, (int,float)) else float(value)   # -0.0 becomes 0.0, a Fraction a float
     span = ' and '.join(f'{text} {end:g}' for text,end,_ in ends)
     or_none = f', or None for {none}' if none else ''
     raise ValueError(f'{name} is {short_repr(value)}; give {what}{", "+span if span else ""}{or_none}')
@@ -178,9 +179,10 @@ def check_range(
 def check_seed(
     seed, # What came
     name:str='seed', # Name of the argument
+    none:str="torch's global random state", # What None means; None isn't allowed if empty
 )->int|None: # From 0 to 2**64-1, None for None; ValueError if it isn't a whole number
     "Check that an argument is a seed"
-    seed = check_int(name, seed, low=-2**63, high=2**64-1, none="torch's global random state")
+    seed = check_int(name, seed, low=-2**63, high=2**64-1, none=none)
     return None if seed is None else seed%2**64   # as torch counts negative seeds
 
 # %% ../nbs/00_checks.ipynb #a1900002
@@ -225,7 +227,7 @@ def check_name(
     value, # What came
 ): # `value`; TypeError if it can't be the name of one column
     "Check that an argument can name a column"
-    if pd.api.types.is_hashable(value): return value
+    if pd.api.types.is_hashable(value) and value is not pd.NA: return value   # NA equals nothing, not even itself
     raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give the name of one column')
 
 def check_dict(
@@ -252,6 +254,33 @@ def check_list(
         if n is None or len(value)==n: return [rule(name, o) for o in value]
         raise ValueError(f'{name} has {len(value)} entries; give {n} {what}')
     raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give a list of {what}')
+
+# %% ../nbs/00_checks.ipynb #c1a90023
+def check_text(
+    name:str, # Name of the argument
+    value, # What came
+    none:str='', # What None means; None isn't allowed if empty
+)->str|None: # TypeError if it's something else
+    "Check that an argument is text"
+    if isinstance(value, str) or value is None and none: return value
+    or_none = f', or None for {none}' if none else ''
+    raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give text{or_none}')
+
+
+# %% ../nbs/00_checks.ipynb #c1a90021
+def check_figsize(
+    figsize, # What came
+)->list: # TypeError or ValueError if it isn't a width and a height
+    "Check that an argument is a width and a height in inches"
+    if figsize is None: raise TypeError('figsize is None; give a width and a height in inches')
+    return check_list('figsize', figsize, partial(check_number, above=0, high=200), 'numbers, in inches', 2)
+
+def sklearn_seed(
+    seed, # What came
+)->int|None: # From 0 to 2**32-1, None for None
+    "Check a seed, and bring it into the range of scikit-learn"
+    return None if check_seed(seed) is None else check_seed(seed)%2**32
+
 
 # %% ../nbs/00_checks.ipynb #a190000a
 def did_you_mean(

@@ -74,7 +74,7 @@ class WARPLoss(RankingLoss):
     "L(floor((Y-1)/N))*(1 - item + first violating negative, the N-th): Weston et al. 2011, sec. 3"
     def __init__(self,
         n_items:int|None=None, # Y, the number of items; that of the loaders if None
-    ): self.n_items = check_int('n_items', n_items, low=2, none='that of the loaders', what='items')
+    ): self.n_items = check_int('n_items', n_items, low=2, high=2**28, none='that of the loaders', what='items')
     def setup(self, dls:DataLoaders):
         self.n_items = ifnone(self.n_items, dls.n_items-1)
         if (n := dls.train_ds.n_neg)<5:
@@ -111,11 +111,16 @@ class SampledSoftmaxLoss(RankingLoss):
         log_q:Tensor|None=None, # Logarithm of the chance of each item to be drawn, (n_items,); of the loaders if None
         correct:bool=True, # Correct for these chances?
     ):
-        self.correct = correct
+        self.correct = check_flag('correct', correct)
+        if log_q is not None and not (isinstance(log_q, Tensor) and log_q.ndim==1):
+            raise TypeError(f'log_q is {short_repr(log_q)}, a {type_name(log_q)}; give a tensor (n_items,)')
         self.register_buffer('log_q', log_q, persistent=False)
     def setup(self, dls:DataLoaders):
-        if self.correct and self.log_q is None: self.log_q = dls.train_ds.sampler.log_q()
-        return self
+        if not self.correct: return self
+        own = dls.train_ds.sampler.log_q()
+        self.log_q = own if self.log_q is None else self.log_q
+        if len(self.log_q)==len(own): return self
+        raise ValueError(f'log_q has {len(self.log_q):,} numbers for {len(own):,} rows of items, row 0 included')
     def rows(self, scores:Tensor, items:Tensor|None=None): # (bs,1+n_neg) -> (bs,)
         if self.correct and self.log_q is not None and items is not None:
             scores = scores-self.log_q.to(scores.device)[items.long()]

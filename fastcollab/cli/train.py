@@ -7,6 +7,7 @@ __all__ = ['ARCHS', 'load_ratings', 'check_options', 'with_items', 'load_dls', '
            'resume_from', 'new_learner', 'out_folder', 'train']
 
 # %% ../../nbs/cli/03_train.ipynb #03e9a8f2
+import os, shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,7 @@ def with_items(
     need_column(table, name, 'item', 'the file of items')
     check_unique(table, name, 'the file of items')
     if not table[name].isin(ratings[name]).any():
-        raise KeyError(f'{items} is of other items: none of its {len(table):,} ids in {name!r} has ratings')
+        raise KeyError(f'{items}lists other items: none of its {len(table):,} ids in {name!r} has ratings')
     new = [o for o in table if o==name or o not in ratings]
     return ratings.merge(table[new], on=name, how='left')
 
@@ -97,12 +98,17 @@ def check_processes(
     distributed:bool, # --distributed
     resume:bool, # --resume
     out, # Folder to write to, or None
+    ratings:str='ratings.csv', # What to train on
 )->Place:
-    "The place of this process; ValueError for options that don't go together"
+    "The place of this process; ValueError for options that don't go together, and for --distributed without torchrun"
     place = own_place()
     if place.size>1 and not distributed:
-        raise ValueError(f'torchrun started {place.size} processes, which would all train the same; add --distributed')
-    if resume and not (distributed and out): raise ValueError('--resume goes on with a run of --distributed --out DIR')
+        raise ValueError(f'torchrun started {place.size} processes that would train the same model; add --distributed')
+    if resume and not (distributed and out): raise ValueError('--resume continues a run of --distributed --out DIR')
+    if distributed and 'WORLD_SIZE' not in os.environ:
+        raise ValueError('--distributed trains in the processes that torchrun starts, and it started none; leave it '
+            'out for one process, or type your options behind: '
+            f'torchrun --nproc_per_node 2 -m fastcollab.cli train {shlex.quote(ratings)} --distributed')
     return place
 
 def resume_from(
@@ -161,7 +167,7 @@ def train(
     "Train on a table of ratings and measure on the part held out"
     out = ifnone(out, out_folder(ratings))
     check_options(out, report, epochs=epochs, factors=factors, bs=bs, lr=lr)
-    place,df = check_processes(distributed, resume, out),load_ratings(ratings, sep, encoding)
+    place,df = check_processes(distributed, resume, out, ratings),load_ratings(ratings, sep, encoding)
     df = with_items(df, items, typed_column(df, item_col))
     dls = load_dls(df, valid_pct, (user_col,item_col,rating_col,genres), bs, seed)
     y = dls.train_ds.store.ratings()

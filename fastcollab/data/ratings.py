@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rating_columns', 'missing_code', 'ask_missing_code', 'ask_clicks', 'count_like', 'ask_counts', 'column_role',
-           'odd_ratings', 'order_question', 'ask_order', 'check_ids', 'check_ratings', 'describe_ratings',
-           'plot_ratings']
+           'odd_ratings', 'order_question', 'ask_order', 'check_id_columns', 'check_ids', 'check_ratings',
+           'describe_ratings', 'plot_ratings']
 
 # %% ../../nbs/data/05_ratings.ipynb #cf875c34
 import re
@@ -23,7 +23,8 @@ def rating_columns(
     rating_name:str|None=None, # Rating column, the third if None
 )->tuple: # Names of the three columns; KeyError if one is missing
     "The columns of users, items and ratings"
-    given = user_name,item_name,rating_name
+    given = dict(user_name=user_name, item_name=item_name, rating_name=rating_name)
+    given = [o if o is None else check_name(k, o) for k,o in given.items()]
     columns = data_columns(df) if None in given else []
     if len(columns)<3 and None in given:
         hint = '; if you read it from a file, name its separator: delimiter= in Python, --sep on the command line'
@@ -95,7 +96,7 @@ def _looks_missing(value, n, levels, counts):
 def missing_code(
     y:np.ndarray, # Ratings, (n,) float32
 )->float|None: # None if no rating looks so
-    "The rating that may mean that there is no rating"
+    "The rating that may stand for a missing one"
     levels,counts = np.unique(y[::len(y)//2**20+1], return_counts=True)   # a million ratings show it
     for k in (0, len(levels)-1):
         if _looks_missing(levels[k], counts[k], np.delete(levels, k), np.delete(counts, k)): return float(levels[k])
@@ -106,12 +107,12 @@ def ask_missing_code(
     name:str, # Rating column
     y:np.ndarray, # Its numbers, (len(df),) float32
 ):
-    "Warn if a rating may mean that there is no rating"
+    "Warn if a rating may stand for a missing one"
     if (code := missing_code(y)) is None: return
     found,rest = f'{code:g} in {(y==code).sum():,} of {len(y):,} rows',y[y!=code]
     drop = f'ratings = ratings[ratings[{name!r}]!={code:g}]'
-    warn(f'rating column {name!r} holds {found}, and {rest.min():g} to {rest.max():g} in the others. If that means '
-        f'that there is no rating, drop these rows: {drop}. If it is a rating, ignore this warning')
+    warn(f'rating column {name!r} holds {found}, and {rest.min():g} to {rest.max():g} in the others. If it stands '
+        f'for a missing rating, drop these rows: {drop}. If it is a rating, ignore this warning')
 
 # %% ../../nbs/data/05_ratings.ipynb #3463dbe0
 def ask_clicks(
@@ -140,7 +141,7 @@ def ask_counts(
     "Warn if ratings look like counts"
     if len(y)<50 or not count_like(y): return
     found = f'the ratings in column {name!r} look like counts, {y.min():g} to {y.max():g} with a mean of {y.mean():.3g}'
-    warn(f'{found}: the largest rule the squared error. CollabDataLoaders.from_interactions(df, weight_name={name!r}) '
+    warn(f'{found}: a few rule the squared error. CollabDataLoaders.from_interactions(df, weight_name={name!r}) '
         'makes lists of them; to predict them, take np.log1p of the column')
 
 # %% ../../nbs/data/05_ratings.ipynb #7e20c002
@@ -200,6 +201,14 @@ def ask_order(
     warn(question)
 
 # %% ../../nbs/data/05_ratings.ipynb #3181ccc4
+def check_id_columns(
+    df:pd.DataFrame, # One row per rating or interaction
+    names:tuple, # Columns of users and items, which are there
+):
+    "Check that the columns of users and items hold ids, one in each row"
+    for check in (_check_missing,_check_types,_check_several):
+        for col,what in zip(names, ('user','item')): check(df, col, what)
+
 def check_ids(
     df:pd.DataFrame, # One row per rating or interaction
     names:tuple, # Columns of users and items
@@ -209,9 +218,7 @@ def check_ids(
     "Check the columns of users and items"
     _check_distinct(df, (*names,*others))
     if len(df)<2: raise ValueError(f'{len(df)} {what}: at least two are needed, one to train on and one to validate')
-    ids = list(zip(names, ('user','item')))
-    for check in (_check_missing,_check_types,_check_several):
-        for col,what in ids: check(df, col, what)
+    check_id_columns(df, names)
 
 def check_ratings(
     df:pd.DataFrame, # One row per rating
@@ -262,7 +269,7 @@ def plot_ratings(
     "Histogram of the ratings, and the number of ratings per user and per item, from the most to the fewest"
     df = check_frame('ratings', df)
     user,item,rating = rating_columns(df, user_name, item_name, rating_name)
-    _,axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
+    _,axs = plt.subplots(1, 3, figsize=check_figsize(figsize), layout='constrained')
     counts = df[rating].value_counts().sort_index()
     step = np.diff(counts.index).min() if len(counts)>1 else 1
     axs[0].bar(counts.index, counts, width=.8*step, color=BLUE)

@@ -56,8 +56,8 @@ def time_values(
     if isinstance(col.dtype, pd.PeriodDtype): col = col.dt.to_timestamp()
     if kind.is_datetime64_any_dtype(col): return _utc(col)
     if kind.is_timedelta64_dtype(col): return col.to_numpy()
-    flags = pd.api.types.infer_dtype(col)=='boolean'
-    if flags or kind.is_complex_dtype(col): raise _not_times(col, np.ones(len(col), bool))
+    odd = pd.api.types.infer_dtype(col) in ('boolean','complex')
+    if odd or kind.is_complex_dtype(col): raise _not_times(col, np.ones(len(col), bool))
     if not kind.is_numeric_dtype(col): return _read_objects(col)
     return col.to_numpy(np.float64, na_value=np.nan) if col.isna().any() else col.to_numpy(col.dtype.type)
 
@@ -96,6 +96,7 @@ def unix_seconds(
     col:pd.Series, # Dates, or numbers since 1970, or the text of either
 )->tuple: # Whole seconds since 1970, -1 where missing (n,) int64; and 's', 'ms', 'us', 'ns', 'date', or None if all are
     "The seconds of a column of timestamps, and its unit; TypeError or ValueError if it doesn't hold timestamps"
+    if not isinstance(col, pd.Series): raise TypeError(f'col is a {type_name(col)}; give a column, a pandas Series')
     v = time_values(col)
     if v.dtype.kind=='M':
         secs = v.astype('datetime64[s]')

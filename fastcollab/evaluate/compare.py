@@ -113,6 +113,6 @@ def compare(
     for name,model in models.items():
         ranked = rank_any(model, test, ks, min_rating, auc, None, train if is_table(model) else None, names)
         tables[name],totals[name] = user_metrics(ranked, ks, style),list_metrics(ranked, ks)
-    metric = metric or f'ndcg@{ks[0]}'
+    metric = f'ndcg@{ks[0]}' if metric is None else metric
     for t in tables.values(): check_choice('metric', metric, list(t))
     return Comparison(shared_users(tables), totals, metric, n_boot, interval, seed)

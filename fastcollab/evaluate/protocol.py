@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['EVALUATE', 'RankedTest', 'test_pairs', 'known_users', 'drop_leaks', 'category_vectors', 'training_matrix',
-           'rank_recommender', 'sampled_lists', 'list_rows', 'rank_table', 'user_metrics', 'list_metrics',
-           'draw_counts', 'bootstrap_means', 'check_lengths', 'is_table', 'rank_any', 'evaluate', 'interval_ends']
+           'rank_recommender', 'sampled_lists', 'list_rows', 'check_same_kind', 'sorted_ids', 'rank_table',
+           'user_metrics', 'list_metrics', 'draw_counts', 'bootstrap_means', 'check_lengths', 'is_table', 'rank_any',
+           'evaluate', 'interval_ends']
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #8845d189
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,12 @@ from warnings import warn
 import numpy as np, pandas as pd, torch
 from scipy.sparse import csr_matrix
 from ..checks import check_choice,check_flag,check_frame,check_int,check_number,check_seed,check_share
-from ..checks import checked,finite_numbers,need_column,pick_column,some_of
-from ..data.ids import find_rows,raw_ids
+from ..checks import checked,finite_numbers,need_column,pick_column,plain_repr,some_of
+from ..data.ids import find_rows,id_kind,raw_ids
 from ..data.splits import rank_in_group
 from ..kernels.jit import load_kernels
 from ..ranking import *
+from ..recommend.history import SIDES
 from ..recommend.recommender import Recommender
 from ..recommend.scorers import ranked_lists
 from ..train.learner import CollabLearner
@@ -54,8 +56,9 @@ def test_pairs(
         if not keep.any(): raise ValueError(f'no test rating is {min_rating:g} or higher, of {len(test):,}')
         cols = [o[keep] for o in cols]
     elif not len(test): raise ValueError('the test table is empty')
-    once = ~pd.DataFrame(dict(enumerate(cols))).duplicated().to_numpy()
-    return tuple(raw_ids(o[once], what) for o,what in zip(cols, ('users','items')))
+    ids = [raw_ids(o, what) for o,what in zip(cols, SIDES)]
+    once = ~pd.DataFrame(dict(enumerate(ids))).duplicated().to_numpy()
+    return tuple(o[once] for o in ids)
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #b5ebb49b
 def known_users(
@@ -63,7 +66,7 @@ def known_users(
     rows:np.ndarray, # Their rows, 0 for unknown ones, (n,)
 )->pd.Index: # Raw ids of the unknown users; ValueError if nobody is known
     "Which users training never saw, with a warning"
-    unknown,n = users[rows==0].unique(),users.nunique()
+    unknown,n = users[rows==0].unique(),len(users.unique())
     if len(unknown)==n: raise ValueError(f'training saw none of the {n:,} test users, e.g. {unknown[0]!r}; '
         'check the column and the split, or use fold_in first')
     if len(unknown): warn(f'{some_of(len(unknown), n, "test users not seen in training", unknown[0])}; they are '
@@ -163,7 +166,9 @@ def list_rows(
     "Lists of a table, in rows"
     cols = [pick_column(lists, given if given in lists else name if name in lists else None, o, name)
         for o,(given,name) in enumerate(zip(names, ('user','item')))]
-    place = users.get_indexer(raw_ids(cols[0], 'users'))
+    ids = raw_ids(cols[0], 'users')
+    check_same_kind(ids, users, 'users')
+    place = users.get_indexer(ids)
     order = finite_numbers(lists, 'rank', 'rank') if 'rank' in lists else np.arange(len(lists))
     keep = place>=0
     place,order,row = place[keep],order[keep],items.get_indexer(raw_ids(cols[1], 'items'))[keep]+1
@@ -176,6 +181,26 @@ def list_rows(
         f'{at.max(initial=-1)+1} items; lower k, or make longer lists')
     res[place[at<k],at[at<k]] = row[at<k]
     return res
+
+# %% ../../nbs/evaluate/00_protocol.ipynb #c1a90002
+def check_same_kind(
+    listed:pd.Index, # Ids of lists
+    held:pd.Index, # Ids of the test table
+    what:str, # 'users' or 'items'
+): # TypeError if they are of different kinds
+    "Check that lists and the test table name ids alike"
+    kinds = [id_kind(o.dropna()) for o in (listed,held)]
+    if kinds[0]==kinds[1] or '' in kinds: return
+    here,there = (f'{kind}, e.g. {plain_repr(o.dropna()[0])}' for kind,o in zip(kinds, (listed,held)))
+    raise TypeError(f'{what} of the lists are {here}, and those of the test table {there}; convert them with astype')
+
+def sorted_ids(
+    ids:pd.Index, # Ids
+)->pd.Index: # As they came, if they have no order
+    "Ids in rising order"
+    try: return ids.sort_values()
+    except TypeError: return ids
+
 
 # %% ../../nbs/evaluate/00_protocol.ipynb #28d69ff5
 def _seen_pairs(train, names, users, items):
@@ -199,12 +224,13 @@ def rank_table(
         for j,(o,what) in enumerate(zip(names, ('user','item')))]
     own = pick_column(lists, cols[1] if cols[1] in lists else 'item' if 'item' in lists else None, 1, 'item')
     parts,unknown = [raw_ids(own, 'items'),ti],tu[:0]
+    check_same_kind(*parts, 'items')
     if train is not None:
         past = test_pairs(train, names)
         unknown = known_users(tu, past[0].unique().get_indexer(tu)+1)
         parts.append(past[1])
-    items,keep = pd.Index(np.unique(np.concatenate([o.to_numpy() for o in parts]))),~tu.isin(unknown)
-    users,more = tu[keep].unique().sort_values(),(None,None,0)
+    items,keep = parts[0].append(parts[1:]).unique(),~tu.isin(unknown)
+    users,more = sorted_ids(tu[keep].unique()),(None,None,0)
     rows,i = users.get_indexer(tu[keep]),items.get_indexer(ti[keep])+1
     if train is not None:
         more = _seen_pairs(train, names, users, items)
@@ -289,7 +315,8 @@ def check_lengths(
     n_items:int|None=None, # Items to choose from; None if that isn't known
 )->tuple: # Rising
     "The lengths of lists; ValueError if a list can't be that long"
-    ks = (k,) if np.ndim(k)==0 else tuple(k)
+    several = isinstance(k, (list,tuple,range)) or getattr(k, 'ndim', 0)==1
+    ks = tuple(k) if several else (k,)
     if not ks: raise ValueError('k is empty; give a length or several')
     return tuple(sorted({check_int('k', o, high=n_items, what='items') for o in ks}))
 

@@ -100,7 +100,7 @@ def plot_error_by_popularity(rows, what='items', ax=None, figsize=(7,4.5)):
 # %% ../../nbs/interpret/05_error_analysis.ipynb #18c4c182
 def plot_calibration(rows, bins=10, ax=None, figsize=(5.5,5)):
     "The mean rating by prediction"
-    bins = check_int('bins', bins)
+    bins = check_int('bins', bins, high=10_000)
     groups,ax = rows.groupby(quantile_bins(rows.prediction, bins)),axes_for(ax, figsize)
     x,y,half = groups.prediction.mean(),groups.rating.mean(),groups.rating.agg(half_interval)
     off = np.average((y-x).abs(), weights=groups.size())
@@ -116,7 +116,7 @@ def plot_calibration(rows, bins=10, ax=None, figsize=(5.5,5)):
 # %% ../../nbs/interpret/05_error_analysis.ipynb #0836bb02
 def plot_residuals(rows, bins=40, ax=None, figsize=(7,4.5)):
     "The distribution of the errors"
-    bins = check_int('bins', bins)
+    bins = check_int('bins', bins, high=10_000)
     error,ax = rows.error,axes_for(ax, figsize)
     mean,sd = error.mean(),error.std(ddof=0)
     n,edges,_ = ax.hist(error, bins, color='#A6CBE3', edgecolor=BLUE, lw=.5)
@@ -152,7 +152,7 @@ def star_confusion(
 
 # %% ../../nbs/interpret/05_error_analysis.ipynb #0ffe39ce
 def plot_star_confusion(data, ax=None, figsize=(7,6)):
-    "What is predicted for each rating, in percent of its rows"
+    "The predictions for each rating, in percent of its rows"
     levels,ax = rating_levels(data),axes_for(ax, figsize)
     n = star_confusion(data.rows, levels)
     pct = 100*n/n.sum(1, keepdims=True).clip(min=1)

@@ -58,8 +58,10 @@ def _visit(learn, truth, visits, k, like, rng):
     return dict(shown=int((shown>0).sum()), liked=len(x))
 
 # %% ../../nbs/interpret/01_feedback_loop.ipynb #46443dc9
-def _check_loop(learn, rounds, visits):
+def _check_loop(learn, rounds, visits, like=4.):
     "Check the arguments of a loop, and return the encoder"
+    if not isinstance(learn, CollabLearner): raise TypeError(f'learn is a {type_name(learn)}; give a learner')
+    check_number('like', like)
     check_int('rounds', rounds)
     check_number('visits', visits, above=0, high=1, what='a share of the users')
     enc = learn.dls.train_ds.enc
@@ -82,11 +84,12 @@ def simulate_feedback(
     wd:float=0.1, # Weight decay
     seed:int=0, # Seed of the visits, the noise and the training
 )->pd.DataFrame: # By round, from 0: `ratings`, `shown`, `liked`, and the numbers of `PopularityBias` for all users
-    "Train, recommend, add what users like of it, and measure the concentration, round after round"
-    enc,seed,(visits,like) = _check_loop(learn, rounds, visits),check_seed(seed),map(plain_value, (visits,like))
+    "Train, recommend, add what users like, and measure the concentration, round after round"
+    enc,seed = _check_loop(learn, rounds, visits, like),check_seed(seed, none='')
+    visits,like = plain_value(visits),plain_value(like)
     rng,learn,rows = np.random.default_rng(seed),_copy(learn, user_weight, seed),[]
     for r in range(rounds+1):
-        with no_random(seed+r), learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=wd)
+        with no_random((seed+r)%2**63), learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, wd=wd)
         n,(numbers,_) = len(learn.dls.train_ds),learner_concentration(learn, torch.arange(1, enc.n_users), k)
         visit = dict(shown=0, liked=0) if r==rounds else _visit(learn, truth, visits, k, like, rng)
         rows.append(dict(ratings=n, **visit, **numbers))
@@ -99,7 +102,12 @@ def plot_feedback(
     figsize:tuple=(12,3), # Width and height in inches
 ): # Array of matplotlib axes
     "How concentration changes from round to round, with a line per run"
-    _,axs = plt.subplots(1, len(cols), figsize=figsize, layout='constrained', squeeze=False)
+    runs = check_dict('runs', runs, 'tables by name')
+    cols = check_list('cols', cols, check_name, 'columns')
+    if not cols: raise ValueError('cols is empty; name one or more columns')
+    for name,df in runs.items():
+        for o in cols: need_column(check_frame(f'runs[{name!r}]', df), o)
+    _,axs = plt.subplots(1, len(cols), figsize=check_figsize(figsize), layout='constrained', squeeze=False)
     for ax,col in zip(axs[0], cols):
         for style,color,(name,df) in zip(cycle(LINES), cycle(COLORS), runs.items()):
             ax.plot(df.index, df[col], style, color=color, label=str(name))

@@ -396,8 +396,11 @@ def item_map(
     axes:tuple=('','',''), # Names of the axes
 )->ItemMap:
     "An interactive map of all rows of `df`, in one file"
-    df,top = check_frame('df', df),check_int('top', top, 0)
-    mark = mark if mark is None else [str(o) for o in mark]
+    df,top,by = check_frame('df', df),check_int('top', top, 0),check_name('by', by)
+    mark = check_list('mark', mark, lambda _, o: str(o), 'categories')
+    title,note,sep = check_text('title', title, 'the number of items'),check_text('note', note),check_text('sep', sep)
+    if not sep: raise ValueError('sep is empty; give what stands between the categories')
+    axes = check_list('axes', axes, check_text, 'names') or []
     _check_frame(df, by, mark)
     title,note = html.escape(title or f'{len(df):,} items'),html.escape(note)
     css,data = BASE_CSS+_HEADER_CSS+_PLOT_CSS,_json(_map_data(df, by, sep, mark, top, axes))

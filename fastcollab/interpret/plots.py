@@ -26,6 +26,7 @@ def axes_for(
 ): # Matplotlib axes
     "The axes that you pass, or new ones"
     want = '3d' if dims==3 else 'rectilinear'
+    figsize = check_figsize(figsize)
     if ax is None: return plt.figure(figsize=figsize, layout='constrained').add_subplot(projection=want)
     if not isinstance(ax, plt.Axes): raise TypeError(f'ax is a {type(ax).__name__}; give one pair of matplotlib axes')
     if ax.name!=want:
@@ -120,7 +121,7 @@ def _umap(v, dims, seed):
     try: from umap import UMAP
     except ImportError: raise ImportError("method='umap' needs umap-learn: pip install 'fastcollab[viz]'") from None
     if len(v)<=dims+2: raise ValueError(f"{len(v)} items are too few for UMAP; use method='pca'")
-    n,seed = min(15, len(v)-1),check_seed(seed)
+    n,seed = min(15, len(v)-1),sklearn_seed(seed)
     return UMAP(n_components=dims, n_neighbors=n, random_state=seed, n_jobs=1).fit_transform(v)   # a seed needs one job
 
 def components(
@@ -129,7 +130,7 @@ def components(
     seed:int=0, # Seed of the solver
 )->tuple: # Vectors on the components (n,dims), components (dims,k), names of the axes
     "The first principal components; where vectors are shorter than `dims`, the rest is 0"
-    pca = PCA(min(dims, *v.shape), random_state=check_seed(seed)).fit(v)
+    pca = PCA(min(dims, *v.shape), random_state=sklearn_seed(seed)).fit(v)
     missing = dims-len(pca.components_)
     axes = np.pad(pca.components_, ((0,missing),(0,0)))
     share = np.pad(np.nan_to_num(pca.explained_variance_ratio_), (0,missing))
@@ -144,7 +145,7 @@ def project(
     seed:int=0, # Seed of the projection
 )->tuple: # (n,dims), and names of the axes
     "Vectors in two or three dimensions"
-    dims,seed = plain_value(dims),check_seed(seed)
+    dims,seed = plain_value(dims),sklearn_seed(seed)
     if method=='pca': return components(v, dims, seed)[::2]
     names = [f'{dict(tsne="t-SNE", umap="UMAP")[method]} {k+1}' for k in range(dims)]
     if method=='umap': return _umap(v, dims, seed),names
@@ -330,7 +331,7 @@ def plot_similarity(data, items=None, what='items', ax=None, figsize=(8,7)):
 
 # %% ../../nbs/interpret/04_plots.ipynb #3126fe0e
 def plot_popularity(data, k=10, n_users=1000, seed=0, ax=None, figsize=(7,4.5)):
-    "How much of the ratings and how much of the lists the most rated items hold"
+    "The share of the ratings, and of the lists, that the most rated items hold"
     rated,listed,numbers = listed_items(data, k, n_users, seed)
     ax,order = axes_for(ax, figsize),torch.argsort(-rated, stable=True)
     x = 100*np.arange(len(order)+1)/len(order)
@@ -371,7 +372,8 @@ def _draw_errors(ax, fit):
 def plot_training(data, ax=None, figsize=(9,6)):
     "Losses, RMSE, learning rate and momentum of the last fit"
     fit = data.fit_record()
-    axs = plt.subplots(2, 2, figsize=figsize, layout='constrained')[1].ravel() if ax is None else np.ravel(ax)
+    axs = plt.subplots(2, 2, figsize=check_figsize(figsize), layout='constrained')[1].ravel() if ax is None else ax
+    axs = axs if isinstance(axs, (list,tuple)) else np.ravel(axs)
     if len(axs)!=4: raise ValueError(f'{len(axs)} axes; give four, for losses, RMSE, learning rate and momentum')
     for a in axs: axes_for(a, figsize)
     _draw_losses(axs[0], fit)

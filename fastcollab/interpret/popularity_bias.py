@@ -36,7 +36,7 @@ def sample_users(
     seed:int, # Seed of the sample
 )->Tensor: # Rows of users, (min(n,size),) int64
     "Rows of users drawn at random without replacement"
-    return torch.randperm(n, generator=torch.Generator().manual_seed(check_seed(seed)))[:size]+1
+    return torch.randperm(n, generator=torch.Generator().manual_seed(check_seed(seed, none='')))[:size]+1
 
 # %% ../../nbs/interpret/00_popularity_bias.ipynb #7098aae7
 def list_counts(
@@ -136,10 +136,12 @@ class PopularityBias(CollabCallback):
         limits:dict|None=None, # Limits that replace those of the class, by name
     ):
         self.k,self.n_users = check_int('k', k, what='items'),check_int('n_users', n_users)
-        self.by,self.seed = None if by is None else str(by),check_seed(seed)
-        if bad := [o for o in limits or {} if o not in self.limits]:
+        self.by,self.seed = None if by is None else str(by),check_seed(seed, none='')
+        limits = check_dict('limits', limits, 'numbers by name', none='those of the class') or {}
+        if bad := [o for o in limits if o not in self.limits]:
             raise KeyError(f'{bad[0]!r} is not a limit; choose from {list(self.limits)}')
-        self.limits,self.history = {**self.limits, **(limits or {})},[]
+        more = {k:check_number(f'limits[{k!r}]', v) for k,v in limits.items()}
+        self.limits,self.history = {**self.limits, **more},[]
 
     def before_fit(self):
         self.trained = False

@@ -74,7 +74,8 @@ def rows_of(
         found = np.array([shown.get(o, -1) if k<0 else k for o,k in zip(names, found)])
     bad = [o for o,k in zip(names, found) if k<0]
     if not bad: return found
-    twins = data.ids[1][data.titles==bad[0]].tolist() if titled else []
+    text = titled and isinstance(bad[0], str)
+    twins = [o for o,title in zip(data.ids[1].tolist(), data.titles) if title==bad[0]] if text else []
     if not twins: raise unknown_ids(bad, len(found), what, 'check the spelling')
     raise KeyError(f'{len(twins)} items have the title {bad[0]!r}; name one by its id: {twins[:5]}')
 
@@ -96,7 +97,7 @@ def bias_ranking(
     "The largest or the smallest biases"
     n,min_ratings = check_int('n', n, none='all'),check_int('min_ratings', min_ratings, 0)
     bias = data.require_biases(table_key(data, what)).numpy()
-    rows = np.argsort(-bias if largest else bias, kind='stable')
+    rows = np.argsort(-bias if check_flag('largest', largest) else bias, kind='stable')
     return _table(data, what, rows[counts_of(data, what)[rows]>=min_ratings][:n], bias=bias)
 
 # %% ../../nbs/interpret/03_tables.ipynb #24f1a935
@@ -107,7 +108,7 @@ def similar_table(
     what:str='items', # 'items', 'users', or the name of a feature
     min_ratings:int=0, # Leave out what has fewer ratings in training
 )->pd.DataFrame: # `what`, `title` of items if they have one, `cosine`, `ratings` in training; the most similar first
-    "What has a vector with a similar direction"
+    "The names whose vectors have the most similar direction"
     if not is_single(name):
         raise TypeError(f'name is a {type(name).__name__}; similar takes one name, and similarity takes several')
     n,min_ratings = check_int('n', n, none='all'),check_int('min_ratings', min_ratings, 0)
@@ -183,7 +184,7 @@ def representation_table(
     n_users:int=1000, # Users to sample, all if there are fewer
     seed:int=0, # Seed of the sample
 )->pd.DataFrame: # By `part` and `group`: `rated`, `recommended` (shares), `ratio`
-    "Who is in the lists: items by their popularity, and by each of their features"
+    "Which items are in the lists, by popularity and by each feature"
     rated,listed,_ = listed_items(data, k, n_users, seed)
     rank = torch.argsort(torch.argsort(-rated, stable=True))/len(rated)                  # 0 for the most rated
     group,names = 1+torch.bucketize(rank, tensor(list(_POPULARITY.values()))[:-1], right=True),list(_POPULARITY)

@@ -73,7 +73,7 @@ class BiasBaseline(CollabModel):
         n_items:int, # Rows of the item table, `#na#` included
         damping:float=5., # Ratings at the mean that each user and item starts with
     ):
-        self.n_users,self.n_items,self.damping = n_users,n_items,check_number('damping', damping, low=0)
+        self.n_users,self.n_items,self.damping = n_users,n_items,float(check_number('damping', damping, low=0))
         self.mean = nn.Parameter(torch.zeros(1), requires_grad=False)
         self.u_bias,self.i_bias = (nn.Parameter(torch.zeros(n), requires_grad=False) for n in (n_users,n_items))
 

@@ -155,6 +155,8 @@ LEARNER = dict(n_factors=partial(check_int, high=LONGEST, none='50'), use_nn=che
 _part = partial(check_number, low=0, high=1, what='a share of the steps')
 _factor = partial(check_number, above=0, what='a factor')
 FIT = dict(n_epoch=partial(check_int, low=0, what='epochs'), epochs=partial(check_int, low=0, what='epochs'),
+    freeze_epochs=partial(check_int, low=0, what='epochs'), n_cycles=partial(check_int, high=10_000, what='cycles'),
+    cycle_len=partial(check_int, what='epochs'), cycle_mult=partial(check_int, low=2, high=100), lr_mult=_factor,
     lr=partial(check_rate, none='that of the learner'), lr_max=partial(check_rate, none='that of the learner'),
     base_lr=check_rate, wd=partial(check_rate, none='that of the learner'), cbs=check_callbacks, reset_opt=check_flag,
     start_epoch=partial(check_int, low=0), resume=check_flag,

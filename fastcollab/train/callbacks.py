@@ -205,7 +205,7 @@ class GravityRegularizer(CollabCallback):
         l2:float=0.1, # Weight of the squares of the parameters: of each table, their sum over its number of rows
         gravity:float=0.1, # Weight of the mean square of the scores of all users for all items
     ):
-        self.l2,self.gravity = check_number('l2', l2, low=0),check_number('gravity', gravity, low=0)
+        self.l2,self.gravity = (float(check_number(k, v, low=0)) for k,v in dict(l2=l2, gravity=gravity).items())
     def before_fit(self):
         if collab_model(self.model).factors(1) is None:
             raise ValueError(f'{collab_model(self.model).name} has no factors for gravity; DotProductBias has')

@@ -59,7 +59,7 @@ class Ranks:
         try: yield
         except RuntimeError as e:
             raise ConnectionError(f'{self} lost the others, or waited for them for {self.timeout:g} s: '
-                f'{str(e).splitlines()[0]}. Start again; with a checkpoint and resume=True, the fit goes on') from e
+                f'{str(e).splitlines()[0]}. Start again; with a checkpoint and resume=True, the fit resumes') from e
 
     def sum(self, t:Tensor)->Tensor: # The same tensor
         "Add up a tensor of all processes, in place"
@@ -77,6 +77,15 @@ class Ranks:
         if self.size==1: return res.copy_(t[None])
         with self.talk(): dist.all_gather(list(res), t.contiguous(), group=self.group)
         return res
+    def send_parts(self,
+        t:Tensor, # Rows of each process, (size,cap,*)
+        counts:list, # How many of them each process has to send
+    ):
+        "Give the first rows of each process to all, in place"
+        if self.size==1: return
+        with self.talk():
+            sent = [dist.broadcast(t[r,:n], r, group=self.group, async_op=True) for r,n in enumerate(counts) if n]
+            for o in sent: o.wait()
     def gather_rows(self, t:Tensor)->list: # Of tensors, in the order of the processes
         "A tensor of each process, whose first dimensions differ"
         counts = self.gather(torch.tensor([len(t)], device=t.device))[:,0].tolist()
@@ -106,7 +115,7 @@ def user_ranges(
     cuts = 1+before+(high-goals<goals-low)
     return [1,*cuts.cummax(0).values.tolist(),len(counts)]
 
-_NEIGHBORS,_PIECE = 64,2**22
+_NEIGHBORS,_PIECE = 64,2**20
 
 def row_pieces(
     ds, # `RatingsDataset`
@@ -204,7 +213,8 @@ class RankLoop(FusedLoop):
         self.local = type(ds)(ds.enc, local_store(ds, self.share))
         self.shared_kernel = load_kernels('shared')
         self.begin = self.shared_kernel.begin_with(self.train_chunk)
-        self.shared = self.shared_kernel.new_shared(self.sides, self.categories, self.bs)
+        self.shared = self.shared_kernel.new_shared(self.sides, self.categories, self.bs, ranks.rank, ranks.size)
+        self.messages = torch.from_numpy(self.shared.wire).view(ranks.size, len(self.shared.first), -1)
         self.fresh = False   # are the moments in the state of the optimizer those of all users?
     def team_size(self): return 1   # a process each
     def new_plan(self):
@@ -218,12 +228,14 @@ class RankLoop(FusedLoop):
     def dataset(self): return self.local
 
     def open(self, hypers, n):
-        for p,own in self.pairs: own.data.copy_(local_table(p, self.share).data)
+        for p,own in self.pairs:
+            own.data[0],own.data[1:] = p.data[0],p.data[self.share.first:self.share.stop]
+            for k in _MOMENTS: self.learn.opt.state[p].pop(k, None)   # `settle` brings them back
         self.fresh = False
         super().open(hypers, n)
     def pack(self):
         super().pack()
-        self.shared.met[:] = 0
+        self.shared.seen[:] = 0
     def train(self):
         self.ranks.share_random_state()
         super().train()
@@ -273,9 +285,9 @@ class RankLoop(FusedLoop):
         counts,totals = self.ranks.gather(torch.tensor([count,total], dtype=torch.float64)).T
         loss = totals.sum().item()/whole
         if not math.isfinite(loss): return loss
-        cap,counts = int(counts.max()),counts.long().numpy()
-        wire = self.ranks.gather(torch.from_numpy(own.wire[:cap])).view(-1, own.wire.shape[1]).numpy()
-        self.shared_kernel.hear(*arrays, wire, wire.view(np.int32), counts, cap, s, self.row_steps, own)
+        counts = counts.long().numpy()
+        self.ranks.send_parts(self.messages, counts.tolist())
+        self.shared_kernel.hear(*arrays, counts, s, self.row_steps, own)
         self.shared_kernel.update_own(*arrays[:3], s, self.row_steps, err, self.team.grad)
         return loss
 
@@ -285,7 +297,7 @@ class RankLists(RankLoop,FusedLists):
     def __init__(self, learn, ranks):
         sampler = learn.dls.train_ds.sampler
         if sampler.kind=='inbatch':
-            raise ValueError("sampler='inbatch' needs whole batches, which no process has; take 'popularity'")
+            raise ValueError("sampler='inbatch' needs whole batches, which no process has; use 'popularity'")
         super().__init__(learn, ranks)
         ids = learn.dls.train_ds.store.take(self.share.rows().to(learn.dls.train_ds.device)).in_host().ids()
         self.users,self.sampler = ids[:,0],sampler.of(ids, None if sampler.kind=='uniform' else sampler.weights)
@@ -339,7 +351,7 @@ class RankTorch(TorchLoop):
         self.ranks,self.share = ranks,Share(ds, ranks)
         self.local = ds.take(self.share.rows().to(ds.device))
         if ds.n_neg:
-            if ds.sampler.kind=='inbatch': raise ValueError("sampler='inbatch' needs whole batches; take 'popularity'")
+            if ds.sampler.kind=='inbatch': raise ValueError("sampler='inbatch' needs whole batches; use 'popularity'")
             self.local.sampler = ds.sampler.of(self.local.store.ids(), None if ds.sampler.kind=='uniform'
                 else ds.sampler.weights)
     def dataset(self): return self.local
@@ -440,7 +452,7 @@ class EpochCheckpoint(CollabCallback):
             saved = torch.load(self.file, map_location='cpu', weights_only=True, mmap=True)['opt']['fit']
         if bad := [k for k in self.label if self.label[k]!=saved['label'].get(k)]:
             name = bad[0].replace('_', ' ')
-            raise ValueError(f'{self.file} is of another fit: its {name} are {saved["label"].get(bad[0])}, not '
+            raise ValueError(f'{self.file}is from another fit: its {name} are {saved["label"].get(bad[0])}, not '
                 f'{self.label[bad[0]]}; name another checkpoint, or leave out resume')
         learn.load(self.file.with_suffix(''))
         self.rows,self.n,self.history = saved['rows'],saved['n_epoch'],saved['history']
@@ -450,7 +462,7 @@ class EpochCheckpoint(CollabCallback):
         if not self.learn.in_fit: return
         if self.epoch==0: self.fits += 1
         if self.fits>1:
-            raise ValueError('a checkpoint is of one fit; open a context with another name for the next one')
+            raise ValueError('a checkpoint is for one fit; open a context with another name for the next one')
         if self.n not in (None,self.n_epoch):
             raise ValueError(f'{self.file} is of a fit of {self.n} epochs, not {self.n_epoch}; name another checkpoint')
         if self.epoch>=len(self.rows): return

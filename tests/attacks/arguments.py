@@ -1,8 +1,9 @@
 "Odd values for each argument of the public calls"
-import math
+import inspect, math
 from fractions import Fraction
 
 import numpy as np, pandas as pd, torch
+from fastcollab import all as public
 from fastcollab.all import (CollabDataLoaders, CollabInterpretation, CollabNN, DotProductBias, IdDropout,
     LeaveLastSplitter, RandomSplitter, SVDPlusPlus, TemporalSplitter, collab_learner, evaluate, synthetic_ratings,
     to_implicit)
@@ -136,11 +137,72 @@ CALLS = [ # door, and its arguments with what is right for them
     (clicks_of, dict(threshold=either, rating_name=COLUMN)),
     (interpret, dict(n=whole(none=True), top=whole())),
     (dropout, dict(p=SHARE))]
+
+# ---- The other doors: whatever comes, it works or is refused; no argument is left out
+def learned(how, **given):
+    "A method of a learner that was fitted"
+    f = getattr(public.CollabLearner, how)
+    return how,lambda **kwargs: f(quiet(new(), 'fit', 1), **{**given, **kwargs}),f
+def solved(name):
+    cls = getattr(public, name)
+    return name,lambda **kwargs: works(quiet(new('clicks', arch=cls, **{'n_factors':None, **kwargs}), 'fit', 1),
+        False),cls
+def lost(name):
+    cls = getattr(public, name)
+    return name,lambda **kwargs: works(quiet(new('clicks', loss_func=cls(**kwargs)), 'fit', 1), False),cls
+def measured(name):
+    cls = getattr(public, name)
+    return name,lambda **kwargs: quiet(new('clicks', metrics=cls(**kwargs)), 'fit', 1),cls
+def called(name, kind='ratings'):
+    cls = getattr(public, name)
+    return name,lambda **kwargs: quiet(new(kind), 'fit', 1, cbs=cls(**kwargs)),cls
+def parted(name):
+    cls = getattr(public, name)
+    return name,lambda **kwargs: cls(**kwargs)(BASE),cls
+def shown(name):
+    f = getattr(CollabInterpretation, name)
+    return name,lambda **kwargs: f(CollabInterpretation.from_learner(fitted('features')), **kwargs),f
+def function(name, **given):
+    f = getattr(public, name)
+    return name,lambda **kwargs: f(**{**{k:v() for k,v in given.items()}, **kwargs}),f
+def asked(name, **given):
+    f = getattr(type(recommender()), name)
+    def call(**kwargs):
+        for _ in f(recommender(), **{**given, **kwargs}): pass   # `batches` makes its lists one after the other
+    return name,call,f
+
+POINTS = pd.DataFrame(dict(x=[0.,1,2], y=[0.,1,2], title=list('abc'), genres=['A','B','A|B']))
+OTHERS = [
+    *map(solved, ('EASE','SLIM','ItemKNN','Popular')),
+    *map(lost, ('BPRLoss','WARPLoss','AdaptiveHingeLoss','SampledSoftmaxLoss','BCELoss')),
+    *map(measured, ('NDCG','Recall','Precision','MAP','MRR','HitRate','AUC','Coverage','ExposureGini','Novelty',
+        'PopularityLift','Diversity')),
+    *map(called, ('ValidRMSE','BiasInterpretation','PopularityBias','GravityRegularizer')),
+    *map(parted, ('StratifiedSplitter','UserStratifiedSplitter','LastShareSplitter','ItemStratifiedSplitter',
+        'ColdUserSplitter','ColdItemSplitter','FoldSplitter')),
+    *map(shown, ('similarity','genre_similarity','representation','worst_users','worst_items','top_losses','bias',
+        'cold_report','plot_error_by_popularity','plot_calibration','plot_residuals','plot_star_confusion',
+        'plot_genres','plot_bias','plot_similarity','plot_popularity','plot_factors')),
+    learned('fine_tune', epochs=1), learned('fit_sgdr', n_cycles=1, cycle_len=1), learned('summary'),
+    learned('update', ratings=BASE.head(3)), asked('similar_users', user=1), asked('batches', k=3), asked('decay'),
+    function('item_map', df=lambda: POINTS), function('plot_ratings', df=lambda: BASE),
+    function('describe_ratings', df=lambda: BASE), function('baseline_rmse', dls=loaders),
+    function('split_leaks', df=lambda: BASE, splits=lambda: (range(100),range(100, 240))),
+    function('ensemble', learners=lambda: [fitted()]*2),
+    function('compare', models=lambda: dict(a=recommender()), test=lambda: BASE, k=lambda: 3, n_boot=lambda: 5)]
+_left = 'self','dls','ds','truth','ax'
+
+def arguments_of(f):
+    "The arguments of a call that can be given by name"
+    params = inspect.signature(f).parameters.values()
+    return [o.name for o in params if o.kind not in (o.VAR_POSITIONAL,o.VAR_KEYWORD) and o.name not in _left
+        and not o.name.startswith(('before_','after_'))]
+
 _fit,_cycle = fits('fit', n_epoch=1),fits('fit_one_cycle', n_epoch=1)
 MISSPELT = [(load, 'batch_size'), (load, 'user_nam'), (learn, 'n_factor'), (learn, 'metric'), (learn, 'cb'),
     (learn, 'nn'), (click, 'n_negs'), (_fit, 'epochs'), (_cycle, 'lr_maxx'), (lists, 'top_k'), (gibbs, 'sweep'),
     (similar, 'kk'), (measure, 'n_bot'), (make(DotProductBias), 'factors'), (synthetic, 'users')]
-_counts = 'n_epoch','sweeps','n_boot','cg'
+_counts = 'n_epoch','epochs','freeze_epochs','sweeps','n_boot','cg','n_cycles','cycle_len'
 
 def tried(name, o):
     "Would the value be right, and only take long?"
@@ -156,6 +218,11 @@ def cases():
                 bad = None if verdict is None else not verdict
                 def call(door=door, name=name, value=value, bad=bad): demand(door, name, value(), bad)
                 yield Case('arguments', f'{door.__name__}({name}={label})', call, bad)
+    for label,call,f in OTHERS:
+        for name in arguments_of(f):
+            for kind,value in ODD.items():
+                if tried(name, value()): yield Case('arguments', f'{label}({name}={kind})',
+                    lambda call=call, name=name, value=value: call(**{name:value()}))
     for door,name in MISSPELT: yield Case('arguments', f'{door.__name__}({name}=5)', lambda d=door, n=name: d(n, 5),
         True)
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 from uuid import UUID
 
 import numpy as np, pandas as pd, pyarrow as pa
-from fastcollab.all import CollabDataLoaders, collab_learner, describe_ratings, to_implicit
+from fastcollab.all import CollabDataLoaders, collab_learner, describe_ratings, evaluate, to_implicit
 from fastcollab.recommend.recommender import Recommender
-from .values import BASE, works
+from .values import BASE, fitted, loaders, quiet, recommender, works
 from .verdict import Case, want
 
 class Color(Enum): RED = 1
@@ -70,7 +70,7 @@ COLUMNS = { # what is done to a column
     'a category':typed('category'), 'an object':typed(object),
     'a period':every(lambda o: pd.Period(f'2020-{1+number(o)%12:02}')),
     'an interval':every(lambda o: pd.Interval(number(o), number(o)+1)),
-    'a timedelta':every(lambda o: pd.Timedelta(number(o), 'D')),
+    'a timedelta':every(lambda o: pd.Timedelta(number(o)%10**4, 'D')),
     'strings of Arrow':arrow(pa.string(), str), 'lists of Arrow':arrow(pa.list_(pa.int64()), lambda o: [number(o)]),
     'structs of Arrow':arrow(pa.struct([('a', pa.int64())]), lambda o: {'a':number(o)}),
     'decimals of Arrow':arrow(pa.decimal128(20, 2), lambda o: Decimal(number(o))),
@@ -142,8 +142,28 @@ def clicks(df):
     works(learn)
     served(learn)
 def described(df): want(describe_ratings(df)['size','ratings']>=0, 'no size')
+def updated(df, kind='ratings', retrain=False):
+    "Learn the table as that of a new day"
+    learn = quiet(collab_learner(loaders(kind), n_factors=4), 'fit', 1)
+    learn.update(df, retrain)
+    want(np.isfinite(learn.predict(BASE.head(3))).all(), 'no predictions after an update')
+def updated_features(df): updated(df, 'features', None)
+def folded(df):
+    rec = recommender().fold_in(df)
+    want(len(rec.recommend(BASE.userId[0], 2))==2 and len(rec.history.ends)==rec.n_users+1, 'a wrong history')
+def folded_items(df):
+    rec = recommender('features').fold_in_items(df, df)
+    want(len(rec.recommend(BASE.userId[0], 2))==2, 'no lists after folding in items')
+def evaluated(df): want(len(evaluate(recommender(), df, k=3, n_boot=5))==1, 'not one row')
+def listed(df): want(len(evaluate(df, BASE, k=1, n_boot=5))==1, 'not one row')
+def tested(df): want(len(evaluate(recommender().recommend(k=3), df, k=3, n_boot=5))==1, 'not one row')
+def predicted(df): want(len(fitted().predict(df))==len(df), 'not a prediction for each row')
 DOORS = dict(load=(load,('userId','movieId','rating','title')), features=(features,('genres','timestamp','userId')),
-    clicks=(clicks,('userId','movieId')), described=(described,('userId','rating')))
+    clicks=(clicks,('userId','movieId')), described=(described,('userId','rating')),
+    updated=(updated,('userId','movieId','rating')), updated_features=(updated_features,('genres','timestamp')),
+    folded=(folded,('userId','rating')), folded_items=(folded_items,('movieId','genres','title')),
+    evaluated=(evaluated,('userId','movieId')), listed=(listed,('userId','movieId')),
+    tested=(tested,('userId','movieId')), predicted=(predicted,('userId','movieId')))
 
 def cases():
     "Each table at each door"

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name('together.py')
 def folder(tmp_path_factory):
     "Where both processes leave what they found; one start for all of it"
     out = tmp_path_factory.mktemp('together')
-    args = [sys.executable, SCRIPT, 'equal', 'die', out]
+    args = [sys.executable, SCRIPT, 'equal', 'die', 'lost', 'grow:1', 'grow:2', 'grow:3', out]
     done = subprocess.run(list(map(str, args)), capture_output=True, text=True, timeout=500,
         env={**os.environ, 'OMP_NUM_THREADS':'1', 'PYTHONUNBUFFERED':'1'})
     assert done.returncode==0, done.stderr[-3000:]
@@ -64,6 +64,18 @@ def test_a_killed_process_starts_again(folder):
     torch.testing.assert_close(torch.tensor(learn.validate()[0]), torch.tensor(values[-1][1]), atol=1e-5, rtol=0)
     assert len(values)==3
 
+@pytest.mark.slow
+def test_the_others_stop_when_one_is_killed(folder):
+    "Within 30 seconds, by themselves, with a message"
+    text,seconds = json.loads((folder/'lost/lost.json').read_text())
+    assert seconds<30
+    assert 'process 1 of 2 lost the others' in text and 'resume=True' in text
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on(folder):
+    "An epoch in one, the next in two, the last in three processes: the numbers of one fit in one process"
+    for o in range(3): assert max(json.loads((folder/f'grow/{o}.json').read_text()).values())<1e-5
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=4, max_size=60), st.integers(1, 4))
 def test_ranges_cover_all_users(counts, size):
@@ -99,8 +111,8 @@ def test_a_checkpoint_of_another_fit_is_an_error(tmp_path):
     def fit(learn, **kwargs):
         with learn.no_bar(), learn.no_logging(), learn.distributed(checkpoint='fit', **kwargs): learn.fit(1, .01)
     fit(learner(500))
-    with pytest.raises(ValueError, match='fit.pth is of another fit: '): fit(learner(400), resume=True)
+    with pytest.raises(ValueError, match='fit.pth is from another fit: '): fit(learner(400), resume=True)
     learn = learner(500)
-    with pytest.raises(ValueError, match='a checkpoint is of one fit'):
+    with pytest.raises(ValueError, match='a checkpoint is for one fit'):
         with learn.no_bar(), learn.no_logging(), learn.distributed(checkpoint='fit'):
             for _ in range(2): learn.fit(1, .01)

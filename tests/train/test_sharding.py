@@ -14,13 +14,17 @@ SCRIPT = Path(__file__).with_name('together.py')
 needs_torchrec = pytest.mark.skipif(not find_spec('torchrec'), reason='TorchRec is not installed')
 
 @pytest.fixture(scope='module')
-def results(tmp_path_factory):
-    "What both processes measured"
+def folder(tmp_path_factory):
+    "Where processes leave what they measured"
     out = tmp_path_factory.mktemp('shard')
-    done = subprocess.run(list(map(str, [sys.executable, SCRIPT, 'shard', out])), capture_output=True, text=True,
-        timeout=500, env={**os.environ, 'OMP_NUM_THREADS':'1'})
+    args = [sys.executable, SCRIPT, 'shard', 'three:3', out]
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, timeout=500,
+        env={**os.environ, 'OMP_NUM_THREADS':'1'})
     assert done.returncode==0, done.stderr[-3000:]
-    return [json.loads((out/f'shard/{o}.json').read_text()) for o in range(2)]
+    return out/'shard'
+
+@pytest.fixture(scope='module')
+def results(folder): return [json.loads((folder/f'{o}.json').read_text()) for o in range(2)]
 
 @needs_torchrec
 @pytest.mark.slow
@@ -58,6 +62,15 @@ def test_a_stopped_fit_goes_on(results):
     for o in results:
         assert o['stopped'] and o['plain'] and o['resumed']<1e-6 and o['recommends']==3
         assert 'its tables are shard, not replicate' in o['other']
+
+@needs_torchrec
+@pytest.mark.slow
+def test_three_processes_go_on_where_two_were_stopped(folder):
+    "Each with a third of the rows, and to the same predictions"
+    res = [json.loads((folder/f'three{o}.json').read_text()) for o in range(3)]
+    assert all(o['preds']<1e-5 for o in res)
+    assert [sum(shares) for shares in zip(*(o['held'] for o in res))]==[1]*len(res[0]['held'])
+    assert all(share<.4 for o in res for share in o['held'])
 
 @needs_torchrec
 @pytest.mark.slow

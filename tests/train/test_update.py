@@ -76,6 +76,8 @@ def test_what_cannot_be_updated_says_so_and_stays():
     for bad in (NEW.drop(columns='rating'), NEW.assign(rating=np.nan), NEW.assign(userId=NEW.userId.astype(str))):
         with pytest.raises((KeyError,ValueError,TypeError)): learn.update(bad)
         assert learn.model is model and learn.dls is dls
+    for retrain in (None,True,False):
+        with pytest.raises(ValueError, match='have no rows; give at least one'): learn.update(NEW[:0], retrain)
     other = collab_learner(dls, arch=model)
     with pytest.raises(TypeError, match='train this one again'): other.update(NEW)
     with pytest.raises(TypeError, match='call a fit first'): collab_learner(dls, n_factors=4).update(NEW)

@@ -1,7 +1,11 @@
-"What two processes do in `test_distributed.py` and `test_sharding.py`: `python together.py SCENARIO ... FOLDER`"
-import json, os, signal, sys, time
+"""What processes do in `test_distributed.py` and `test_sharding.py`, two by default:
+
+    python together.py SCENARIO[:PROCESSES] ... FOLDER"""
+import json, os, signal, socket, sys, time
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
+from shutil import copyfile
 
 from torch.distributed.launcher.api import LaunchConfig,elastic_launch
 from fastcollab.all import *
@@ -78,6 +82,38 @@ def die(out):
     learn = fit(new_learner(path=out), Die(), checkpoint='fit', resume=True)
     if RANK==0: (out/'values.json').write_text(json.dumps([list(o) for o in learn.recorder.values]))
 
+class Lost(CollabCallback):
+    "A process is killed in its second epoch, and it says when"
+    epochs = 0
+    def __init__(self, out): self.out = out
+    def start_epoch(self, seed, device):
+        self.epochs += 1
+        if RANK==0 or self.epochs<2: return
+        (self.out/'killed').write_text(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def lost(out):
+    text = message(lambda: fit(new_learner(), Lost(out), world_size=2))
+    (out/'lost.json').write_text(json.dumps([text, time.time()-float((out/'killed').read_text())]))
+
+class Stop(Callback):
+    "All processes stop in an epoch, before its checkpoint"
+    def __init__(self, at=1): self.at = at
+    def after_epoch(self):
+        if self.epoch==self.at: raise KeyboardInterrupt
+
+def grow(out):
+    "An epoch in one process, the next one in two, the last one in three"
+    n = own_place().size
+    learn = new_learner(seed=n, path=out)
+    try:
+        with learn.no_logging(): fit(learn, Stop(n), checkpoint='grow', resume=True)
+    except KeyboardInterrupt: return
+    single = fit(new_learner())
+    res = dict(values=far(single.recorder.values, learn.recorder.values), losses=far(single.recorder.losses,
+        learn.recorder.losses), preds=far(single.get_preds()[0], learn.get_preds()[0]))
+    (out/f'{RANK}.json').write_text(json.dumps(res))
+
 class RowWiseAdagrad(Optimizer):
     "What TorchRec does, on dense gradients in one process: one sum for each row of a table"
     def __init__(self, params, lr, wd=.01, mom=.9):
@@ -96,10 +132,6 @@ class Held(CollabCallback):
     def start_epoch(self, seed, device):
         self.share = [len(o)/n for o,n in zip(self.learn.model.shards.values.values(), self.learn._loop.sizes)]
         self.whole = sum(o.numel() for o in self.learn._loop.whole.parameters() if o.requires_grad)
-class Stop(Callback):
-    "All processes stop in the second epoch"
-    def after_epoch(self):
-        if self.epoch==1: raise KeyboardInterrupt
 
 def sharded(kind, seed=1, out=None, opt_func=None, **kwargs):
     "A learner with few enough ratings in its last batch that a process has none of them"
@@ -132,6 +164,9 @@ def shard(out):
     whole = fit(sharded('ratings'), **given)
     try: fit(learn, Stop(), checkpoint='half', **given)
     except KeyboardInterrupt: res['stopped'] = bool(learn.model.u_weight.weight.isnan().all())
+    if RANK==0:
+        torch.save(whole.get_preds()[0], out/'whole.pt')
+        copyfile(out/'models/half.pth', out/'models/three.pth')
     plain = sharded('ratings', out=out).load('half')
     res['plain'] = bool(plain.get_preds()[0].isfinite().all())
     resumed = fit(sharded('ratings', seed=5, out=out), checkpoint='half', resume=True, plan='tables', **given)
@@ -144,18 +179,41 @@ def shard(out):
     res['recommends'] = len(resumed.recommend(RATINGS.userId[0], k=3))
     (out/f'{RANK}.json').write_text(json.dumps(res))
 
-def act(scenario, out):
-    "One of two processes"
+def three(out):
+    "Three processes go on where the two of `shard` had been stopped"
+    out = out.parent/'shard'
+    learn,given = sharded('ratings', seed=5, out=out),dict(tables='shard', checkpoint='three', resume=True)
+    with learn.no_bar(), learn.no_logging(), learn.distributed(world_size=3, **given):
+        learn.fit_one_cycle(3, wd=.1, cbs=(held := Held()))
+    res = dict(preds=far(torch.load(out/'whole.pt'), learn.get_preds()[0]), held=held.share)
+    (out/f'three{RANK}.json').write_text(json.dumps(res))
+
+def act(scenario, out, **env):
+    "One of some processes"
     global RANK
+    os.environ.update(env)
     RANK = own_place().rank
     os.chdir(out)
     globals()[scenario](out)
 
+def start_alone(name, out):
+    "Two processes that nobody looks after: torchrun would end the other one, too"
+    with socket.create_server(('localhost', 0)) as free: port = free.getsockname()[1]
+    env = dict(WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT=str(port))
+    both = [get_context(START).Process(target=act, args=(name,out), kwargs=dict(env, RANK=str(o))) for o in range(2)]
+    for o in both: o.start()
+    for o in both: o.join()
+
+START = 'fork' if sys.platform=='linux' else 'spawn'
+
 if __name__=='__main__':
-    for name in sys.argv[1:-1]:
+    for name,_,n in (o.partition(':') for o in sys.argv[1:-1]):
         out = Path(sys.argv[-1])/name
-        out.mkdir()
+        out.mkdir(exist_ok=True)
+        if name=='lost':
+            start_alone(name, out)
+            continue
         # what torchrun does, but with processes that have imported everything: imports would take most of the time
-        config = LaunchConfig(1, 1, 2, run_id=name, rdzv_backend='c10d', rdzv_endpoint='localhost:0',
-            max_restarts=int(name=='die'), start_method='fork' if sys.platform=='linux' else 'spawn')
+        config = LaunchConfig(1, 1, int(n or 2), run_id=name, rdzv_backend='c10d', rdzv_endpoint='localhost:0',
+            max_restarts=int(name=='die'), start_method=START)
         elastic_launch(config, act)(name, out)
