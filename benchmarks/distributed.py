@@ -81,8 +81,8 @@ def adam_worker(out):
     return dict(values=[list(o) for o in learn.recorder.values])
 def shard_speed_worker(out): return speed_worker(out, tables='shard')
 
-# users, items, length of vectors, ratings of a batch, all too large for caches; the rates are fitted to all but the last
-# one, which checks them
+# users, items, length of vectors, ratings of a batch, all too large for caches; the rates are fitted to all but the
+# last one, which checks them
 SIZES = ((1_000_000,100_000,62,2**16), (1_000_000,100_000,30,2**14), (1_500_000,50_000,46,2**16),
     (600_000,200_000,62,2**15), (800_000,100_000,54,2**15))
 EPOCH = 3_000_000

@@ -1,11 +1,12 @@
 """How much weight decay ranking losses want, and what LightGCN makes of them
 
-    python benchmarks/losses.py
+    python benchmarks/losses.py [--all]
 
 nDCG@10 on a hidden fifth of the training data: of ml-100k (split per item, as in benchmarks/ranking.py), of
 ml-latest-small and of Last.fm (a random fifth of each is left out first, and never looked at). FASTCOLLAB_DATA has to
-hold all three. All by Adam, lr 1e-2 (LightGCN: 2e-2), 20 epochs, 64 factors, one cycle."""
-import os
+hold all three. All by Adam, lr 1e-2 (LightGCN: 2e-2), 20 epochs, 64 factors, one cycle. LightGCN, which takes much
+longer, joins with `--all`."""
+import os, sys
 
 import pandas as pd
 
@@ -39,6 +40,7 @@ def decays():
             values = [ndcg_of(df, loss(), n_neg, wd) for wd in wds]
             row(f'{loss.__name__}, n_neg={n_neg}', ' '.join(f'{o:.4f}' for o in values))
         for loss,n_neg in ((BPRLoss,1),(SampledSoftmaxLoss,10)):
+            if '--all' not in sys.argv: continue
             values = [ndcg_of(df, loss(), n_neg, wd, 2e-2, 2048, arch=LightGCN) for wd in (.01,.1,.3)]
             row(f'LightGCN, {loss.__name__}, bs=2,048; decays .01, .1, .3', ' '.join(f'{o:.4f}' for o in values))
 

@@ -8,10 +8,11 @@ FilmTrust, Flixster and YahooMusic; FASTCOLLAB_DATA has to hold them. Everybody 
 part, on the same hidden pairs, and makes lists for the test part once. PEERS_PYTHON names a Python with the others.
 `metrics` prints what `evaluate` takes for 100,000 users and 50,000 items, lists and intervals included, and what full
 rankings add to an epoch of ml-latest-small, which FASTCOLLAB_DATA has to hold.
-`speed` needs no data: interactions of the shape of MovieLens 1M, or of 10M and 25M too with `--all`, drawn by seed
-from power laws. PEERS_PYTHON names a Python with `implicit` and `rusket`; without it their rows are left out. Seconds
-are of the CPU, over all threads, so that other work on the machine matters little; an epoch is the fastest of seven. A
-pair is an interaction and a negative that the user has not met."""
+`speed` needs no data: interactions of the shape of MovieLens 1M, drawn by seed from power laws; `als` is the same for
+alternating least squares, and `large` both for the shape of 10M, with `--all` of 25M, too. PEERS_PYTHON names a Python
+with `implicit`, `rusket` and `irspack`; without it their rows are left out. Seconds are of the CPU, over all threads,
+so that other work on the machine matters little; an epoch is the fastest of seven, in `large` of two (of the others,
+the mean of two). A pair is an interaction and a negative that the user has not met."""
 import os, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,19 +58,20 @@ def fit(n):
         import rusket
         rusket.BPR(factors=k, iterations=n, seed=0).fit(mat)
 fit(1)
-secs = []
-for n in (1,8,1,8):
+secs,more = [],int(sys.argv[6])
+for n in (1,1+more)*(2 if more>2 else 1):
     start = time.process_time(); fit(n); secs.append(time.process_time()-start)
-print(min(secs[1]-secs[0], secs[3]-secs[2])/7)
+print()   # behind a progress bar
+print(min(b-a for a,b in zip(secs[::2], secs[1::2]))/more)
 """
 
-def peer_seconds(who, pairs, threads=1, code=PEER, cg=0):
+def peer_seconds(who, pairs, threads=1, code=PEER, cg=0, n=EPOCHS):
     "CPU seconds of an epoch of a peer, None if it isn't there"
     if not (python := os.environ.get('PEERS_PYTHON')): return None
     env = {**os.environ, **{o:str(threads) for o in ('OMP_NUM_THREADS','RAYON_NUM_THREADS','OPENBLAS_NUM_THREADS')}}
     with tempfile.TemporaryDirectory() as d:
         np.save(file := Path(d)/'pairs.npy', pairs)
-        args = [python, '-c', code, who, file, str(K), str(threads), str(cg)]
+        args = [python, '-c', code, who, file, *map(str, (K,threads,cg,n))]
         res = subprocess.run(args, capture_output=True, text=True, env=env)
     return float(res.stdout.split()[-1]) if res.returncode==0 else None
 
@@ -88,13 +90,13 @@ def timed_epochs(f, n=EPOCHS):
         wall.append(time.perf_counter()-start[1])
     return min(cpu),min(wall)
 
-def sgd_row(name, dls, loss, lr, threads, asked=''):
+def sgd_row(name, dls, loss, lr, threads, asked='', epochs=EPOCHS):
     "Pairs a second of plain steps"
     torch.manual_seed(0)
     model = DotProductBias.from_dls(dls, n_factors=K)
     solver = SGDSolver(model, dls.train_ds, loss.setup(dls), seed=0, threads=threads)
     solver.epoch(lr)   # compiles
-    cpu,wall = timed_epochs(lambda: solver.epoch(lr))
+    cpu,wall = timed_epochs(lambda: solver.epoch(lr), epochs)
     n = len(dls.train_ds)*solver.formula.n_neg
     row(f'{name}, {loss}, plain steps, {threads} thread{"s"[:threads>1]}',
         f'{n/cpu*threads/1e6:.1f} M/s ({n/wall/1e6:.1f} by the clock)', asked)
@@ -108,25 +110,25 @@ def adam_row(name, dls, loss):
     cpu,_ = timed_epochs(fit, 3)
     row(f'{name}, {loss}, Adam, bs={dls.bs:,}, 1 thread', f'{len(dls.train_ds)*dls.train_ds.n_neg/cpu/1e6:.1f} M/s')
 
+def bpr_peers(name, pairs, epochs=EPOCHS):
+    "Pairs a second of BPR elsewhere"
+    for who in ('implicit','rusket'):
+        secs = peer_seconds(who, pairs, n=epochs)
+        if secs is not None: row(f'{name}, {who}, BPR, 1 thread', f'{len(pairs)/secs/1e6:.1f} M/s')
+
 def speed():
     "Pairs a second of BPR, WARP and sampled softmax, and of peers"
     say(f'\nPairs a second, k={K}; verified negatives; CPU seconds' )
-    for name,shape in SHAPES.items():
-        if name!='1 M' and '--all' not in sys.argv: continue
-        pairs = power_law(*shape)
-        dls = click_loaders(pairs, bs=4096)
-        for threads in (1,2):
-            asked = f'asked: {12 if threads==1 else 20} M/s' if name=='1 M' else ''
-            sgd_row(name, dls, BPRLoss(), .05, threads, asked)
-        if name=='1 M': sgd_row(name, dls, WARPLoss(), .002, 1)
-        adam_row(name, dls, BPRLoss())
-        if name=='1 M':
-            more = click_loaders(pairs, bs=4096, n_neg=10, sampler='popularity')
-            sgd_row(f'{name}, n_neg=10, by popularity', more, SampledSoftmaxLoss(), .05, 1)
-            adam_row(name, more, SampledSoftmaxLoss())
-        for who in ('implicit','rusket'):
-            if (secs := peer_seconds(who, pairs)) is None: continue
-            row(f'{name}, {who}, BPR, 1 thread', f'{shape[2]/secs/1e6:.1f} M/s')
+    name,shape = '1 M',SHAPES['1 M']
+    pairs = power_law(*shape)
+    dls = click_loaders(pairs, bs=4096)
+    for threads in (1,2): sgd_row(name, dls, BPRLoss(), .05, threads, f'asked: {12 if threads==1 else 20} M/s')
+    sgd_row(name, dls, WARPLoss(), .002, 1)
+    adam_row(name, dls, BPRLoss())
+    more = click_loaders(pairs, bs=4096, n_neg=10, sampler='popularity')
+    sgd_row(f'{name}, n_neg=10, by popularity', more, SampledSoftmaxLoss(), .05, 1)
+    adam_row(name, more, SampledSoftmaxLoss())
+    bpr_peers(name, pairs)
 
 def random_recommender(n_users, n_items, n_seen):
     "Random vectors, and a random history"
@@ -176,37 +178,61 @@ def metrics():
         more = f'{cpu:.3f} s, {cpu-base:.3f} s more'
         row(f'ml-latest-small, one validation, {what}, 1 thread', more, 'asked: < .1 s')
 
-ALS_PEER = PEER.replace('''        from implicit.bpr import BayesianPersonalizedRanking
-        model = BayesianPersonalizedRanking(factors=k-1, iterations=n, num_threads=threads, random_state=0)
-        model.fit(mat, show_progress=False)   # its bias is one of the factors
-''', '''        from implicit.als import AlternatingLeastSquares
-        kw = dict(factors=k, iterations=n, num_threads=threads, random_state=0, use_cg=bool(int(sys.argv[5])))
-        AlternatingLeastSquares(**kw).fit(mat, show_progress=False)
-''').replace("rusket.BPR(factors=k, iterations=n, seed=0)", "rusket.ALS(factors=k, iterations=n, seed=0)")
+ALS_PEER = PEER[:PEER.index('def fit')]+"""
+steps = int(sys.argv[5])
+def fit(n):
+    if who=='implicit':
+        from implicit.als import AlternatingLeastSquares
+        how = dict(factors=k, iterations=n, num_threads=threads, random_state=0, use_cg=steps>0)
+        AlternatingLeastSquares(**how).fit(mat, show_progress=False)
+    elif who=='irspack':
+        from irspack import IALSRecommender
+        how = dict(solver_type='CG' if steps else 'CHOLESKY', max_cg_steps=max(1, steps))
+        IALSRecommender(mat, n_components=k, train_epochs=n, n_threads=threads, **how).learn()
+    else:
+        import rusket
+        how = dict(cg_iters=steps) if steps else dict(use_cholesky=True)
+        rusket.ALS(factors=k, iterations=n, seed=0, **how).fit(mat)
+"""+PEER[PEER.index('fit(1)\n'):]
 
-def als_row(name, dls, cg, threads, asked=''):
+def als_row(name, dls, cg, threads, asked='', epochs=EPOCHS):
     "Seconds of an epoch of alternating least squares"
     torch.manual_seed(0)
     ds = dls.train_ds
     solver = ALSSolver(DotProductBias.from_dls(dls, n_factors=K), ds, als_config(ds, cg=cg), threads)
     solver.epoch()   # compiles
-    cpu,wall = timed_epochs(solver.epoch)
+    cpu,wall = timed_epochs(solver.epoch, epochs)
     how = f'{cg} steps of conjugate gradients' if cg else 'exact'
     row(f'{name}, {how}, {threads} thread{"s"[:threads>1]}', f'{cpu:.3f} s ({wall:.3f} by the clock)', asked)
+
+def als_peers(name, pairs, cg, epochs=EPOCHS):
+    "Seconds of an epoch elsewhere"
+    how = f'{cg} steps of conjugate gradients' if cg else 'exact'
+    for who in ('implicit','rusket','irspack'):
+        secs = peer_seconds(who, pairs, code=ALS_PEER, cg=cg or 0, n=epochs)
+        if secs is not None: row(f'{name}, {who}, {how}, 1 thread', f'{secs:.3f} s')
 
 def als():
     "Seconds of an epoch of alternating least squares for clicks, and of peers"
     say(f'\nAn epoch of alternating least squares for clicks, k={K}; CPU seconds')
+    pairs = power_law(*SHAPES['1 M'])
+    dls = click_loaders(pairs, bs=4096)
+    for threads in (1,2):
+        for cg,limit in ((None,.15),(3,.08)):
+            als_row('1 M', dls, cg, threads, f'asked: {limit} s' if threads==1 else '')
+    for cg in (None,3): als_peers('1 M', pairs, cg)
+
+def large():
+    "The same for more interactions: epochs of BPR and of conjugate gradients, ours and of peers"
     for name,shape in SHAPES.items():
-        if name!='1 M' and '--all' not in sys.argv: continue
+        if name=='1 M' or (name=='25 M' and '--all' not in sys.argv): continue
         pairs = power_law(*shape)
+        say(f'\n{len(pairs):,} pairs of {shape[0]:,} users and {shape[1]:,} items, k={K}; CPU seconds')
         dls = click_loaders(pairs, bs=4096)
-        for threads in (1,2):
-            for cg,limit in ((None,.15),(3,.08)):
-                als_row(name, dls, cg, threads, f'asked: {limit} s' if (name,threads)==('1 M',1) else '')
-        for who in ('implicit','rusket'):
-            secs = peer_seconds(who, pairs, code=ALS_PEER)
-            if secs is not None: row(f'{name}, {who}, exact, 1 thread', f'{secs:.3f} s')
+        for threads in (1,2): sgd_row(name, dls, BPRLoss(), .05, threads, epochs=2)
+        bpr_peers(name, pairs, 2)
+        for threads in (1,2): als_row(name, dls, 3, threads, epochs=2)
+        als_peers(name, pairs, 3, 2)
 
 def ml_100k():
     "nDCG@10 on ml-100k, split per item as Recommenders does"
@@ -322,5 +348,5 @@ def more_clicks():
     for name,file in files.items(): compare_clicks(other_clicks(name, file))
 
 if __name__=='__main__':
-    note = 'one thread unless a row says otherwise; fastest of seven epochs'
-    report(__file__, [speed,als,ml_100k,latest,lastfm,more_clicks,metrics], note)
+    note = 'one thread unless a row says otherwise'
+    report(__file__, [speed,als,large,ml_100k,latest,lastfm,more_clicks,metrics], note)

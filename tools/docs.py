@@ -1,4 +1,4 @@
-"""The site, as hooks of mkdocs: pages made from notebooks that nbdev processed
+"""The site, as hooks of mkdocs: pages made from notebooks, processed by nbdev
 
 A page of a module shows signatures, docments as tables, and links to the source. `make docs` builds the site and
 links.py checks it."""
@@ -17,7 +17,8 @@ from markdown.extensions.toc import slugify
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
-from nbdev.serve import proc_nbs
+from nbdev.doclinks import nbglob
+from nbdev.processors import FilterDefaults
 from packages import PACKAGES
 from readme import above, outputs, parts, relink, source
 from ziamath import Latex, config as zia
@@ -66,6 +67,7 @@ class Signature(DocmentText):
 
 def type_str(anno):
     "A type by its last name: `DataFrame` for `pandas.DataFrame`"
+    if inspect.isroutine(anno): return anno.__name__   # such as `threading.RLock`
     return '' if anno is empty else re.sub(r'\b(?:\w+\.)+(?=\w)', '',
         inspect.formatannotation(anno)).strip("'").replace('NoneType', 'None')
 
@@ -105,10 +107,18 @@ def first_line(sym):
     "Where a function or a class begins in its file, decorators included"
     return class_lines(sym.__module__)[sym.__name__] if isinstance(sym, type) else sym.__code__.co_firstlineno
 
+class Processors(FilterDefaults):
+    """nbdev's processors of a notebook, without those that take long and add nothing here
+
+    `Page.doc` reads signatures from the modules, so no cell has to run, and no cell has magics."""
+    def base_procs(self):
+        return [o for o in super().base_procs() if o.__name__ not in ('exec_show_docs','clean_magics')]
+
 class Page:
-    "The page made from a notebook in `_proc`"
+    "The page made from a notebook"
     def __init__(self, path):
-        self.nb,self.src,self.symbols = read_nb(path),path.relative_to(ROOT/'_proc'),{}
+        self.nb,self.src,self.symbols = read_nb(path),path.relative_to(ROOT/'nbs'),{}
+        Processors()(self.nb)
         fm = yaml.safe_load(self.nb.cells[0].source.strip().strip('-'))
         self.title,self.description = fm['title'],fm.get('description', '')
         name = re.search(r'#\| default_exp ([\w.]+)', (ROOT/'nbs'/self.src).read_text(encoding='utf8'))
@@ -225,7 +235,7 @@ class Site:
     "All pages, and the files that belong to them"
     def __init__(self, config):
         self.config,self.files,self.all = config,[],import_module('fastcollab.all')
-        self.pages = [Page(o) for o in sorted(proc_nbs(n_workers=2).rglob('*.ipynb'))]
+        self.pages = [Page(Path(o)) for o in sorted(nbglob(ROOT/'nbs'))]
         self.modules = sorted((o for o in self.pages if o.module), key=lambda o: (PACKAGES.index(o.package),
             o.src.name))
         self.groups,left = {},self.modules
@@ -302,8 +312,8 @@ class Site:
             'In reading order. Each is a notebook that runs as it stands.',
             [('',self.folder('tutorials')), (CASES,self.folder('cases'))])
         self.add_index('api/index.md', 'Reference',
-            'In the order in which you need it. A page of a module is the notebook that it is exported from; helpers, '
-            'which you need to change the library, not to use it, come last.',
+            'In the order in which you need them. The page of a module is the notebook that it is exported from. '
+            'Helpers come last: you need them to change the library, not to use it.',
             [o for name,(classes,modules,helpers) in self.groups.items() for o in (
                 (f'## {name}\n\n', classes+modules or helpers), ('### Helpers\n\n', helpers*bool(classes+modules)))])
         for o in ('CHANGELOG.md', 'CONTRIBUTING.md'):

@@ -55,7 +55,7 @@ def encode(
     min_count:int=1, # Ids with fewer training rows count as unknown
     extend:bool=False, # Add the files to the encoding in the folder, with the columns of the first ones?
 ):
-    "Encode Parquet files that don't fit into memory, once"
+    "Encode Parquet files that don't fit in memory, once"
     if out is None: raise ValueError('--out DIR is missing; name a folder for the encoded rows')
     table = ParquetTable(ratings)
     bar = RowBar(4*len(table))

@@ -48,7 +48,7 @@ def rating_verdict(
     rec, # `Recommender`
     test:pd.DataFrame, # Held-out rows
 )->Verdict|None: # None if the model only ranks, or if either side has no ratings
-    "The RMSE on held-out ratings, beside that of averages"
+    "The RMSE on held-out ratings, compared with that of averages"
     if rec.value=='score' or rec.names[2] not in test or not len(rec.history.ratings): return None
     ratings = pd.to_numeric(test[rec.names[2]], errors='coerce').to_numpy(np.float32)
     if (bad := ~np.isfinite(ratings)).any():

@@ -30,7 +30,7 @@ def fit_table(
     wd:float=.1, # Weight decay
     seed:int=0, # Of the draws of `fit_auto`
 )->pd.DataFrame: # One row per epoch; one for all where nothing was trained in epochs
-    "Train, with a progress bar on a terminal; the table of the fit beside the baselines"
+    "Train, with a progress bar on a terminal; return the fit table, with the baselines"
     bar = nullcontext() if sys.stdout.isatty() else learn.no_bar()
     with learn.no_logging(), bar:
         if learn.auto: learn.fit_auto(seed=seed, cbs=BarEnd())

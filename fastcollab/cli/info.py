@@ -15,7 +15,7 @@ from .common import open_recommender
 def info(
     folder:Path, # Folder of a recommender or of a training run
 ):
-    "What a recommender knows"
+    "Show what a recommender knows"
     rec = open_recommender(folder)
     (users,items),low_high = rec.ids,rec.link.y_range or rec.rated
     rows = dict(users=f'{len(users):,} ({rec.names[0]}), e.g. {plain_repr(users[0])}',

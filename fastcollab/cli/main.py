@@ -17,15 +17,15 @@ from .. import __version__
 COMMANDS = {
     'demo':'Train on synthetic ratings, show what was learned, and write plots and the model',
     'train':'Train on a table of ratings and measure on the part held out',
-    'encode':"Encode Parquet files that don't fit into memory, once",
+    'encode':"Encode Parquet files that don't fit in memory, once",
     'evaluate':'Measure lists and errors on held-out rows',
     'predict':'Predict ratings',
     'explain':'Say why a prediction is what it is',
-    'recommend':'The best items for a user, or for everybody',
-    'similar':'The items most similar to one',
+    'recommend':'Recommend the best items to a user, or to everybody',
+    'similar':'Find the items most similar to one',
     'fold-in':'Add new users without training',
-    'update':'Learn the ratings of a new day, new users and items included',
-    'info':'What a recommender knows',
+    'update':'Learn the ratings of a new day, with new users and items',
+    'info':'Show what a recommender knows',
     'describe':'Describe a table of ratings, and say what looks wrong with it',
     'doctor':'Show versions, threads and devices, and whether the loops are compiled'}
 

@@ -153,7 +153,7 @@ def recommend(
     formulas:bool=False, # Leave titles that begin with =, +, - or @ as they are in CSV? Spreadsheets run them
     block:int=10_000, # Users per part of a folder
 ):
-    "The best items for a user, or for everybody"
+    "Recommend the best items to a user, or to everybody"
     place = own_place()
     check_options(user, all, csv, out, place)
     block,rec = check_int('--block', block, what='users per part'),open_recommender(folder)

@@ -17,6 +17,6 @@ def similar(
     k:int=10, # How many
     metric:str='cosine', # cosine, or dot, which favors popular items
 ):
-    "The items most similar to one"
+    "Find the items most similar to one"
     rec = open_recommender(folder)
     print_table(rec.similar_items(find_id(rec, 1, item), k, metric))

@@ -66,7 +66,7 @@ def with_items(
     need_column(table, name, 'item', 'the file of items')
     check_unique(table, name, 'the file of items')
     if not table[name].isin(ratings[name]).any():
-        raise KeyError(f'{items} is of other items: none of its {len(table):,} ids in {name!r} has ratings')
+        raise KeyError(f'{items}lists other items: none of its {len(table):,} ids in {name!r} has ratings')
     new = [o for o in table if o==name or o not in ratings]
     return ratings.merge(table[new], on=name, how='left')
 
@@ -103,11 +103,11 @@ def check_processes(
     "The place of this process; ValueError for options that don't go together, and for --distributed without torchrun"
     place = own_place()
     if place.size>1 and not distributed:
-        raise ValueError(f'torchrun started {place.size} processes, which would all train the same; add --distributed')
-    if resume and not (distributed and out): raise ValueError('--resume goes on with a run of --distributed --out DIR')
+        raise ValueError(f'torchrun started {place.size} processes that would train the same model; add --distributed')
+    if resume and not (distributed and out): raise ValueError('--resume continues a run of --distributed --out DIR')
     if distributed and 'WORLD_SIZE' not in os.environ:
-        raise ValueError('--distributed trains in the processes that torchrun starts, and it started none; leave it out '
-            'for one process, or type your options behind: '
+        raise ValueError('--distributed trains in the processes that torchrun starts, and it started none; leave it '
+            'out for one process, or type your options behind: '
             f'torchrun --nproc_per_node 2 -m fastcollab.cli train {shlex.quote(ratings)} --distributed')
     return place
 

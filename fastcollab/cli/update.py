@@ -22,7 +22,7 @@ def update(
     sep:str=None, # What separates the columns of a text file; found by default
     encoding:str=None, # Encoding of a text file; found by default
 ):
-    "Learn the ratings of a new day, new users and items included"
+    "Learn the ratings of a new day, with new users and items"
     file = folder/'learner.pkl'
     if not file.is_file(): raise FileNotFoundError(f'{folder} holds no learner.pkl; name a folder of fastcollab train')
     table = read_any_table(ratings, sep, encoding)

@@ -98,7 +98,7 @@ def need_room(
     what:str, # What needs them
     each:int, # Bytes for each rating
 ):
-    "MemoryError if ratings in files don't fit into memory"
+    "MemoryError if ratings in files don't fit in memory"
     need,free = each*len(store),free_memory()
     if not store.in_files or need<free: return
     raise MemoryError(f'{what} needs all ratings in memory: about {need/2**30:.1f} GB for {len(store):,} ratings, and '

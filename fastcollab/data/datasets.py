@@ -54,7 +54,7 @@ def verify_zip(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} is not a file; check the path')
     if fault := _zip_fault(path, size, md5):
-        raise ValueError(f'{path} is not a whole zip file: {fault}; delete it and download it again')
+        raise ValueError(f'{path} is not a complete zip file: {fault}; delete it and download it again')
     return path
 
 # %% ../../nbs/data/00_datasets.ipynb #a9f367fa
@@ -68,7 +68,7 @@ def _download(url, path, bs=2**16):
             f.write(block)
             got += len(block)
             bar.update(got)
-    if got<size: raise OSError(f'the connection broke off after {got:,} of {size:,} bytes')
+    if got<size: raise OSError(f'the connection was lost after {got:,} of {size:,} bytes')
 
 # %% ../../nbs/data/00_datasets.ipynb #6f9d94e7
 def download_movielens(
@@ -84,7 +84,7 @@ def download_movielens(
     try:
         _download(url, part)
         if fault := _zip_fault(part, size, md5):
-            raise ValueError(f'the download of {url} is not a whole zip file: {fault}; download it again')
+            raise ValueError(f'the download of {url} is not a complete zip file: {fault}; download it again')
         return Path(part.replace(arch))
     except (OSError, HTTPException) as e:
         remedy = f'try again, or put {name}.zip in a directory and set FASTCOLLAB_DATA to it'
@@ -100,7 +100,7 @@ class SetFiles:
         else:
             try: self.zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, EOFError) as e:
-                raise ValueError(f'{self.path} is not a whole zip file: {e}; delete it and download it again') from e
+                raise ValueError(f'{self.path} is not a complete zip file: {e}; delete it and download it again') from e
             paths = [Path(o) for o in self.zip.namelist() if not o.endswith('/')]
         self.paths = {p.name:p for p in paths}
 

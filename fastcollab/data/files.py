@@ -164,5 +164,5 @@ def read_table(
     except pd.errors.EmptyDataError as e: raise ValueError(f'{file} is empty') from e
     except pd.errors.ParserError as e:
         raise ValueError(f'{file} is not a table: {str(e).strip()}; check {_say_sep}') from e
-    except zipfile.BadZipFile as e: raise ValueError(f'{file} is not a whole zip file: {e}; get it again') from e
+    except zipfile.BadZipFile as e: raise ValueError(f'{file} is not a complete zip file: {e}; get it again') from e
     except (*_damage, pa.ArrowException) as e: raise ValueError(f'{file} is damaged: {e}; get it again') from e

@@ -31,7 +31,7 @@ def RandomSplitter(
     valid_pct:float=0.2, # Share of the rows to validate on, in [0,1)
     seed:int|None=None, # None takes torch's global random state
 )->Callable: # df -> (train, valid) row numbers
-    "Random rows: the split of fastai's `RandomSplitter`, without seeding the rest of the program"
+    "Random rows: the same as fastai's `RandomSplitter`, without seeding the rest of the program"
     valid_pct,seed = check_share('valid_pct', valid_pct, 'rows'),check_seed(seed)
     def _inner(df):
         g,n = None if seed is None else torch.Generator().manual_seed(seed),len(as_frame(df))
@@ -78,7 +78,7 @@ def LeaveLastSplitter(
     user_name:str|None=None, # User column, the first if None
     time_name:str='timestamp', # Column of times that orders the ratings, see `time_values`
 )->Callable: # df -> (train, valid) row numbers
-    "The last `k` ratings of every user with more than `k`"
+    "Hold out the last `k` ratings of every user with more than `k`"
     k = check_int('k', k, what='ratings per user')
     def _inner(df):
         df = check_frame('ratings', df)
@@ -177,7 +177,7 @@ def ColdUserSplitter(
     user_name:str|None=None, # User column, the first if None
     seed:int|None=None, # None takes torch's global random state
 )->Callable: # df -> (train, valid) row numbers
-    "All ratings of some users: how good are predictions for new users?"
+    "Hold out all ratings of some users, to measure predictions for new users"
     return _cold_splitter(valid_pct, user_name, 0, 'user', seed)
 
 def ColdItemSplitter(
@@ -185,7 +185,7 @@ def ColdItemSplitter(
     item_name:str|None=None, # Item column, the second if None
     seed:int|None=None, # None takes torch's global random state
 )->Callable: # df -> (train, valid) row numbers
-    "All ratings of some items: how good are predictions for items without ratings?"
+    "Hold out all ratings of some items, to measure predictions for items without ratings"
     return _cold_splitter(valid_pct, item_name, 1, 'item', seed)
 
 # %% ../../nbs/data/02_splits.ipynb #92e57176
@@ -252,7 +252,7 @@ def split_leaks(
     item_name:str|None=None, # Item column, the second if None
     time_name:str|None=None, # Column of times; None looks at pairs alone
 )->dict: # Validation rows whose `pair` training has, and, with times, those `older` than what it has of the user
-    "Count what training knows of the validation part, with a warning if it knows anything"
+    "Count what training knows about the validation part, and warn if it knows anything"
     df = check_frame('df', df)
     train,valid = check_splits(splits, len(df))
     u,i = (pd.factorize(pick_column(df, o, k, what))[0]

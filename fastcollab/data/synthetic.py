@@ -168,7 +168,7 @@ def synthetic_ratings(
     noise:float=0.75, # Standard deviation of the noise, in stars
     seed:int=42, # Same seed, same frame
 )->pd.DataFrame: # As of `movielens`; `attrs['truth']` is the `GroundTruth`, `attrs['rmse']` its error
-    "A MovieLens-like frame whose truth you know"
+    "A table of ratings like those of MovieLens, with a known ground truth"
     n_users,n_items,n_ratings,n_factors,noise = _check_sizes(n_users, n_items, n_ratings, n_factors, noise)
     rng = np.random.default_rng(check_seed(seed))
     has = _draw_genres(n_items, rng)

@@ -68,7 +68,7 @@ class TimestampEncoder:
         parts, # Seconds since 1970, -1 where missing, and rows of users, (n,) each, of one part after the other
         unit:str, # Unit of the column
     ): # self
-        "`setup` for times that don't fit into memory"
+        "`setup` for times that don't fit in memory"
         self.unit,self.first,days,pairs = unit,np.iinfo(np.int64).max,np.zeros(0, np.int64),_Counted()
         for secs,users in parts:
             day = secs//86400                                               # -1 stays -1

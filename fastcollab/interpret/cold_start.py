@@ -153,7 +153,7 @@ class MetadataEmbedding:
     def predict(self,
         df:pd.DataFrame, # A row per rating: metadata of the new user and the id of the item (or the other way round)
     )->np.ndarray: # In stars, (n,) float32
-        "The ratings to expect from metadata alone"
+        "Predict ratings from metadata alone"
         need_column(df := check_frame('df', df), self.other)
         rows = torch.from_numpy(self.enc.encode_ids(self.other, df[self.other])).long()
         mine,other = self.factors(df),self._factors(1-self.side).take(rows)

@@ -60,7 +60,7 @@ class CollabInterpretation:
         what:str='items', # 'items', 'users', or the name of a feature
         min_ratings:int=0, # Leave out what has fewer ratings in training
     )->pd.DataFrame: # `what`, `title` of items if they have one, `cosine`, `ratings` in training; most similar first
-        "What has a vector with a similar direction"
+        "The names whose vectors have the most similar direction"
         return tables.similar_table(self.data, name, n, what, min_ratings)
     def similarity(self,
         names:list|None=None, # Names to compare, all if None
@@ -78,13 +78,13 @@ class CollabInterpretation:
         n_users:int=1000, # Users to sample, all if there are fewer
         seed:int=0, # Seed of the sample
     )->pd.DataFrame: # By `part` and `group`: `rated`, `recommended` (shares), `ratio`
-        "Who is in the lists: items by their popularity, and by each of their features"
+        "Which items are in the lists, by popularity and by each feature"
         return tables.representation_table(self.data, k, n_users, seed)
 
     # ---- Errors
     @property
     def rows(self)->pd.DataFrame: # `user, item, title, rating, prediction, error, user_ratings, item_ratings`
-        "The ratings to examine beside their predictions; an error is the prediction minus the rating"
+        "The ratings to examine with their predictions; an error is the prediction minus the rating"
         return self.data.rows
     def worst_users(self,
         n:int|None=10, # Users to show, all if None
@@ -131,7 +131,7 @@ class CollabInterpretation:
         ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(7,6), # Width and height in inches
     ): # The axes
-        "What is predicted for each rating, in percent of its rows"
+        "The predictions for each rating, in percent of its rows"
         return error_analysis.plot_star_confusion(self.data, ax, figsize)
 
     # ---- Plots
@@ -184,7 +184,7 @@ class CollabInterpretation:
         ax:Axes|None=None, # Axes to draw in, new ones if None
         figsize:tuple=(7,4.5), # Width and height in inches
     ): # The axes
-        "How much of the ratings and how much of the lists the most rated items hold"
+        "The share of the ratings, and of the lists, that the most rated items hold"
         return plots.plot_popularity(self.data, k, n_users, seed, ax, figsize)
     def plot_training(self,
         ax:Axes|None=None, # Four axes to draw in, new ones if None

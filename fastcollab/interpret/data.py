@@ -56,7 +56,7 @@ def prediction_rows(
     counts:tuple, # Ratings in training of each user and of each item, row 0 included
     titles:np.ndarray|None=None, # Titles of the items, without row 0
 )->pd.DataFrame: # `user, item, title, rating, prediction, error, user_ratings, item_ratings`
-    "Ratings beside their predictions; an error is the prediction minus the rating"
+    "Ratings with their predictions; an error is the prediction minus the rating"
     if not len(y): raise ValueError('there are no ratings to examine; '
         'split some off for validation, choose another ds_idx, or give test ratings to from_recommender')
     u,i = x.T.numpy()
@@ -110,7 +110,7 @@ class InterpretationData:
         return tuple(np.bincount(o, minlength=len(ids)+1) for o,ids in zip(self.history(), self.ids))
     @cached_property
     def rows(self)->pd.DataFrame: # As `prediction_rows` returns them
-        "The ratings to examine beside their predictions"
+        "The ratings to examine with their predictions"
         return prediction_rows(*self.predictions(), self.counts, self.titles)
     def require_vectors(self, key)->Tensor: # (n-1,k), without row 0
         "`vectors`, or a TypeError if there are none"

@@ -152,7 +152,7 @@ def star_confusion(
 
 # %% ../../nbs/interpret/05_error_analysis.ipynb #0ffe39ce
 def plot_star_confusion(data, ax=None, figsize=(7,6)):
-    "What is predicted for each rating, in percent of its rows"
+    "The predictions for each rating, in percent of its rows"
     levels,ax = rating_levels(data),axes_for(ax, figsize)
     n = star_confusion(data.rows, levels)
     pct = 100*n/n.sum(1, keepdims=True).clip(min=1)

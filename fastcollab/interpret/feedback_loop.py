@@ -84,7 +84,7 @@ def simulate_feedback(
     wd:float=0.1, # Weight decay
     seed:int=0, # Seed of the visits, the noise and the training
 )->pd.DataFrame: # By round, from 0: `ratings`, `shown`, `liked`, and the numbers of `PopularityBias` for all users
-    "Train, recommend, add what users like of it, and measure the concentration, round after round"
+    "Train, recommend, add what users like, and measure the concentration, round after round"
     enc,seed = _check_loop(learn, rounds, visits, like),check_seed(seed, none='')
     visits,like = plain_value(visits),plain_value(like)
     rng,learn,rows = np.random.default_rng(seed),_copy(learn, user_weight, seed),[]

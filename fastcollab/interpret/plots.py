@@ -331,7 +331,7 @@ def plot_similarity(data, items=None, what='items', ax=None, figsize=(8,7)):
 
 # %% ../../nbs/interpret/04_plots.ipynb #3126fe0e
 def plot_popularity(data, k=10, n_users=1000, seed=0, ax=None, figsize=(7,4.5)):
-    "How much of the ratings and how much of the lists the most rated items hold"
+    "The share of the ratings, and of the lists, that the most rated items hold"
     rated,listed,numbers = listed_items(data, k, n_users, seed)
     ax,order = axes_for(ax, figsize),torch.argsort(-rated, stable=True)
     x = 100*np.arange(len(order)+1)/len(order)

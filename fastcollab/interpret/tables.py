@@ -108,7 +108,7 @@ def similar_table(
     what:str='items', # 'items', 'users', or the name of a feature
     min_ratings:int=0, # Leave out what has fewer ratings in training
 )->pd.DataFrame: # `what`, `title` of items if they have one, `cosine`, `ratings` in training; the most similar first
-    "What has a vector with a similar direction"
+    "The names whose vectors have the most similar direction"
     if not is_single(name):
         raise TypeError(f'name is a {type(name).__name__}; similar takes one name, and similarity takes several')
     n,min_ratings = check_int('n', n, none='all'),check_int('min_ratings', min_ratings, 0)
@@ -184,7 +184,7 @@ def representation_table(
     n_users:int=1000, # Users to sample, all if there are fewer
     seed:int=0, # Seed of the sample
 )->pd.DataFrame: # By `part` and `group`: `rated`, `recommended` (shares), `ratio`
-    "Who is in the lists: items by their popularity, and by each of their features"
+    "Which items are in the lists, by popularity and by each feature"
     rated,listed,_ = listed_items(data, k, n_users, seed)
     rank = torch.argsort(torch.argsort(-rated, stable=True))/len(rated)                  # 0 for the most rated
     group,names = 1+torch.bucketize(rank, tensor(list(_POPULARITY.values()))[:-1], right=True),list(_POPULARITY)

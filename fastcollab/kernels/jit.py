@@ -45,7 +45,7 @@ def unusable()->str: # Empty if they can be used
         folder = import_module('fastcollab.kernels.mf').train.stats.cache_path
         with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(2**20))   # what numba keeps takes a little less
     except (ImportError, RuntimeError, OSError) as e:
-        warnings.warn(f'epochs run in torch and not in compiled loops: {e}; '
+        warnings.warn(f'epochs run in torch instead of compiled loops: {e}; '
             'install numba, or set NUMBA_CACHE_DIR to a writable folder')
         return str(e)
     return ''

@@ -191,7 +191,7 @@ class HybridMF(HybridModel, DotProductBias):
 
 # %% ../../nbs/models/04_hybrid.ipynb #b9895c8f
 class HybridNN(HybridModel, CollabNN):
-    "A neural net on the vectors of a user, an item and their features, put end to end"
+    "A neural net on the concatenated vectors of a user, an item and their features"
     @checked(**MODEL)
     @delegates(CollabNN.__init__, but=['n_more'])
     def __init__(self,

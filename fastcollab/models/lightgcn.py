@@ -19,7 +19,7 @@ def graph_edges(
     n_users:int, # Rows of users, `#na#` included
     n_items:int, # Rows of items, `#na#` included
 )->tuple: # Where the edges of each node end, (n_users+n_items+1,) int64; their other nodes (2*n,) int32, users first
-    "The graph of who met what"
+    "The graph of interactions"
     seen = seen[:,:2].cpu().long()
     seen = seen[(seen>0).all(1)]
     pairs = torch.unique(seen[:,0]*n_items+seen[:,1])
@@ -31,7 +31,7 @@ def graph_edges(
 
 # %% ../../nbs/models/09_lightgcn.ipynb #9c000010
 class LightGCN(CollabModel):
-    "Dot product of vectors that have spread over the graph of who met what: LightGCN, arXiv 2002.02126"
+    "Dot product of vectors that have spread over the graph of interactions: LightGCN, arXiv 2002.02126"
     ends_in_link = True
     graph = 'edge_ends','edge_nodes'
     sized_by_data = (*CollabModel.sized_by_data,*graph)

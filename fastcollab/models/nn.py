@@ -30,7 +30,7 @@ def _collapsed(net):
 
 # %% ../../nbs/models/03_nn.ipynb #0b73a18e
 class CollabNN(CollabModel):
-    "A neural net on a user's and an item's vector, put end to end"
+    "A neural net on the concatenated vectors of a user and an item"
     ends_in_link = same_steps = True
     @checked(**MODEL)
     def __init__(self,
@@ -80,7 +80,7 @@ class CollabNN(CollabModel):
 
 # %% ../../nbs/models/03_nn.ipynb #a101bf17
 class LinearCollab(CollabNN):
-    "One linear layer on a user's and an item's vector, put end to end"
+    "One linear layer on the concatenated vectors of a user and an item"
     @checked(**MODEL)
     def __init__(self,
         n_users:int, # Rows of the user table, `#na#` included

@@ -230,7 +230,7 @@ def svdpp_splitter(
 
 # %% ../../nbs/models/06_svdpp.ipynb #9596c90f
 class SVDPlusPlus(HybridModel):
-    "SVD++ on users and items, with features, and with the time of a rating where loaders name it"
+    "SVD++ on users and items, with features, and with the time of a rating if the loaders have it"
     needs_features,how,agg = False,'add','sqrtn'
     ends_in_link = same_steps = True
     splitter = staticmethod(svdpp_splitter)

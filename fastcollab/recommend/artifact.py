@@ -287,7 +287,7 @@ class StoredTable:
             if o not in self.columns: raise damaged(self.file, f'it has no column {o!r}')
             t = self.schema.field(o).type
             if not (pyarrow.types.is_integer(t) or pyarrow.types.is_floating(t)):
-                raise damaged(self.file, f'the column {o!r} holds {t}, and not numbers')
+                raise damaged(self.file, f'the column {o!r} holds {t}, not numbers')
         with self._as_damage():
             for part in self._open().iter_batches(size, columns=names):
                 cols = [part.column(o) for o in names]

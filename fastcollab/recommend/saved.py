@@ -40,7 +40,7 @@ def need_number(
     below:float=math.inf, # And smaller than that
 ):
     "Misfit unless `o` is a finite number between two others"
-    need(is_number(o) and above<o<below, f'{name} is {brief(o)}, and not a number between {above:g} and {below:g}')
+    need(is_number(o) and above<o<below, f'{name} is {brief(o)}, not a number between {above:g} and {below:g}')
 
 def need_count(
     name:str, # What it is
@@ -48,7 +48,7 @@ def need_count(
     high:int=2**40, # The most it can be
 ):
     "Misfit unless `o` is a whole number from 0 on"
-    need(type(o) is int and 0<=o<=high, f'{name} is {brief(o)}, and not a whole number up to {high:,}')
+    need(type(o) is int and 0<=o<=high, f'{name} is {brief(o)}, not a whole number up to {high:,}')
 
 def need_text(
     name:str, # What it is
@@ -57,7 +57,7 @@ def need_text(
 ):
     "Misfit unless `o` is a text"
     ok = isinstance(o, str) and (len(o)>0 if choices is None else o in choices)
-    need(ok, f'{name} is {brief(o)}, and not '+('a text' if choices is None else f'one of {", ".join(choices)}'))
+    need(ok, f'{name} is {brief(o)}, not '+('a text' if choices is None else f'one of {", ".join(choices)}'))
 
 # %% ../../nbs/recommend/00_saved.ipynb #c1920023
 def need_list(
@@ -67,7 +67,7 @@ def need_list(
 ):
     "Misfit unless `o` is a list"
     size = 'a list' if n is None else f'a list of {n}'
-    need(isinstance(o, list) and n in (None,len(o)), f'{name} is {brief(o)}, and not {size}')
+    need(isinstance(o, list) and n in (None,len(o)), f'{name} is {brief(o)}, not {size}')
 
 def need_rising(
     name:str, # What it is
@@ -77,7 +77,7 @@ def need_rising(
     "Misfit unless `o` is a list of finite numbers that rise"
     need_list(name, o)
     ok = all(map(is_number, o)) and all(a<b or a==b and not strictly for a,b in zip(o, o[1:]))
-    need(ok, f'{name} are {brief(o)}, and not numbers that rise')
+    need(ok, f'{name} are {brief(o)}, not numbers that rise')
 
 # %% ../../nbs/recommend/00_saved.ipynb #c192000a
 _MOST = 1e15   # its square is finite too, in float32
@@ -89,7 +89,7 @@ def need_range(
 ):
     "Misfit unless `o` is a list of two numbers, the lower one first"
     two = isinstance(o, list) and len(o)==2 and all(type(x) in (int,float) for x in o)
-    need(two, f'{name} is {brief(o)}, and not two numbers')
+    need(two, f'{name} is {brief(o)}, not two numbers')
     ok = all(map(is_number, o)) and -_MOST<=o[0]<o[1]<=_MOST if finite else o[0]<=o[1]
     need(ok, f'{name} is {brief(o)}, and the first number has to be lower than the second')
 

@@ -95,7 +95,7 @@ def check_link(
 ):
     "Misfit unless it has a link from scores to ratings"
     y_range,mean,clip,levels,cuts = (info.get(o) for o in Link._fields)
-    need(clip in (None,True,False), f'clip is {brief(clip)}, and not true or false')
+    need(clip in (None,True,False), f'clip is {brief(clip)}, not true or false')
     if y_range is not None: need_range('y_range', y_range)
     bent = y_range is not None and not clip and levels is None
     if mean is not None: need_number('the mean rating', mean, *(y_range if bent else ()))
@@ -500,7 +500,7 @@ def check_rule(
     known = list(inspect.signature(RULES[rule[0]]).parameters)[1:]
     for k,v in rule[1].items():
         need_text('an argument of a rule', k, known)
-        need(v is None or isinstance(v, bool) or is_number(v) and v>=0, f'{k} is {brief(v)}, and not a number')
+        need(v is None or isinstance(v, bool) or is_number(v) and v>=0, f'{k} is {brief(v)}, not a number')
 
 # %% ../../nbs/recommend/01_scorers.ipynb #a9e50014
 def weight_arrays(
@@ -600,7 +600,7 @@ def check_scorer(
     need(isinstance(info, dict), f'the scorer is {brief(info)}')
     kind = info.get('kind')
     need(isinstance(kind, str) and kind in SCORERS,
-        f'the kind of its scorer is {brief(kind)}, and not one of {", ".join(SCORERS)}')
+        f'the kind of its scorer is {brief(kind)}, not one of {", ".join(SCORERS)}')
     need(alone or kind not in ('model','ensemble'), f'a part of an ensemble is of the kind {kind!r}')
     SCORERS[kind].check_state(info, tensors, at)
 

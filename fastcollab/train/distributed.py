@@ -59,7 +59,7 @@ class Ranks:
         try: yield
         except RuntimeError as e:
             raise ConnectionError(f'{self} lost the others, or waited for them for {self.timeout:g} s: '
-                f'{str(e).splitlines()[0]}. Start again; with a checkpoint and resume=True, the fit goes on') from e
+                f'{str(e).splitlines()[0]}. Start again; with a checkpoint and resume=True, the fit resumes') from e
 
     def sum(self, t:Tensor)->Tensor: # The same tensor
         "Add up a tensor of all processes, in place"
@@ -297,7 +297,7 @@ class RankLists(RankLoop,FusedLists):
     def __init__(self, learn, ranks):
         sampler = learn.dls.train_ds.sampler
         if sampler.kind=='inbatch':
-            raise ValueError("sampler='inbatch' needs whole batches, which no process has; take 'popularity'")
+            raise ValueError("sampler='inbatch' needs whole batches, which no process has; use 'popularity'")
         super().__init__(learn, ranks)
         ids = learn.dls.train_ds.store.take(self.share.rows().to(learn.dls.train_ds.device)).in_host().ids()
         self.users,self.sampler = ids[:,0],sampler.of(ids, None if sampler.kind=='uniform' else sampler.weights)
@@ -351,7 +351,7 @@ class RankTorch(TorchLoop):
         self.ranks,self.share = ranks,Share(ds, ranks)
         self.local = ds.take(self.share.rows().to(ds.device))
         if ds.n_neg:
-            if ds.sampler.kind=='inbatch': raise ValueError("sampler='inbatch' needs whole batches; take 'popularity'")
+            if ds.sampler.kind=='inbatch': raise ValueError("sampler='inbatch' needs whole batches; use 'popularity'")
             self.local.sampler = ds.sampler.of(self.local.store.ids(), None if ds.sampler.kind=='uniform'
                 else ds.sampler.weights)
     def dataset(self): return self.local
@@ -452,7 +452,7 @@ class EpochCheckpoint(CollabCallback):
             saved = torch.load(self.file, map_location='cpu', weights_only=True, mmap=True)['opt']['fit']
         if bad := [k for k in self.label if self.label[k]!=saved['label'].get(k)]:
             name = bad[0].replace('_', ' ')
-            raise ValueError(f'{self.file} is of another fit: its {name} are {saved["label"].get(bad[0])}, not '
+            raise ValueError(f'{self.file}is from another fit: its {name} are {saved["label"].get(bad[0])}, not '
                 f'{self.label[bad[0]]}; name another checkpoint, or leave out resume')
         learn.load(self.file.with_suffix(''))
         self.rows,self.n,self.history = saved['rows'],saved['n_epoch'],saved['history']
@@ -462,7 +462,7 @@ class EpochCheckpoint(CollabCallback):
         if not self.learn.in_fit: return
         if self.epoch==0: self.fits += 1
         if self.fits>1:
-            raise ValueError('a checkpoint is of one fit; open a context with another name for the next one')
+            raise ValueError('a checkpoint is for one fit; open a context with another name for the next one')
         if self.n not in (None,self.n_epoch):
             raise ValueError(f'{self.file} is of a fit of {self.n} epochs, not {self.n_epoch}; name another checkpoint')
         if self.epoch>=len(self.rows): return

@@ -88,7 +88,7 @@ def check_items(
     check_unique(items, name, 'the table of items')
     if not known.any():
         example = f'none of its {n} items was seen in training, e.g. {plain_repr(items[name].iloc[0])}'
-        raise KeyError(f'the table of items is not of these items: {example}; check the column {name!r} and its type')
+        raise KeyError(f'the table of items has other items: {example}; check the column {name!r} and its type')
 
 # %% ../../nbs/train/06_export.ipynb #ec0938cc
 def item_table(

@@ -164,7 +164,7 @@ def interval_table(
     "Predictions with central prediction intervals"
     if not 0<check_number('interval', share)<1: raise ValueError(f'interval is {share}; give a share between 0 and 1')
     parts = batch_answers(model, dl, lambda m, x: m.intervals(x, share))
-    if any(o is None for o in parts): raise TypeError('this model knows no intervals; fit it with learn.fit_gibbs()')
+    if any(o is None for o in parts): raise TypeError('this model has no intervals; fit it with learn.fit_gibbs()')
     low,high = torch.cat([o.cpu() for o in parts]).T if parts else torch.zeros(2, 0)
     return pd.DataFrame(dict(prediction=preds, low=low, high=high))
 
@@ -348,7 +348,7 @@ def as_before_misfit(
 
 # %% ../../nbs/train/07_learner.ipynb #f5c074bd
 class CollabLearner(Learner):
-    "A `Learner` of ratings that takes and returns raw ids, and that doesn't change when you ask it something"
+    "A `Learner` for ratings that takes and returns raw ids, and that doesn't change when you ask it something"
     _recommender = None # What it was built from, and the recommender
     recorder = None # With default_cbs=False
     kept = None # `KeptRatings` of an exported learner
@@ -420,7 +420,7 @@ class CollabLearner(Learner):
         pct_start:float=0.3, div:float=5.0, **kwargs):
         super().fine_tune(epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
     def verdict(self)->Verdict|None: # None without validation rows
-        "How much better or worse the model is than averages, or than the most popular items, and what to do"
+        "How much better or worse the model is than averages or the most popular items, and what to do next"
         return learner_verdict(self)
     @checked(check_groups, **FIT)
     @outer_fit
@@ -474,7 +474,7 @@ class CollabLearner(Learner):
         return self._loop is not None
     @delegates(distributed_fit)
     def distributed(self, **kwargs):
-        "A context in which fits train in all processes that torchrun started"
+        "Inside this context, fits train in all processes that torchrun started"
         return (sharded_fit if kwargs.get('tables')=='shard' else distributed_fit)(self, **kwargs)
     def all_batches(self):
         "Train on, or predict, all batches of `self.dl`, in the fastest way there is"
@@ -523,7 +523,7 @@ class CollabLearner(Learner):
         resume:bool=False, # Go on with the chain of the last call? Its settings stay
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
-        "Fit by Gibbs sampling: no learning rate, no decay; predictions are means over samples of the posterior"
+        "Fit by Gibbs sampling, without learning rate or decay; predictions are means over posterior samples"
         sweeps,every = check_int('sweeps', sweeps),check_int('every', every)
         if resume and self._chain is None: raise ValueError('no chain to resume; call fit_gibbs without resume first')
         settings = dict(n_factors=n_factors, samples=samples, seed=check_seed(seed), sweeps=sweeps)
@@ -543,7 +543,7 @@ class CollabLearner(Learner):
         seed:int|None=None, # Seed of the vectors to start from; None goes on from those of the model
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
-        "Fit by alternating least squares: no learning rate; for clicks, all pairs count"
+        "Fit by alternating least squares, without a learning rate; for clicks, the loss is over all pairs"
         epochs = check_int('epochs', epochs)
         with self.added_cbs(L(cbs)):
             self._solver = als_loop(self, check_seed(seed), reg=reg, alpha=alpha, cg=cg)
@@ -558,7 +558,7 @@ class CollabLearner(Learner):
         seed:int=0, # Of the order and of the negatives
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
-        "Fit BPR, WARP or sampled softmax, one plain step for each interaction; the same in any number of threads"
+        "Fit BPR, WARP or sampled softmax, one plain step per interaction; same result with any number of threads"
         epochs,lr,reg = check_int('epochs', epochs),check_number('lr', lr, above=0),check_number('reg', reg, low=0)
         with self.added_cbs(L(cbs)):
             self._solver = sgd_loop(self, lr, reg, check_seed(seed))
@@ -571,7 +571,7 @@ class CollabLearner(Learner):
         seed:int=0, # Of the hidden part and of all draws
         cbs:list|Callback|None=None, # Callbacks of the fit of the chosen model
     ):
-        "Try models on a hidden part of the training ratings, print how they did, and fit the best, or a blend of two"
+        "Try models on a hidden part of the training ratings, print how they did, and fit the best or a blend of two"
         if self.auto is None:
             raise ValueError("this learner has no settings; make it with collab_learner(dls, arch='auto')")
         fit_auto(self, budget, check_seed(seed, none=''), cbs)
@@ -652,7 +652,7 @@ class CollabLearner(Learner):
         unknown:str='average', # Rows with unknown ids: 'average' predicts and warns, 'nan', or 'raise' for a KeyError
         interval:float|None=None, # Share of the ratings between `low` and `high`, such as .9; after `fit_gibbs`
     )->float|np.ndarray|pd.DataFrame: # Ratings in stars, or scores without a unit; a number, (n,), or a table with ends
-        "Predict ratings, or scores for a learner of interactions, in raw ids"
+        "Predict ratings, or scores if the learner was trained on interactions, for raw ids"
         rows,is_row = asked_rows(self.dls, user, item)
         dl = self.dls.test_dl(rows, bs=2**13, unknown=unknown)
         preds = loader_outputs(self.model, dl, rating_loss(self.loss_func).activation)
@@ -663,7 +663,7 @@ class CollabLearner(Learner):
         user:object, # As in `predict`
         item:object=None, # As in `predict`
     )->pd.DataFrame: # A row per pair, a column per rating; each row sums to 1
-        "How probable each rating is; after `fit_gibbs`, or for a learner whose loss is an `OrdinalLoss`"
+        "The probability of each rating, after `fit_gibbs`, or if the loss is an `OrdinalLoss`"
         rows,_ = asked_rows(self.dls, user, item)
         return give_table(rating_table(self, self.dls.test_dl(rows, bs=2**13)), table_kind(user))
     def summary(self)->str: # A table of all parameters, and what trains them
@@ -674,7 +674,7 @@ class CollabLearner(Learner):
     def recommender(self,
         items:pd.DataFrame|None=None, # A row per item: its id, `title`, and columns for filters; from training if None
     )->Recommender: # On the CPU; its history is the training part
-        "A `Recommender` that answers without the learner"
+        "Make a `Recommender`, which answers without the learner"
         warn_new(self)
         return export_recommender(self, items)
     def kept_recommender(self)->Recommender:
@@ -701,7 +701,7 @@ class CollabLearner(Learner):
         ratings:pd.DataFrame|None=None, # Ratings of new users, or more of known ones, in the columns of training
         users:pd.DataFrame|None=None, # A row per new user: id and features, where the model has some
     )->Recommender: # Knows the users of training, and these
-        "A recommender with new users, without training; the learner doesn't change"
+        "Make a recommender that knows new users, without training; the learner doesn't change"
         for table in (ratings,users): check_fold_in(self, table)
         return self.kept_recommender().fold_in(ratings, users)
     def explain(self,
@@ -826,7 +826,7 @@ def check_loss(
         raise ValueError(f'{name} ranks items and needs negatives, but these are ratings; make the loaders with '
             'CollabDataLoaders.from_interactions(to_implicit(ratings))')
     if dls.implicit and not loss.ranks:
-        raise ValueError(f'{name} predicts ratings, but these are interactions, which have none; take a loss such as '
+        raise ValueError(f'{name} predicts ratings, but these are interactions, which have none; use a loss such as '
             'BPRLoss(), or make the loaders with from_df')
     if not loss.ranks: return loss_func
     if y_range not in (None,False): raise ValueError(f'{name} trains scores, which have no range; leave out y_range')
@@ -1043,7 +1043,7 @@ def fit_best_ranker(
     cbs:list|Callback|None=None, # None: nothing is trained
 ):
     "Try rankers on a hidden part of the training data, and fit the best of them, or a mix"
-    if L(cbs): raise ValueError('rankers are solved and not trained, so callbacks have nothing to see; leave out cbs')
+    if L(cbs): raise ValueError('rankers are solved instead of trained, so callbacks are never called; leave out cbs')
     learn.auto_choice = choose_rankers(learn.dls, seed, budget)
     learn.logger(str(learn.auto_choice))
     learn.model = fit_rankers(learn.auto_choice, learn.dls, seed)

@@ -64,7 +64,7 @@ def sample_room(
     n_factors:int, # Length of the vectors
     most:int=2**28, # Bytes
 )->int:
-    "How many samples fit into memory"
+    "How many samples fit in memory"
     return max(4, most//(4*(model.n_users+model.n_items)*(n_factors+2)))
 
 class RunningMean:
@@ -319,7 +319,7 @@ def gibbs_chain(
     check_gibbs(learn)
     if last is not None and last.model is learn.model and last.ds is learn.dls.train_ds: return last
     if last is not None:
-        raise ValueError('the model or the loaders have changed since the last fit_gibbs, so it cannot go on')
+        raise ValueError('the model or the loaders have changed since the last fit_gibbs, so it cannot continue')
     model = collab_model(learn.model)
     if model.inner is model:
         learn.model,learn.splitter = PosteriorAverage(learn.model),partial(inner_splitter, learn.splitter)

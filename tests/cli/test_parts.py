@@ -101,11 +101,11 @@ def test_train_resumes_from_a_checkpoint(train, monkeypatch):
     assert first.splitlines()[:5]==plain.splitlines()[:5]
     again = train('--distributed', '--out', 'model', '--resume')
     assert again.splitlines()[:5]==plain.splitlines()[:5]
-    with pytest.raises(SystemExit, match='--resume goes on with a run of --distributed --out DIR'): train('--resume')
+    with pytest.raises(SystemExit, match='--resume continues a run of --distributed --out DIR'): train('--resume')
 
 def test_processes_that_would_train_the_same_are_an_error(train, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
-    with pytest.raises(SystemExit, match='torchrun started 2 processes, which would all train the same'): train()
+    with pytest.raises(SystemExit, match='torchrun started 2 processes that would train the same'): train()
 
 def test_distributed_without_torchrun_is_an_error(train, tmp_path):
     "It shows the line to type, and nothing is written"

@@ -175,7 +175,7 @@ CASES = [ # What is done, how, the error or warning, and words of its message
     ('CSV missing', lambda: CollabDataLoaders.from_csv('r.csv'), FileNotFoundError, ['r.csv']),
     ('CSV, unknown argument', lambda: from_csv('r.csv', csv(), nonsense=3), TypeError, ['nonsense']),
     ('zip cut short', lambda: from_csv('r.csv.zip', half(zipped(csv()))), ValueError,
-        ['r.csv.zip', 'whole zip', 'again']),
+        ['r.csv.zip', 'complete zip', 'again']),
     ('zip damaged', lambda: from_csv('r.csv.zip', flip(zipped(csv()), 60)), ValueError, ['r.csv.zip', 'again']),
     ('gz cut short', lambda: from_csv('r.csv.gz', half(gzip.compress(csv().encode()))), ValueError,
         ['r.csv.gz', 'again']),

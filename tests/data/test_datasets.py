@@ -48,13 +48,13 @@ def test_verify_zip(tmp_path):
     md5 = hashlib.md5(b).hexdigest()
     for args in ((), (len(b),), (len(b),md5), (None,md5)): assert verify_zip(str(p), *args) == p
     with pytest.raises(ValueError,
-        match=rf'a\.zip is not a whole zip file: {len(b):,} bytes where {len(b)+1:,} were.*download it again'):
+        match=rf'a\.zip is not a complete zip file: {len(b):,} bytes where {len(b)+1:,} were.*download it again'):
         verify_zip(p, len(b)+1, md5)
     with pytest.raises(ValueError, match=f'a.zip.*md5 {md5} where {"0"*32} was published.*download it again'):
         verify_zip(p, len(b), '0'*32)
     for bad in (b'', b'<html>busy</html>', b[:-30], b[:len(b)//2]):
         p.write_bytes(bad)
-        with pytest.raises(ValueError, match=r'a\.zip is not a whole zip file: .*download it again'): verify_zip(p)
+        with pytest.raises(ValueError, match=r'a\.zip is not a complete zip file: .*download it again'): verify_zip(p)
 
 def test_verify_zip_without_file_digest(tmp_path, monkeypatch):
     "Python 3.10 has no `hashlib.file_digest`; the sum over several blocks is the same"
@@ -67,7 +67,7 @@ def test_verify_zip_without_file_digest(tmp_path, monkeypatch):
 def after_damage(p, files):
     "What `verify_zip` says of `p`, and whether its members are those of `files` where it says nothing"
     try: verify_zip(p)
-    except ValueError as e: return 'refused' if 'a.zip is not a whole zip file: ' in str(e) else repr(e)
+    except ValueError as e: return 'refused' if 'a.zip is not a complete zip file: ' in str(e) else repr(e)
     except Exception as e: return repr(e)
     try:   # an entry that the directory lost is reported as a missing file by whoever needs it
         with zipfile.ZipFile(p) as z: changed = [o for o in z.namelist() if z.read(o) != files[Path(o).name]]

@@ -124,8 +124,8 @@ def test_users_who_have_met_almost_everything_or_all():
     rows = [(1,i) for i in range(1, 2001)]+[(2,i) for i in range(2, 2001)]+[(3,1)]
     df = pd.DataFrame(rows, columns=['user','item'])
     texts = said(lambda: loaders(df, valid_pct=0))
-    assert texts==["1 of 3 users have met all 2,000 items, e.g. 1; they have no negatives, and their interactions "
-        'teach nothing']
+    assert texts==["1 of 3 users have met all 2,000 items, e.g. 1; they have no negatives, so nothing is "
+        'learned from their interactions']
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         x,neg,_ = map(torch.cat, zip(*loaders(df, valid_pct=0, bs=512).train))

@@ -111,8 +111,8 @@ def test_a_checkpoint_of_another_fit_is_an_error(tmp_path):
     def fit(learn, **kwargs):
         with learn.no_bar(), learn.no_logging(), learn.distributed(checkpoint='fit', **kwargs): learn.fit(1, .01)
     fit(learner(500))
-    with pytest.raises(ValueError, match='fit.pth is of another fit: '): fit(learner(400), resume=True)
+    with pytest.raises(ValueError, match='fit.pth is from another fit: '): fit(learner(400), resume=True)
     learn = learner(500)
-    with pytest.raises(ValueError, match='a checkpoint is of one fit'):
+    with pytest.raises(ValueError, match='a checkpoint is for one fit'):
         with learn.no_bar(), learn.no_logging(), learn.distributed(checkpoint='fit'):
             for _ in range(2): learn.fit(1, .01)

@@ -119,7 +119,7 @@ def test_a_budget_ends_the_search_early_and_callbacks_are_refused():
     choice = choose_rankers(loaders(), seconds=0)
     assert list(choice.ndcg)==['popular','mix']
     learn = collab_learner(loaders(), arch='auto')
-    with pytest.raises(ValueError, match='nothing to see'): learn.fit_auto(cbs=[Callback()])
+    with pytest.raises(ValueError, match='never called'): learn.fit_auto(cbs=[Callback()])
 
 def test_hidden_parts_are_left_out_of_training():
     dls = loaders()
