@@ -339,7 +339,7 @@ class RatingsDL(TfmdDL):
         df = self.decode(self.one_batch() if b is None else b)[:max_n]
         return display_df(df) if show else df
     def show_results(self, b:tuple, out:Tensor, max_n:int=10, **kwargs):
-        "Show the first ratings of a batch beside their predictions, or interactions and negatives with their scores"
+        "Show the first ratings of a batch with their predictions, or interactions and negatives with their scores"
         out = to_np(out).reshape(len(b[0]), -1)
         more = dict(prediction=out[:,0]) if out.shape[1]==1 else dict(score=out[:,0], scores=out[:,1:].tolist())
         display_df(self.decode(b).assign(**more)[:max_n])
@@ -488,7 +488,7 @@ def part_samplers(
     if len(full):
         users = enc.decode_ids(enc.user_name, full)
         found = some_of(len(full), n, f'users have met all {enc.n_items-1:,} items', users[0])
-        warn(f'{found}; they have no negatives, and their interactions teach nothing')
+        warn(f'{found}; they have no negatives, so nothing is learned from their interactions')
     return train,train.of(torch.cat([o.ids for o in parts]), weights=train.weights)
 
 # %% ../../nbs/data/08_loaders.ipynb #c1500002
@@ -734,7 +734,7 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         csv:str|Path, # File to read, see `read_table`
         **kwargs, # Arguments of `from_df` and of `pd.read_csv`
     ): # `CollabDataLoaders`
-        "Loaders from a CSV file, or from text of another kind"
+        "Loaders from a CSV file or another text file"
         features = {'genre_name','item_cols','user_cols'} & set(kwargs)
         own,rest = split_kwargs(cls.from_df, kwargs, () if features else ('sep',))
         return cls.from_df(read_table(csv, pd.read_csv, **rest), **own)

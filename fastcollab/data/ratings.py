@@ -96,7 +96,7 @@ def _looks_missing(value, n, levels, counts):
 def missing_code(
     y:np.ndarray, # Ratings, (n,) float32
 )->float|None: # None if no rating looks so
-    "The rating that may mean that there is no rating"
+    "The rating that may stand for a missing one"
     levels,counts = np.unique(y[::len(y)//2**20+1], return_counts=True)   # a million ratings show it
     for k in (0, len(levels)-1):
         if _looks_missing(levels[k], counts[k], np.delete(levels, k), np.delete(counts, k)): return float(levels[k])
@@ -107,12 +107,12 @@ def ask_missing_code(
     name:str, # Rating column
     y:np.ndarray, # Its numbers, (len(df),) float32
 ):
-    "Warn if a rating may mean that there is no rating"
+    "Warn if a rating may stand for a missing one"
     if (code := missing_code(y)) is None: return
     found,rest = f'{code:g} in {(y==code).sum():,} of {len(y):,} rows',y[y!=code]
     drop = f'ratings = ratings[ratings[{name!r}]!={code:g}]'
-    warn(f'rating column {name!r} holds {found}, and {rest.min():g} to {rest.max():g} in the others. If that means '
-        f'that there is no rating, drop these rows: {drop}. If it is a rating, ignore this warning')
+    warn(f'rating column {name!r} holds {found}, and {rest.min():g} to {rest.max():g} in the others. If it stands '
+        f'for a missing rating, drop these rows: {drop}. If it is a rating, ignore this warning')
 
 # %% ../../nbs/data/05_ratings.ipynb #3463dbe0
 def ask_clicks(
@@ -141,7 +141,7 @@ def ask_counts(
     "Warn if ratings look like counts"
     if len(y)<50 or not count_like(y): return
     found = f'the ratings in column {name!r} look like counts, {y.min():g} to {y.max():g} with a mean of {y.mean():.3g}'
-    warn(f'{found}: the largest rule the squared error. CollabDataLoaders.from_interactions(df, weight_name={name!r}) '
+    warn(f'{found}: a few rule the squared error. CollabDataLoaders.from_interactions(df, weight_name={name!r}) '
         'makes lists of them; to predict them, take np.log1p of the column')
 
 # %% ../../nbs/data/05_ratings.ipynb #7e20c002

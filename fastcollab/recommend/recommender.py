@@ -147,7 +147,7 @@ def check_codec(
     classes,edges = codec.get('classes'),codec.get('edges')
     need_text('sep', codec.get('sep'))
     need_list('classes', classes, n)
-    for o in classes: need(isinstance(o, str), f'a category is {brief(o)}, and not a text')
+    for o in classes: need(isinstance(o, str), f'a category is {brief(o)}, not a text')
     need(len(set(classes))==n, 'a category comes twice')
     if edges is not None: need_rising('edges', edges)
     need(edges is None or edges, 'edges are an empty list')
@@ -217,8 +217,8 @@ def check_info(
     tensors.done()
     need_list('names', names, 3)
     columns = all(type(o) in (str,int) for o in names) and len(set(names))==3
-    need(columns, f'names are {brief(names)}, and not 3 columns')
-    need(isinstance(separators, dict), f'separators are {brief(separators)}, and not texts by column')
+    need(columns, f'names are {brief(names)}, not 3 columns')
+    need(isinstance(separators, dict), f'separators are {brief(separators)}, not texts by column')
     for o in separators.values(): need_text('a separator', o)
     need_range('rated', info.get('rated'), finite=False)
     need_text('value', info.get('value', 'prediction'), ('prediction','score'))
@@ -283,7 +283,7 @@ _LISTS = dict(k=partial(check_int, what='items per list'), exclude_seen=check_fl
     mb=partial(check_number, above=0, what='memory for scores, in MB'))
 
 class Recommender:
-    "Lists, predictions, similar items, fold-in and explanations from a trained model, in raw ids"
+    "Lists, predictions, similar items, fold-in and explanations from a trained model, with raw ids"
     def __init__(self,
         scorer:Scorer, # `DotScorer`, `NetScorer` or `ModelScorer`; row 0 is the unknown user or item
         ids:tuple, # `pd.Index` of users and of items, for rows 1, 2, ... of the scorer
@@ -332,7 +332,7 @@ class Recommender:
         mb:float=64, # Memory for scores and lists, in MB
         k:int=10, # Items per list
     )->int: # Users per batch
-        "How many users fit into this much memory, with their scores and lists"
+        "How many users fit in this much memory, with their scores and lists"
         rated = _PER_RATED*len(self.history.items)//self.n_users
         return max(1, int(min(mb, 2**40)*2**18)//(self.n_items-1+_PER_CANDIDATE*(k+_SPARE)+rated))
 
@@ -347,7 +347,7 @@ class Recommender:
         mb:float=64, # Memory for scores and lists, in MB
         as_:str|None=None, # 'pandas', 'polars' or 'pyarrow'; None for the library of `users`
     ): # Generator of tables as `recommend` makes them
-        "The best items for some users at a time, for results that don't fit into memory"
+        "The best items for some users at a time, for results that don't fit in memory"
         kind = asked_kind(as_, users)
         for o in self._batches(users, k, exclude_seen, items, exclude, filters, mb): yield give_table(o, kind)
     def _batches(self, users, k, exclude_seen, items, exclude, filters, mb):
@@ -451,7 +451,7 @@ class Recommender:
     def decay(self,
         side:int=0, # 0 for users, 1 for items
     )->Decay: # Of vectors and of biases
-        "How strongly new users or items are pulled to the average: weights in the loss, found when first needed"
+        "How strongly new users or items are pulled toward the average: weights in the loss, found when first needed"
         side = check_int('side', side, 0, 1)
         if self.decays[side] is None:
             self.decays[side] = find_decay(self._fold_state('fold_in', side), side, self.rated)
@@ -603,7 +603,7 @@ class Recommender:
     def _checked(cls, info, tensors, tables):
         "Ids, items and history, after checking everything"
         wanted = {'user_ids','item_ids','items','history'}
-        need(set(tables)==wanted, f'there are the tables {sorted(tables)}, and not {sorted(wanted)}')
+        need(set(tables)==wanted, f'there are the tables {sorted(tables)}, not {sorted(wanted)}')
         sizes = tuple(tables[o].rows+1 for o in ('user_ids','item_ids'))
         check_info(info, SavedTensors(tensors, users=sizes[0], items=sizes[1]))
         items = saved_items(tables['items'], sizes[1]-1)
