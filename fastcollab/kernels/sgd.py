@@ -269,7 +269,7 @@ class Formula(NamedTuple):
     "What a plain step minimizes"
     kind:int # BPR, WARP or SOFTMAX
     n_neg:int # Negatives of an interaction
-    table:np.ndarray # WARP: the weight of a violation by the N-th negative; SOFTMAX: log q of each item, or (0,); float32
+    table:np.ndarray # WARP: weight of a violation by the N-th negative; SOFTMAX: log q of each item, or (0,); float32
 
 @njit(**CALLED)
 def sgd_epoch(U, M, bias, known, pairs, ends, source, item_ends, seed, rates, formula, sums, sync, thread, n_threads):
