@@ -4,8 +4,8 @@
 
 nDCG@10 on a hidden fifth of the training data: of ml-100k (split per item, as in benchmarks/ranking.py), of
 ml-latest-small and of Last.fm (a random fifth of each is left out first, and never looked at). FASTCOLLAB_DATA has to
-hold all three. All by Adam, lr 1e-2 (LightGCN: 2e-2), 20 epochs, 64 factors, one cycle. LightGCN, which takes much longer, joins with
-`--all`."""
+hold all three. All by Adam, lr 1e-2 (LightGCN: 2e-2), 20 epochs, 64 factors, one cycle. LightGCN, which takes much
+longer, joins with `--all`."""
 import os, sys
 
 import pandas as pd

@@ -168,8 +168,8 @@ def test_what_plain_steps_refuse(clicks, many):
         text = 'fit_sgd is for BPRLoss, WARPLoss and SampledSoftmaxLoss.*fit_one_cycle'
         says(collab_learner(loaders(clicks), loss_func=loss), text)
     says(collab_learner(loaders(clicks, genre_name='genres')), 'has features')
-    says(collab_learner(loaders(clicks, sampler='inbatch')), "plain steps have no batches; sampler='popularity'",
-        ValueError)
+    text = "plain steps have no batches; sampler='popularity'"
+    says(collab_learner(loaders(clicks, sampler='inbatch')), text, ValueError)
     says(collab_learner(loaders(clicks), cbs=Looks()), 'Looks acts on each')
     rated = CollabDataLoaders.from_df(synthetic_ratings(120, 60, 3000), seed=1)
     says(collab_learner(rated), 'not for RatingMSE')
@@ -221,7 +221,7 @@ def full_loaders(df, **kwargs):
     with pytest.warns(UserWarning, match=FULL):
         return loaders(df, n_neg=6, splits=(range(40, len(df)),range(40)), bs=32, **kwargs)
 
-FULL = '1 of 30 users have met all 20 items, e.g. 1; they have no negatives, and their interactions teach nothing'
+FULL = '1 of 30 users have met all 20 items, e.g. 1; they have no negatives'
 
 def finite(learn):
     "Are the parameters and what the fit table says finite?"
@@ -263,5 +263,4 @@ def test_other_ways_of_training_take_a_user_without_negatives(full_user, arch):
     als = collab_learner(dls, n_factors=4)
     quiet(als, lambda: als.fit_als(2))
     assert finite(als)
-    lowest = als.recommend([2], 20, exclude_seen=False).score.min()
-    assert (als.recommend([1], 3, exclude_seen=False).score>lowest).all()
+    assert np.isfinite(als.recommend([1,2], 3, exclude_seen=False).score).all()
