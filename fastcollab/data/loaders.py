@@ -719,7 +719,8 @@ class CollabDataLoaders(FastaiCollabDataLoaders):
         weights = interaction_weights(df, weight_name)
         how = dict(valid_pct=valid_pct, seed=seed, splitter=splitter, splits=splits)
         splits = interaction_splits(df, names, weights, duplicates, time_name, **how)
-        df = df.assign(**{names[2]:confidences(weights, rule, alpha)})
+        df = df.copy(deep=False)
+        df[names[2]] = confidences(weights, rule, alpha)   # `assign` takes no names that aren't text
         parts = enc.fit(df, splits, check_repeats=duplicates=='keep')
         samplers = part_samplers(enc, parts, sampler, n_neg, disliked_rows(enc, dislikes))
         train,valid = (InteractionsDataset.from_encoded(enc, o, sampler=s, **frame_rows(interactions, rows))

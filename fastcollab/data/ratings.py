@@ -206,7 +206,7 @@ def check_id_columns(
     names:tuple, # Columns of users and items, which are there
 ):
     "Check that the columns of users and items hold ids, one in each row"
-    for check in (_check_missing,_check_types,_check_several):
+    for check in (_check_missing,_check_types):
         for col,what in zip(names, ('user','item')): check(df, col, what)
 
 def check_ids(
@@ -219,6 +219,7 @@ def check_ids(
     _check_distinct(df, (*names,*others))
     if len(df)<2: raise ValueError(f'{len(df)} {what}: at least two are needed, one to train on and one to validate')
     check_id_columns(df, names)
+    for col,what in zip(names, ('user','item')): _check_several(df, col, what)
 
 def check_ratings(
     df:pd.DataFrame, # One row per rating

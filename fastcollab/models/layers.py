@@ -148,9 +148,13 @@ def _rates(name, value):
     rate = partial(check_share, what='numbers', one=True)
     several = isinstance(value, (list,tuple)) or getattr(value, 'ndim', 0)==1
     return check_list(name, value, rate, 'rates') if several or value is None else rate(name, value)
+def _activation(name, value):
+    if value is None or isinstance(value, nn.Module): return value
+    kind = type_name(value)
+    raise TypeError(f'{name} is {short_repr(value)}, a {kind}; give a module such as nn.Tanh(), or None for ReLU')
 MODEL = dict(n_users=check_int, n_items=check_int, n_factors=_width,
     emb=partial(check_function, what='Embedding or ParamEmbedding'), emb_szs=_lengths,
     layers=partial(check_list, rule=_width, what='widths'), ps=_rates, embed_p=partial(check_share, one=True),
     use_bn=check_flag, bn_final=check_flag, lin_first=check_flag,
-    act_cls=partial(check_function, what='an activation such as nn.Tanh()', none='ReLU'),
+    act_cls=_activation,
     timestamps=partial(check_list, rule=partial(check_int, low=0), what='sizes of tables'))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FoldState', 'category_factors', 'feature_factors', 'with_features', 'implicit_factors', 'start_factors', 'fold_rows',
-           'rows_units', 'decay_units', 'usual_decay', 'find_decay', 'check_new_ratings', 'NewRatings',
+           'rows_units', 'decay_units', 'usual_decay', 'find_decay', 'check_new_ratings', 'NewRatings', 'with_weights',
            'read_new_ratings', 'encode_feature', 'read_new_table', 'grown_terms', 'grown_items', 'replaced_rows']
 
 # %% ../../nbs/recommend/05_fold_in.ipynb #ee94dddc
@@ -268,6 +268,13 @@ class NewRatings(NamedTuple):
     ids:pd.Index # Id on the side of the new ids, (n,)
     others:Tensor # Row of the other side, (n,) int64
     ratings:Tensor # (n,) float32
+
+def with_weights(
+    df:pd.DataFrame, # Clicks
+    name, # Column of weights
+)->pd.DataFrame:
+    "Clicks with a weight of 1 each, if they have none"
+    return df if name in df else pd.concat([df, pd.Series(1., df.index, name=name)], axis=1)
 
 def read_new_ratings(
     ratings:pd.DataFrame|None, # Table of new ratings; None for no ratings

@@ -23,7 +23,7 @@ from fastcollab.recommend.explain import (above_mean, average_parts, explanation
     score_parts, shared_traits)
 from .filters import filter_mask
 from .fold_in import (FoldState, find_decay, fold_rows, grown_items, grown_terms, read_new_ratings,
-    read_new_table, replaced_rows)
+    read_new_table, replaced_rows, with_weights)
 from .history import SIDES, GrowingHistory, UserHistory, id_row, id_rows
 from .saved import *
 from .scorers import DotScorer, EnsembleScorer, Scorer, check_scorer, exact_scores
@@ -486,8 +486,7 @@ class Recommender:
         bounds,clicks = self.link.y_range or self.rated,ranked or state.terms[side].clicks is not None
         if clicks: bounds = 0,np.inf
         if not state.terms[side].solved: clicks,bounds = True,(-np.inf,np.inf)   # who met what is all that counts
-        weightless = ratings is not None and self.names[2] not in ratings
-        if clicks and weightless: ratings = ratings.assign(**{self.names[2]:1.})
+        if clicks and ratings is not None: ratings = with_weights(ratings, self.names[2])
         new = read_new_ratings(ratings, self.names, self.ids, side, bounds)
         table_ids,codes = read_new_table(table, self.names[side], known, side, state.terms[side].features)
         ids = new.ids.append(table_ids) if len(table_ids) else new.ids
@@ -511,7 +510,7 @@ class Recommender:
     def _fold_history(self, side, ratings, table):
         "New users, or items, of a model that needs only who has met what"
         res,known = copy.copy(self),self.ids[side]
-        if ratings is not None and self.names[2] not in ratings: ratings = ratings.assign(**{self.names[2]:1.})
+        if ratings is not None: ratings = with_weights(ratings, self.names[2])
         new = read_new_ratings(ratings, self.names, self.ids, side, (-np.inf,np.inf))
         ids = new.ids.append(read_new_table(table, self.names[side], known, side, ())[0])
         fresh = ids[known.get_indexer(ids)<0].unique()

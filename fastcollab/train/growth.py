@@ -19,6 +19,7 @@ from ..data.loaders import *
 from ..data.ratings import check_id_columns
 from ..data.store import RatingStore
 from ..models.base import CollabModel
+from ..recommend.fold_in import with_weights
 from ..recommend.history import as_known_kind
 
 # %% ../../nbs/train/06_growth.ipynb #c1a90011
@@ -87,7 +88,7 @@ def grown_loaders(
 )->tuple: # `CollabDataLoaders` with the old and the new rows, and how many of the last rows are new
     "Loaders that know new rows; the validation part stays"
     train,valid = dls.train_ds,copy(dls.valid_ds)
-    if train.rating_name not in df and train.implicit: df = df.assign(**{train.rating_name:1.})
+    if train.implicit: df = with_weights(df, train.rating_name)
     df = df[~df.duplicated(list(train.enc.id_names), keep='last')]
     enc = grown_encoder(train.enc, df)
     store,more = grown_store(train.store, enc.encode(df)),{}

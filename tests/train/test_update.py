@@ -70,6 +70,13 @@ def test_an_exported_learner_is_updated_too(tmp_path, retrain):
     again.update(NEW, retrain)
     assert len(again.dls.train_ds)==n+len(NEW) and np.isfinite(again.predict(NEW.userId.max(), 3))
 
+@pytest.mark.parametrize('rows', [1,4])
+def test_the_ratings_of_one_user(rows):
+    learn = fitted()
+    n,more = len(learn.dls.train_ds),NEW[:rows].assign(userId=999, movieId=range(1, rows+1))
+    learn.update(more)
+    assert len(learn.dls.train_ds)==n+rows and np.isfinite(learn.predict(999, 3))
+
 def test_what_cannot_be_updated_says_so_and_stays():
     learn = fitted()
     model,dls = learn.model,learn.dls
