@@ -39,6 +39,7 @@ def validation_weights(
     return ensemble_weights(preds, valid.store.ratings()[:,0].cpu().numpy())
 
 def check_learner(name, o):
+    "Check that an argument is a learner"
     if isinstance(o, CollabLearner): return o
     raise TypeError(f'{name} holds a {type_name(o)}; give learners of `collab_learner`')
 

@@ -75,7 +75,7 @@ def test_folding_in_shares_the_other_side(side):
     assert (users[0]==users[1])==(side==1) and len(more.history.items)==N+3
 
 def test_folding_in_leaves_the_history_alone():
-    "Folding in one item after the other copies no ratings; who reads them finds all of them"
+    "Folding in one item after the other copies no ratings; readers find all of them, as if they had come at once"
     rec = recommender()
     rec.decays = [.1,.1]
     base = rec.history
