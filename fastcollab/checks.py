@@ -227,7 +227,7 @@ def check_name(
     value, # What came
 ): # `value`; TypeError if it can't be the name of one column
     "Check that an argument can name a column"
-    if pd.api.types.is_hashable(value) and value is not pd.NA: return value   # NA equals nothing, not even itself
+    if pd.api.types.is_hashable(value): return value
     raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give the name of one column')
 
 def check_dict(

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 # %% ../nbs/03_cores.ipynb #be8d32eb
 def _quota():
@@ -91,7 +91,9 @@ def limited(
     "Work with few threads inside"
     state,outer = _state(),getattr(_mine, 'limit', None)
     with state.lock:
-        if not state.inside: state.wanted,state.blas = wanted_threads(),_blas().limit(limits=1)
+        if not state.inside:
+            OpenBLASController.clear_controlling_thread(force=True)   # else it obeys the thread that set it first, alone
+            state.wanted,state.blas = wanted_threads(),_blas().limit(limits=1)
         state.inside += 1
     _mine.limit = n if outer is None else min(n, outer)
     torch.set_num_threads(_mine.limit)
@@ -101,7 +103,10 @@ def limited(
         _mine.limit = outer
         with state.lock:
             state.inside -= 1
-            if not state.inside: state.blas.restore_original_limits()
+            if not state.inside:
+                OpenBLASController.clear_controlling_thread(force=True)   # the first thread in need not be the last one out
+                state.blas.restore_original_limits()
+                OpenBLASController.clear_controlling_thread(force=True)
 
 # %% ../nbs/03_cores.ipynb #7e20b221
 _turn = threading.RLock()

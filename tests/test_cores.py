@@ -167,6 +167,23 @@ def test_processes_of_joblib():
     res = subprocess.run([sys.executable, '-c', textwrap.dedent(LOKY)], capture_output=True, text=True, timeout=240)
     assert res.stdout.strip()=='(1, True, 1, True)', res.stderr[-2000:]
 
+def test_threads_limit_blas_one_after_the_other():
+    "threadpoolctl lets only the first thread set OpenBLAS; who is limited first and who ends last makes no difference"
+    def blas(): return {o['num_threads'] for o in threadpool_info() if o['user_api']=='blas'}
+    before,inside,out = blas(),threading.Event(),threading.Event()
+    def other():
+        with limited():
+            inside.set()
+            assert out.wait(20)
+            return blas()
+    with limited(): assert blas()=={1}
+    with ThreadPoolExecutor(1) as pool:
+        with limited():
+            last = pool.submit(other)
+            assert inside.wait(20)
+        out.set()
+        assert last.result()=={1} and blas()==before
+
 def test_a_kernel_works_in_another_thread(eight):
     "Where cells run in a thread that isn't the first, as in a notebook, fits are limited, and all is as before"
     def cell():

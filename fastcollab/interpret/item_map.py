@@ -398,6 +398,7 @@ def item_map(
     "An interactive map of all rows of `df`, in one file"
     df,top,by = check_frame('df', df),check_int('top', top, 0),check_name('by', by)
     mark = check_list('mark', mark, lambda _, o: str(o), 'categories')
+    if by is pd.NA: raise KeyError('by is <NA>; give the name of a column')   # NA equals nothing, not even itself
     title,note,sep = check_text('title', title, 'the number of items'),check_text('note', note),check_text('sep', sep)
     if not sep: raise ValueError('sep is empty; give what stands between the categories')
     axes = check_list('axes', axes, check_text, 'names') or []

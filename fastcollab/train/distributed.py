@@ -452,7 +452,7 @@ class EpochCheckpoint(CollabCallback):
             saved = torch.load(self.file, map_location='cpu', weights_only=True, mmap=True)['opt']['fit']
         if bad := [k for k in self.label if self.label[k]!=saved['label'].get(k)]:
             name = bad[0].replace('_', ' ')
-            raise ValueError(f'{self.file}is from another fit: its {name} are {saved["label"].get(bad[0])}, not '
+            raise ValueError(f'{self.file} is from another fit: its {name} are {saved["label"].get(bad[0])}, not '
                 f'{self.label[bad[0]]}; name another checkpoint, or leave out resume')
         learn.load(self.file.with_suffix(''))
         self.rows,self.n,self.history = saved['rows'],saved['n_epoch'],saved['history']
