@@ -92,7 +92,7 @@ def limited(
     state,outer = _state(),getattr(_mine, 'limit', None)
     with state.lock:
         if not state.inside:
-            OpenBLASController.clear_controlling_thread(force=True)   # else it obeys the thread that set it first, alone
+            OpenBLASController.clear_controlling_thread(force=True)   # else only who set it first may
             state.wanted,state.blas = wanted_threads(),_blas().limit(limits=1)
         state.inside += 1
     _mine.limit = n if outer is None else min(n, outer)
@@ -104,7 +104,7 @@ def limited(
         with state.lock:
             state.inside -= 1
             if not state.inside:
-                OpenBLASController.clear_controlling_thread(force=True)   # the first thread in need not be the last one out
+                OpenBLASController.clear_controlling_thread(force=True)   # who came first may be gone
                 state.blas.restore_original_limits()
                 OpenBLASController.clear_controlling_thread(force=True)
 
