@@ -131,6 +131,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastcollab.cores._Shared.__init__': ('cores.html#_shared.__init__', 'fastcollab/cores.py'),
                                   'fastcollab.cores._blas': ('cores.html#_blas', 'fastcollab/cores.py'),
                                   'fastcollab.cores._forked': ('cores.html#_forked', 'fastcollab/cores.py'),
+                                  'fastcollab.cores._let_this_thread_set_blas': ( 'cores.html#_let_this_thread_set_blas',
+                                                                                  'fastcollab/cores.py'),
                                   'fastcollab.cores._one_thread': ('cores.html#_one_thread', 'fastcollab/cores.py'),
                                   'fastcollab.cores._quota': ('cores.html#_quota', 'fastcollab/cores.py'),
                                   'fastcollab.cores._running': ('cores.html#_running', 'fastcollab/cores.py'),

@@ -279,7 +279,8 @@ def sklearn_seed(
     seed, # What came
 )->int|None: # From 0 to 2**32-1, None for None
     "Check a seed, and bring it into the range of scikit-learn"
-    return None if check_seed(seed) is None else check_seed(seed)%2**32
+    seed = check_seed(seed)
+    return None if seed is None else seed%2**32
 
 
 # %% ../nbs/00_checks.ipynb #a190000a

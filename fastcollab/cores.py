@@ -84,6 +84,10 @@ def _blas():
     "The BLAS of numpy and scipy; to look for it takes some milliseconds"
     return ThreadpoolController().select(user_api='blas')
 
+def _let_this_thread_set_blas():
+    "threadpoolctl leaves OpenBLAS to the first thread that sets it; here, `limited` says whose turn it is"
+    OpenBLASController.clear_controlling_thread(force=True)
+
 @contextmanager
 def limited(
     n:int=1, # Threads of torch; BLAS has one
@@ -92,7 +96,7 @@ def limited(
     state,outer = _state(),getattr(_mine, 'limit', None)
     with state.lock:
         if not state.inside:
-            OpenBLASController.clear_controlling_thread(force=True)   # else only who set it first may
+            _let_this_thread_set_blas()
             state.wanted,state.blas = wanted_threads(),_blas().limit(limits=1)
         state.inside += 1
     _mine.limit = n if outer is None else min(n, outer)
@@ -104,9 +108,9 @@ def limited(
         with state.lock:
             state.inside -= 1
             if not state.inside:
-                OpenBLASController.clear_controlling_thread(force=True)   # who came first may be gone
+                _let_this_thread_set_blas()
                 state.blas.restore_original_limits()
-                OpenBLASController.clear_controlling_thread(force=True)
+                _let_this_thread_set_blas()                                  # and whoever comes next
 
 # %% ../nbs/03_cores.ipynb #7e20b221
 _turn = threading.RLock()

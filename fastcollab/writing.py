@@ -21,7 +21,7 @@ def replacing(
     path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; name a file, such as {path/"new"}')
     if not path.parent.is_dir():
-        raise FileNotFoundError(f'{path.parent}is not a folder, so {path.name} cannot be in it; make it first')
+        raise FileNotFoundError(f'{path.parent} is not a folder, so {path.name} cannot be in it; make it first')
     part = path.with_name(f'.{uuid.uuid4().hex[:8]}.{path.name}')   # keeps the suffix, which some writers read
     try:
         yield part

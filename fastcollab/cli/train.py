@@ -66,7 +66,7 @@ def with_items(
     need_column(table, name, 'item', 'the file of items')
     check_unique(table, name, 'the file of items')
     if not table[name].isin(ratings[name]).any():
-        raise KeyError(f'{items}lists other items: none of its {len(table):,} ids in {name!r} has ratings')
+        raise KeyError(f'{items} lists other items: none of its {len(table):,} ids in {name!r} has ratings')
     new = [o for o in table if o==name or o not in ratings]
     return ratings.merge(table[new], on=name, how='left')
 

@@ -303,8 +303,9 @@ class Recommender:
     @property
     def history(self)->UserHistory:
         "What users have rated; ratings that were folded in are sorted in when it is first read"
-        self._growing = GrowingHistory.from_base(self._growing.settled(self.n_users))
-        return self._growing.base
+        res = self._growing.settled(self.n_users)
+        if res is not self._growing.base: self._growing = GrowingHistory.from_base(res)
+        return res
     @history.setter
     def history(self, history:UserHistory): self._growing = GrowingHistory.from_base(history)
     @property

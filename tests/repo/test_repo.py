@@ -276,6 +276,18 @@ def test_no_data_in_the_repository():
 
 CODE = sorted(o for k in ('fastcollab','tests','tools','benchmarks') for o in (ROOT/k).rglob('*.py')
     if o.stem!='_modidx')
+def glued_words():
+    "Where text in an f-string goes on with a word right behind a value"
+    words = re.compile(r'(a|an|and|are|from|has|have|holds|in|is|lists|names|needs|of|or|takes|to|was|with)\b')
+    for file in sorted((ROOT/'fastcollab').rglob('*.py')):
+        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+            if not isinstance(node, ast.JoinedStr): continue
+            for value,text in zip(node.values, node.values[1:]):
+                if isinstance(value, ast.Constant) or not isinstance(text, ast.Constant): continue
+                if words.match(text.value): yield f'{file.relative_to(ROOT)}:{node.lineno}: {text.value[:30]}'
+
+def test_messages_have_spaces_behind_values(): assert list(glued_words())==[]
+
 @pytest.mark.parametrize('path', CODE, ids=lambda o: o.relative_to(ROOT).as_posix())
 def test_lines_have_120_characters_at_most(path):
     "What nbdev writes at the top of a module may be longer"
