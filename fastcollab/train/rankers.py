@@ -174,15 +174,16 @@ def search(
 def mix(
     scores:dict, # By `str` of a ranker: z-scores (n,m)
     ndcg:Callable, # From scores to their nDCG
-    group:list=(), # Names of rankers that differ in the length of their vectors only, whose mean may lead, too
-    gain:float=.004, # Smallest share that the nDCG has to grow by; less is noise
+    group:list=(), # Names of rankers that differ in the length of their vectors only, whose mean leads if it can
+    gain:float=.002, # Smallest share that the nDCG has to grow by; less is noise
     most:int=8, # Rankers
 )->dict: # Weight by `str` of a ranker
     "Rankers that make better lists together"
     def total(weights): return sum(w*scores[k] for k,w in weights.items())
-    values = {k:ndcg(v) for k,v in scores.items()}
-    starts = [{max(values, key=values.get):1.}, *([{k:1/len(group) for k in group}] if group else [])]
-    value,res = max(((ndcg(total(o)),o) for o in starts), key=lambda o: o[0])
+    values,mean = {k:ndcg(v) for k,v in scores.items()},{k:1/len(group) for k in group}
+    res = {max(values, key=values.get):1.}
+    value = max(values.values())
+    if mean and (v := ndcg(total(mean)))>=value*(1-gain): res,value = mean,v
     while len(res)<min(most, len(scores)):
         s = total(res)
         tries = {(k,w):ndcg(s+w*v) for k,v in scores.items() if k not in res for w in (.1,.25,.5,1.)}

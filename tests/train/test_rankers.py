@@ -115,6 +115,13 @@ def test_search_and_mix_by_hand():
     weights = mix(dict(a=a, b=b), lambda s: 1-(s-right).abs().mean().item())
     assert set(weights)=={'a','b'}
 
+def test_the_mean_of_a_group_leads_unless_a_single_ranker_is_clearly_better():
+    "Lists are told apart by what is right; a lead of a thousandth is noise, and one of a tenth isn't"
+    scores = dict(a=torch.tensor([1.]), b=torch.tensor([.9]))
+    for of_mean,lead in ((.999,{'a':.5,'b':.5}),(.9,{'a':1.})):
+        values = {1.:1., .9:.8, .95:of_mean}
+        assert mix(scores, lambda s: values.get(round(s.item(), 4), 0.), ['a','b'])==lead
+
 def test_good_rankers_of_other_kinds_join_a_mix():
     "One for each kind, if it is near the best; none if the mix falls behind it; the scale of the weights doesn't matter"
     scores = {k:torch.tensor([v]) for k,v in dict(a=1., b=.95, c=.92, d=.5, e=.99).items()}
