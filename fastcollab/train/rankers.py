@@ -149,9 +149,17 @@ class Trial:
         items:Tensor|None=None, # What they are for, (n,m); all items if None
     )->float:
         "nDCG of the lists that scores make"
-        best,lists = topk(scores, self.k)
+        return user_mean(ndcg(self._hits(scores, items, self.k)))
+    def quality(self,
+        scores:Tensor, # (n,m)
+        items:Tensor, # What they are for, (n,m)
+    )->float:
+        "Root of nDCG@k times recall@2k: the order of short lists, and what long ones find"
+        return (self.ndcg(scores, items)*user_mean(recall(self._hits(scores, items, 2*self.k))))**.5
+    def _hits(self, scores, items, k):
+        best,lists = topk(scores, min(k, scores.shape[1]))
         if items is not None: lists = items.gather(1, lists)
-        return user_mean(ndcg(find_hits(torch.where(best.isinf(), 0, lists).numpy(), self.held)))
+        return find_hits(torch.where(best.isinf(), 0, lists).numpy(), self.held)
 
 # %% ../../nbs/train/06_rankers.ipynb #d569ffea
 def search(
@@ -173,20 +181,20 @@ def search(
 # %% ../../nbs/train/06_rankers.ipynb #34be9679
 def mix(
     scores:dict, # By `str` of a ranker: z-scores (n,m)
-    ndcg:Callable, # From scores to their nDCG
+    quality:Callable, # From scores to how good their lists are
     group:list=(), # Names of rankers that differ in the length of their vectors only, whose mean leads if it can
-    gain:float=.002, # Smallest share that the nDCG has to grow by; less is noise
+    gain:float=.002, # Smallest share that the quality has to grow by; less is noise
     most:int=8, # Rankers
 )->dict: # Weight by `str` of a ranker
     "Rankers that make better lists together"
     def total(weights): return sum(w*scores[k] for k,w in weights.items())
-    values,mean = {k:ndcg(v) for k,v in scores.items()},{k:1/len(group) for k in group}
+    values,mean = {k:quality(v) for k,v in scores.items()},{k:1/len(group) for k in group}
     res = {max(values, key=values.get):1.}
     value = max(values.values())
-    if mean and (v := ndcg(total(mean)))>=value*(1-gain): res,value = mean,v
+    if mean and (v := quality(total(mean)))>=value*(1-gain): res,value = mean,v
     while len(res)<min(most, len(scores)):
         s = total(res)
-        tries = {(k,w):ndcg(s+w*v) for k,v in scores.items() if k not in res for w in (.1,.25,.5,1.)}
+        tries = {(k,w):quality(s+w*v) for k,v in scores.items() if k not in res for w in (.1,.25,.5,1.)}
         (k,w),v = max(tries.items(), key=lambda o: o[1])
         if v<value*(1+gain): break
         res,value = {**res, k:w},v
@@ -197,17 +205,17 @@ def widen(
     weights:dict, # From `mix`: weight by `str` of a ranker
     kinds:dict, # Kind of each ranker by `str`, such as 'ease'
     scores:dict, # By `str` of a ranker: z-scores (n,m)
-    ndcg:Callable, # From scores to their nDCG
-    near:float=.9, # Share of the highest nDCG that a ranker needs to join
+    quality:Callable, # From scores to how good their lists are
+    near:float=.9, # Share of the highest quality that a ranker needs to join
     share:float=.05, # Its weight, as a share of the sum of all weights
 )->dict: # Weight by `str` of a ranker
     "A mix that the best rankers of other kinds have joined, if it isn't worse than the best ranker alone"
-    values,mixed = {k:ndcg(v) for k,v in scores.items()},{kinds[k] for k in weights}
+    values,mixed = {k:quality(v) for k,v in scores.items()},{kinds[k] for k in weights}
     top,best = max(values.values()),{}
     for k,v in sorted(values.items(), key=lambda o: -o[1]): best.setdefault(kinds[k], k)
     more = {k:share*sum(weights.values()) for kind,k in best.items() if kind not in mixed and values[k]>=near*top}
     res = {**weights, **more}
-    return res if ndcg(sum(w*scores[k] for k,w in res.items()))>=top else weights
+    return res if quality(sum(w*scores[k] for k,w in res.items()))>=top else weights
 
 
 # %% ../../nbs/train/06_rankers.ipynb #57e622c0
@@ -312,10 +320,13 @@ def choose_rankers(
     left_out = *try_ease(dls, tried, trial),*try_slim(dls, tried)
     lengths = [str(o) for o in try_als(dls, tried)]
     few,items = trial.narrow({k:s for k,(_,s) in tried.kept.items()})
-    def value(s): return trial.ndcg(s, items)
-    weights = mix(few, value, [o for o in lengths if o in few])
-    if dls.n_items<=SLIM_ITEMS: weights = widen(weights, {k:tried.kept[k][0].kind for k in few}, few, value)
+    def quality(s): return trial.quality(s, items)
+    weights = mix(few, quality, [o for o in lengths if o in few])
+    if dls.n_items<=SLIM_ITEMS: weights = widen(weights, {k:tried.kept[k][0].kind for k in few}, few, quality)
     values = {**tried.ndcg, 'mix':trial.ndcg(sum(w*tried.kept[k][1] for k,w in weights.items()))}
+    if values['mix']<max(v for k,v in tried.ndcg.items() if tried.kept[k][0].kind in ('popular','itemknn')):
+        lead = max(tried.ndcg, key=tried.ndcg.get)                           # never below the baselines
+        weights,values['mix'] = {lead:1.},tried.ndcg[lead]
     hidden = 'newest fifth, user by user,' if trial.ahead else 'fifth'
     return RankerChoice([tried.kept[k][0] for k in weights], list(weights.values()), values, hidden, left_out)
 
