@@ -579,10 +579,10 @@ class CollabLearner(Learner):
     fit_best = fit_auto   # another name
     def update(self,
         ratings:pd.DataFrame, # New rows, in the columns of training; with new users and items, and their features
-        retrain:bool|None=None, # Train again from the start? None: if it takes 10 seconds or less, or is the only way
+        retrain:bool|None=None, # Train again from the start? None: where rows have grown by half, or it is the only way
         seed:int=0, # Of all draws
     )->'CollabLearner': # Itself
-        "Learn the ratings of a new day, with new users and items: append rows, and repeat the last fit or a part of it"
+        "Learn the ratings of a new day, with new users and items: read each once, or repeat the last fit"
         update_learner(self, ratings, check_flag('retrain', retrain, 'what the size says'),
             check_seed(seed, none=''))
         return self
@@ -1198,7 +1198,7 @@ def short_cycle(
     if not online: adam_cycle(learn, model, loss_func, replayed(dls, new, seed))
     if rating_tables(model, loss_func, ds) is not None:
         day = Day.of(model, ds, (learn.dls.n_users,learn.dls.n_items), new)
-        fold_users(day, model)
+        day = fold_users(day, model)
         if online: filter_ratings(day)
     learn.dls,learn.model,learn.loss_func = dls,model,loss_func
     learn.opt = learn._recommender = learn._ranking = learn._validated = None

@@ -42,7 +42,7 @@ class Day(NamedTuple):
     "The ratings of a day, and what a model knows before it learns them"
     plan:FusePlan # The tables of the model
     link:Link # From scores to ratings
-    factors:tuple # Copies of the `Factors` of users and of items, on the CPU; they learn first
+    factors:tuple # Copies of the `Factors` of users and of items, on the CPU
     known:tuple # Rows of users and of items that were trained before
     counts:tuple # Ratings that each row had before, (n_users,) and (n_items,) int64
     decays:tuple # `Decay` of both: how strongly rows are held where they start
@@ -62,7 +62,7 @@ class Day(NamedTuple):
         ids,link = store.ids(at).cpu().long(),contract.link.detach()
         counts = [np.pad(o, (0,n-len(o))) for o,n in zip(store.in_host().tally().counts, (ds.n_users,ds.n_items))]
         for n,own in zip(counts, ids.T): n -= np.bincount(own, minlength=len(n))
-        ratings,some = store.ratings()[::len(ds)//2**17+1,0].cpu(),[torch.arange(1, n, n//2**13+1) for n in known]
+        ratings,some = store.ratings()[::len(ds)//2**17+1,0].cpu(),[torch.arange(1, n, n//2**11+1) for n in known]
         decays = tuple(usual_decay(rows_units(*o, ratings, link)) for o in zip(factors, some))
         plan = contract.fuse_plan(ds)
         return cls(plan, link, factors, known, tuple(counts), decays, ids, store.ratings(at).cpu()[:,0])
@@ -71,32 +71,35 @@ class Day(NamedTuple):
         rows:Tensor, # Rows of this side, each once, (m,) int64
         found:Factors, # Their vectors and biases from now on, (m,k) and (m,)
     ):
-        "Move rows, in the copies and in the tables of the model"
-        now,own,table = self.factors[side].take(rows),self.factors[side],(self.plan.users,self.plan.items)[side]
+        "Move rows in the tables of the model"
+        now,table = self.factors[side].take(rows),(self.plan.users,self.plan.items)[side]
+        def move(p, by): p.index_add_(0, rows.to(p.device), by.to(p))          # features add to what is there
         with torch.no_grad():
-            table.vec[rows] += (found.vec-now.vec).to(table.vec)   # features add to it
-            if own.bias is not None: table.bias[rows,0] += (found.bias-now.bias).to(table.bias)
-        own.vec[rows] = found.vec
-        if own.bias is not None: own.bias[rows] = found.bias
+            move(table.vec, found.vec-now.vec)
+            if now.bias is not None: move(table.bias, (found.bias-now.bias)[:,None])
 
 # %% ../../nbs/train/06_online.ipynb #u8d20012
 def fold_users(
     day:Day, # Ratings of a day
     model:nn.Module, # The model
-):
+)->Day: # The day after
     "Solve new users from what they have rated"
     terms,first,n = collab_model(model).fold_terms(0),day.known[0],len(day.factors[0].vec)
-    if n==first or terms is None: return
+    if n==first or terms is None: return day
     u,own = torch.arange(first, n),day.ids[:,0]>=first
     history = UserHistory.from_ratings(*day.ids[own].T, day.ratings[own], n)
-    day.write(0, u, fold_rows(FoldState(day.factors, (terms,None), day.link, history), 0, u, day.decays[0]))
+    found = fold_rows(FoldState(day.factors, (terms,None), day.link, history), 0, u, day.decays[0])
+    day.write(0, u, found)
+    users = Factors(*(None if a is None else torch.cat([a[:first], b]) for a,b in zip(day.factors[0], found)))
+    counts = day.counts[0]+np.bincount(day.ids[own,0], minlength=n)            # these users know their ratings
+    return day._replace(factors=(users,day.factors[1]), counts=(counts,day.counts[1]))
 
 # %% ../../nbs/train/06_online.ipynb #u8d20014
 HELD = 3. # How much more strongly than in fold-in rows are held, chosen on three sets
 
 def _mean_square(factors, counts):
     "The mean square of the numbers of vectors, as often as their rows have ratings, from some thousand rows"
-    rows = torch.arange(1, len(counts), len(counts)//2**13+1)
+    rows = torch.arange(1, len(counts), len(counts)//2**11+1)
     weights = torch.from_numpy(counts)[rows].float()+1e-9
     return (weights@factors.vec[rows].square().mean(1)/weights.sum()).item()
 
