@@ -157,10 +157,12 @@ class Share:
         idx:Tensor, # Rows of all, (m,)
     )->tuple: # Which of them are here, (m,) bool; their places in `rows()`, (k,)
         "The rows of this process"
-        idx = idx.cpu().long()
-        code = self.code[idx]
+        idx = idx.cpu()
+        code = self.code.index_select(0, idx)   # a third of the time of brackets
         here = code>=_NEIGHBORS
-        return here,self.before[idx[here]//_NEIGHBORS]+(code[here]-_NEIGHBORS)
+        at = here.nonzero()[:,0]
+        blocks = idx.index_select(0, at)>>_NEIGHBORS.bit_length()-1
+        return here,self.before.index_select(0, blocks)+(code.index_select(0, at)-_NEIGHBORS)
 
 # %% ../../nbs/train/06_distributed.ipynb #d157000d
 class Batches(NamedTuple):
