@@ -84,8 +84,8 @@ def shard_speed_worker(out): return speed_worker(out, tables='shard')
 # users, items, ratings, length of vectors, ratings of a batch, with few ratings for each user, then with many; the
 # rates are fitted to all but the last two, which check them
 SIZES = ((1_000_000,100_000,2_000_000,62,2**16), (1_000_000,100_000,2_000_000,30,2**14),
-    (1_500_000,50_000,3_000_000,46,2**16), (600_000,200_000,2_000_000,62,2**15), (100_000,20_000,4_000_000,62,2**16),
-    (50_000,10_000,4_000_000,20,2**16), (800_000,100_000,2_000_000,54,2**15), (150_000,15_000,5_000_000,20,2**16))
+    (1_500_000,50_000,2_000_000,46,2**16), (600_000,200_000,2_000_000,62,2**15), (100_000,20_000,3_000_000,62,2**16),
+    (50_000,10_000,3_000_000,20,2**16), (800_000,100_000,2_000_000,54,2**15), (150_000,15_000,5_000_000,20,2**16))
 
 def resident(kind='VmRSS'):
     "Bytes of memory that this process has now; the most it had, 'VmHWM'; without files, 'RssAnon'"
@@ -217,7 +217,7 @@ def capacity():
 # fresh memory for large arrays, and what is free goes back to the system
 HEAP = dict(MALLOC_MMAP_THRESHOLD_=str(2**22), MALLOC_TRIM_THRESHOLD_=str(2**25))
 
-def halves(n=40_000_000):
+def halves(n=20_000_000):
     "Resident memory of the rows of each of two processes"
     with tempfile.TemporaryDirectory() as d:
         file = Path(d)/'ratings.parquet'
@@ -225,7 +225,8 @@ def halves(n=40_000_000):
         CollabDataLoaders.from_parquet(file, mapped=True, seed=0)   # encodes, once
         both = run('rows', 2, DATA=str(file), **HEAP)
     N = both[0]['rows']
-    row(f'{N:,} rows from Parquet: share of each process', ' '.join(f'{o["share"]:.4f}' for o in both), '.5, within .02')
+    shares = ' '.join(f'{o["share"]:.4f}' for o in both)
+    row(f'{N:,} rows from Parquet: share of each process', shares, '.5, within .02')
     asked = (6+17/16)*N/1e6
     row('MB of all rows, and resident in each process', f'{12*N/1e6:.0f}, '
         + ' '.join(f'{o["bytes"]/1e6:.0f}' for o in both), f'by the formula {asked:.0f}: '
@@ -266,4 +267,6 @@ if __name__=='__main__':
         out = Path(os.environ['OUT'])
         res = globals()[f'{os.environ["PART"]}_worker'](out)
         (out/f'{RANK}.json').write_text(json.dumps(res))
-    else: report(__file__, [equal, resume, speed, capacity, halves, rates, shard, shard_speed], 'one thread a process, seed 0')
+    else:
+        parts = equal,resume,speed,capacity,halves,rates,shard,shard_speed
+        report(__file__, parts, 'one thread a process, seed 0')

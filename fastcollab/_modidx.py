@@ -1774,8 +1774,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'fastcollab/kernels/shared.py'),
                                            'fastcollab.kernels.shared.open_slots': ( 'kernels/shared.html#open_slots',
                                                                                      'fastcollab/kernels/shared.py'),
-                                           'fastcollab.kernels.shared.own_gradient': ( 'kernels/shared.html#own_gradient',
-                                                                                       'fastcollab/kernels/shared.py'),
                                            'fastcollab.kernels.shared.own_needs': ( 'kernels/shared.html#own_needs',
                                                                                     'fastcollab/kernels/shared.py'),
                                            'fastcollab.kernels.shared.slot_gradient': ( 'kernels/shared.html#slot_gradient',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Owners', 'item_slices', 'new_owners', 'ask', 'Needs', 'new_needs', 'own_needs', 'Shared', 'new_shared', 'new_guests',
-           'lend', 'open_slots', 'meet', 'slot_gradient', 'tell_side', 'tell', 'tell_with', 'own_gradient',
-           'step_slots', 'merge', 'step_items', 'step_row', 'step_shared']
+           'lend', 'open_slots', 'meet', 'slot_gradient', 'tell_side', 'tell', 'tell_with', 'step_slots', 'merge',
+           'step_items', 'step_row', 'step_shared']
 
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0004
 from typing import NamedTuple
@@ -66,6 +66,8 @@ def ask(keys, ends, owners, seen, found, whose, counts):
             m += 1
     return m
 
+
+# %% ../../nbs/kernels/06_shared.ipynb #5a3d002a
 class Needs(NamedTuple):
     "Items of some minibatches, by process and by minibatch"
     keys:np.ndarray # (m,) int32
@@ -118,6 +120,8 @@ def new_guests(
     return new_side(0, items.now.shape[1], 0, 1, items.one, items.bias)._replace(
         keys=aligned(n, dtype=np.int32), now=aligned(n, items.now.shape[1]), away=aligned(n, 7))
 
+
+# %% ../../nbs/kernels/06_shared.ipynb #5a3d0026
 @njit(**CALLED)
 def lend(guests, cats, needs, b, s, steps):
     "Current vectors of the items that others need in minibatch `b`; returns how many there are"
@@ -193,6 +197,8 @@ def tell(users, items, u_cats, i_cats, y, n, whole, own, s, link, err, shared):
     tell_side(users, u_cats, users.slot_ends[0], 0, n, s, items, err, shared)
     tell_side(items, i_cats, own, 1+len(u_cats.rows), n, s, users, err, shared)
 
+
+# %% ../../nbs/kernels/06_shared.ipynb #5a3d0028
 _tells = {}
 def tell_with(
     train, # As from `train_with` or `train_lists`
@@ -205,28 +211,23 @@ def tell_with(
 
 
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d000d
-@njit(**INLINE)
-def own_gradient(side, cats, c, other, err, grad):
-    "The gradient of slot c, kept if there are features"
-    if cats.idx.shape[1]>0: grad[:] = cats.slot_grad[c]
-    else: slot_gradient(side, c, other.now, other.slot, err, grad)
-
 @njit(**CALLED)
 def step_slots(side, cats, stop, s, steps, other, err, shared):
     "Step s on the known ids of the slots before `stop`"
-    step,grad = step_at(s, steps),shared.grad
+    step,grad,features = step_at(s, steps),shared.grad,cats.idx.shape[1]>0
     for c in range(stop):
         prefetch_row(side, c, stop, side.rows.shape[1])
         key = side.keys[c]
         if key<=0 or key>=side.rows.shape[0]: continue
-        own_gradient(side, cats, c, other, err, grad[0])
+        if features: grad[0] = cats.slot_grad[c]   # `tell` left it; a function for this would double the time
+        else: slot_gradient(side, c, other.now, other.slot, err, grad[0])
         adam_row(side.rows, key, grad, 0, side.away, c, step, side.bias)
         side.last[key] = s
 
 @njit(**INNER)
 def merge(items, guests, cats, m, s, users, err, shared):
     "Add up the gradients of each of the `m` lent items in its last row"
-    n,seen,now = items.slot_ends[0],items.seen,guests.now
+    n,seen,now,grad,features = items.slot_ends[0],items.seen,guests.now,shared.grad,cats.idx.shape[1]>0
     for t in range(m):
         key = guests.keys[t]
         at = seen[key,SLOT] if seen[key,STEP]==s else -1
@@ -236,8 +237,9 @@ def merge(items, guests, cats, m, s, users, err, shared):
             for j in range(now.shape[1]): now[t,j] += now[at-n,j]
             guests.keys[at-n] = -1
         elif at>=0:
-            own_gradient(items, cats, at, users, err, shared.grad[0])
-            for j in range(now.shape[1]): now[t,j] += shared.grad[0,j]
+            if features: grad[0] = cats.slot_grad[at]
+            else: slot_gradient(items, at, users.now, users.slot, err, grad[0])
+            for j in range(now.shape[1]): now[t,j] += grad[0,j]
             items.keys[at] = -1
 
 @njit(**CALLED)

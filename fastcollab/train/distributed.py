@@ -309,8 +309,9 @@ class RankLoop(FusedLoop):
         return own,kernel.new_needs(lent.numpy(), counts)
     def one_step(self, chunk, b, ends, whole, own, lent):
         "One minibatch; returns its loss, and does nothing if that isn't finite"
-        kernel,arrays,(users,items),(u_cats,i_cats) = self.shared_kernel,(*self.sides,*self.categories),self.sides,self.categories
-        s,steps,err,shared,guests = self.at+1,self.row_steps,self.team.err,self.shared,self.guests
+        kernel,arrays,s = self.shared_kernel,(*self.sides,*self.categories),self.at+1
+        (users,items,u_cats,i_cats),guests,shared = arrays,self.guests,self.shared
+        steps,err = self.row_steps,self.team.err
         lo,n,here,borrowed = ends[b],ends[b+1]-ends[b],own.counts[0,b],own.counts[1:,b]
         gone,m = lent.counts[:,b],kernel.lend(guests, i_cats, lent, b, s, steps)
         now,sent = (torch.from_numpy(o)[:borrowed.sum()] for o in (items.now[here:],shared.sent))
