@@ -50,9 +50,18 @@ site = None   # the `Site` being built: hooks of mkdocs are functions of a modul
 
 zia.svg2 = False   # paths without names, which would clash on a page
 # ---- What is said of a symbol
+def getter(sym):
+    "The function behind a property, or `sym` itself"
+    return sym.fget if isinstance(sym, property) else sym
+
 def said(sym):
     "The docstring of a symbol, without the arguments, which have a table of their own"
-    return docstring(sym).split('\n\nArgs:')[0].split('\n\nReturns:')[0]
+    return docstring(getter(sym)).split('\n\nArgs:')[0].split('\n\nReturns:')[0]
+
+def property_type(sym):
+    "What a property gives, as a line of code: it isn't called"
+    typ = type_str(inspect.signature(sym.fget).return_annotation)
+    return f'{sym.fget.__name__}{": "*bool(typ)}{typ}'
 
 class Signature(DocmentText):
     "A signature without what the table below it says: types and docments"
@@ -64,6 +73,10 @@ class Signature(DocmentText):
             if len(lines[-1]+o)>80: lines.append('    ')
             lines[-1] += o
         return '\n'.join(o.rstrip() for o in lines) + ')'*(not params)
+
+def signature(sym):
+    "How `sym` is called, or what it is, as a block of code"
+    return f'```python\n{property_type(sym) if isinstance(sym, property) else Signature(sym)}\n```'
 
 def type_str(anno):
     "A type by its last name: `DataFrame` for `pandas.DataFrame`"
@@ -78,12 +91,12 @@ def inline(text):
 
 def docments_table(sym):
     "The arguments and the result of `sym`, as an HTML table; '' if nothing is said of them"
-    doc = DocmentTbl(sym)
+    doc = DocmentTbl(getter(sym))
     rows = [(f'<code>{o}</code>', doc.dm[o]) for o in doc.params] + [('Returns', doc.dm['return'])]*bool(doc.has_return)
     # a type of None is fastcore's guess from a default of None
     rows = [(name, type_str(d['anno']).removeprefix('None'), '' if d['docment'] is empty else d['docment'])
         for name,d in rows]
-    if not any(typ or says for _,typ,says in rows): return ''
+    if not any(says or typ and not isinstance(sym, property) for _,typ,says in rows): return ''
     body = ''.join(f'<tr><td>{name}</td><td>{escape(typ)}</td><td>{inline(says)}</td></tr>' for name,typ,says in rows)
     head = '<tr><th>Argument</th><th>Type</th><th>Meaning</th></tr>'
     return f'<div class="docments"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
@@ -91,10 +104,10 @@ def docments_table(sym):
 def methods(cls):
     "Names of the documented public methods in the body of `cls`, and what their signatures are read from"
     for name,o in vars(cls).items():
-        fn = inspect.unwrap(o.fget if isinstance(o, property) else getattr(o, '__func__', o))
+        fn = inspect.unwrap(getter(getattr(o, '__func__', o)))
         if isinstance(o, classmethod): o = getattr(cls, name)   # bound: `cls` is no argument
         if name[0]!='_' and inspect.isfunction(fn) and fn.__doc__ and fn.__module__==cls.__module__:
-            yield name,(o if inspect.ismethod(o) else fn)
+            yield name,(o if inspect.ismethod(o) or isinstance(o, property) else fn)
 
 # ---- Pages
 @cache
@@ -105,7 +118,8 @@ def class_lines(module):
 
 def first_line(sym):
     "Where a function or a class begins in its file, decorators included"
-    return class_lines(sym.__module__)[sym.__name__] if isinstance(sym, type) else sym.__code__.co_firstlineno
+    if isinstance(sym, type): return class_lines(sym.__module__)[sym.__name__]
+    return inspect.unwrap(getter(sym)).__code__.co_firstlineno
 
 class Processors(FilterDefaults):
     """nbdev's processors of a notebook, without those that take long and add nothing here
@@ -131,7 +145,7 @@ class Page:
         "The parts of a code cell"
         if m := re.search(r'^show_doc\(([^,)]+)', cell.source, re.M): return self.doc(m[1])
         shown = outputs(cell, table=frame, image=lambda png: self.image(png, cell))
-        return [*source(cell), *(re.sub('^```text', '```{ .text .output }', o) for o in shown)]
+        return [*source(cell), *(re.sub('^```text', f'```{{ .text .output{" .prose"*is_prose(o)} }}', o) for o in shown)]
 
     def image(self, png, cell):
         "A picture as a file of its own, named by its cell and described by what stands above it"
@@ -143,7 +157,7 @@ class Page:
         "Heading, source, signature, docstring and docments of the symbol `name`, and of the methods of a class"
         if name[0]=='_': return   # a method patched into a private class
         sym = eval(name, dict(vars(self.module)))
-        yield from self.entry(name, sym.fget if isinstance(sym, property) else inspect.unwrap(sym))
+        yield from self.entry(name, inspect.unwrap(sym))
         if not isinstance(sym, type): return
         for m,fn in methods(sym):
             if not self.shown(f'{name}.{m}'): yield from self.entry(f'{name}.{m}', fn, level=4)
@@ -157,7 +171,7 @@ class Page:
         line = first_line(sym)
         yield f'{"#"*level} `{name}` {{ #{name.lower()} data-toc-label="{name.split(".")[-1]}" }}'
         yield f'<a class="source" href="{self.source}#__codelineno-0-{line}">source</a>'
-        yield f'```python\n{Signature(sym)}\n```'
+        yield signature(sym)
         yield f'<p>{inline(said(sym))}</p>'
         yield docments_table(sym)
 
@@ -202,7 +216,7 @@ class ClassPage:
 
     def entry(self, name, fn):
         yield f'### `{name}` {{ #{name.lower()} }}'
-        yield f'```python\n{Signature(fn)}\n```'
+        yield signature(fn)
         yield f'<p>{inline(said(fn))}</p>'
         yield docments_table(fn)
 
@@ -210,6 +224,10 @@ def top(title, description='', link='', **meta):
     "Front matter, title, link to the source and lead of a page"
     return f'---\n{yaml.dump(dict(title=title, **meta))}---\n\n# {title}\n\n{link}' + (
         f'<p class="lead">{inline(description)}</p>\n\n' if description else '')
+
+def is_prose(text):
+    "Can long lines of a printed text be wrapped? Those of tables and trees can't: they have columns or indents"
+    return not re.search(r'^ |\S {2,}\S', text, re.M)
 
 def frame(html):
     "A table as Jupyter shows it, without its style"
@@ -392,4 +410,10 @@ def on_page_content(html, page, **kwargs):
     html = re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', math, html, flags=re.S)
     # no links in code, links and headings
     apart = re.split(r'(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)', html, flags=re.S)
-    return ''.join(o if i%2 else re.sub(r'<code>(.*?)</code>', link, o, flags=re.S) for i,o in enumerate(apart))
+    html = ''.join(o if i%2 else re.sub(r'<code>(.*?)</code>', link, o, flags=re.S) for i,o in enumerate(apart))
+    return re.sub(r'(?<=<t[dh]).*?(?=</t[dh]>)', lambda cell: re.sub('<code>.{16,}?</code>', breakable, cell[0]), html,
+        flags=re.S)
+
+def breakable(code):
+    "A long name, with the places where a narrow table may cut it"
+    return re.sub(r'(?<=\w)[._(/](?=[A-Za-z])', r'\g<0><wbr>', code[0])

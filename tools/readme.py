@@ -13,9 +13,18 @@ def table(html):
     rows.insert(1, ['---']*len(rows[0]))
     return '\n'.join(f'| {" | ".join(o)} |' for o in rows)
 
+def joined(outs):
+    "Outputs of a cell, with what was printed in several pieces as one, as Jupyter shows it"
+    res = []
+    for o in outs:
+        if res and 'name' in o and o['name']==res[-1].get('name'):
+            res[-1] = dict(res[-1], text=''.join(res[-1]['text'])+''.join(o['text']))
+        else: res.append(o)
+    return res
+
 def outputs(cell, table=table, image=lambda png:None):
     "What a cell shows: tables by `table`, pictures by `image` if it makes something of them, all else as text"
-    for o in cell.get('outputs', []):
+    for o in joined(cell.get('outputs', [])):
         data = {k:''.join(v) for k,v in o.get('data', dict(text=o.get('text', ''))).items()}
         if '<table' in data.get('text/html', ''): yield table(data['text/html'])
         elif 'image/png' in data and (shown := image(data['image/png'])): yield shown

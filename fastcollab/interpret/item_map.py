@@ -82,10 +82,14 @@ h1 {margin:0; font-size:1.15rem; line-height:1.3; overflow-wrap:anywhere}
   color:inherit; background:var(--bg); border:1px solid var(--soft); border-radius:.4rem
 }
 #said {flex:1 1 12rem; color:var(--soft); overflow-wrap:anywhere}
-#kinds {display:flex; flex-wrap:wrap; gap:.3rem; max-height:6.2rem; overflow:auto; margin-top:.5rem; padding:2px}
+#kinds {
+  display:flex; flex-wrap:wrap; gap:.3rem; overflow:auto; margin-top:.5rem; padding:2px;
+  max-height:calc(4*(1.4rem + 2px) + 3*.3rem + 4px)
+}
 #kinds button {
   display:inline-flex; gap:.35rem; align-items:center; padding:.1rem .6rem .1rem .45rem; font:inherit; cursor:pointer;
-  font-size:.8125rem; color:var(--soft); background:none; border:1px solid var(--line); border-radius:1rem
+  font-size:.8125rem; line-height:1.2rem; color:var(--soft); background:none; border:1px solid var(--line);
+  border-radius:1rem
 }
 #kinds button[aria-pressed=true] {color:var(--fg); background:var(--panel); border-color:currentColor}
 #kinds svg {width:.8rem; height:.8rem; flex:none}

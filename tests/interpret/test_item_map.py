@@ -259,6 +259,23 @@ def test_narrow_and_dark(browser, tmp_path):
     until(b, 'plot._fullLayout.width == 1280')
     assert not console_errors(b)
 
+@pytest.mark.parametrize('width', [1280,700])
+def test_rows_of_buttons_are_whole(browser, tmp_path, width):
+    "Buttons that don't fit can be scrolled to, and no row is cut in two"
+    df = pd.DataFrame(dict(x=range(240), y=0, title='t', genres=[f'Long category {k%24}' for k in range(240)]))
+    b = opened(browser, item_map(df), tmp_path/'map.html', width, 700)
+    places = """const box = document.getElementById('kinds'), {top, bottom} = box.getBoundingClientRect(), seen = []
+        for (const at of [0, 1e4]) {
+            box.scrollTop = at
+            const rows = [...box.children].map(o => o.getBoundingClientRect())
+            seen.push(rows.map(o => [o.top-top, o.bottom-top]))
+        }
+        return [seen, bottom-top]"""
+    (start,end),height = b.execute_script(places)
+    whole = [(a>=0 and b<=height+.5, b<=0 or a>=height-.5) for o in (start,end) for a,b in o]
+    assert len(start)==24 and [o for o in whole if not any(o)]==[]
+    assert len({round(a) for (a,_),(inside,_) in zip(start, whole) if inside})==4
+
 def test_in_a_notebook(browser, tmp_path):
     "The frame that a notebook shows works, and cannot reach the page around it"
     path = tmp_path/'notebook.html'

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastai.callback.core import Callback, _events
 from packages import PACKAGES
-from readme import readme
+from readme import outputs, readme
 
 try: import tomllib
 except ImportError: import tomli as tomllib
@@ -209,6 +209,12 @@ def test_readme_is_its_notebook():
     text,pics = readme(ROOT/'nbs/index.ipynb')
     assert (ROOT/'README.md').read_text() == text and len(text.splitlines()) <= 150
     assert len(pics)==1 and all((ROOT/name).read_bytes()==png for name,png in pics.items())
+
+def test_what_a_cell_prints_is_one_block():
+    "Also if the kernel sent it in pieces"
+    piece = dict(output_type='stream', name='stdout')
+    cell = dict(outputs=[dict(piece, text=['a\n','b']), dict(piece, text='c\n'), dict(data={'text/plain':'d'})])
+    assert list(outputs(cell))==['```text\na\nbc\n```','```text\nd\n```']
 
 def test_figures_of_the_readme_were_printed():
     "Every number with decimals under `Figures` stands in the output of a benchmark"

@@ -148,6 +148,10 @@ def test_a_class_has_all_its_methods_on_one_page(name, texts):
     assert len(public)>5 and [o for o in public if text.count(f'id="{o.lower()}"')!=1]==[]
     assert text.index('id="at-a-glance"')<text.index('id="methods"')
 
+def test_properties_are_not_calls(texts):
+    text = texts['reference/Recommender.html'].split('id="n_users"')[1].split('<h3')[0]
+    assert 'n_users' in text and 'def' not in re.sub('<.*?>', '', text).split() and '<table' not in text
+
 def test_nothing_is_fetched_from_elsewhere(texts):
     for page,text in texts.items():
         assert not re.search(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="https?:', text), page
@@ -188,6 +192,19 @@ def test_pages_on_screens_and_phones(browser, url, texts):
         assert too_wide(browser)==0 and browser.execute_script('return innerWidth')==400, page
         assert console_errors(browser)==[], page
     assert figures>=10
+
+def test_tables_and_printed_lines_on_a_phone(browser, url):
+    "A verdict is seen as a whole, names aren't cut in two, and a title takes one line"
+    look(browser, f'{url}/tutorials/quick_start.html', 400)
+    hidden = browser.execute_script("""return [...document.querySelectorAll('.prose pre > code')].map(
+        o => [o.textContent, o.scrollWidth-o.clientWidth])""")
+    assert any('% better than' in o for o,_ in hidden) and [o for o in hidden if o[1]>0]==[]
+    look(browser, f'{url}/index.html', 400)
+    lines = browser.execute_script("""return [...document.querySelectorAll('article th code')].map(
+        o => [o.textContent, o.getClientRects().length])""")
+    assert ['fit_gibbs',1] in lines and ['fit_auto',1] in lines
+    title = next(o for o in find(browser, '.frame td') if o.text.startswith('The '))
+    assert title.size['height']<40
 
 def test_formulas_are_shown(browser, url):
     look(browser, f'{url}/kernels/steps.html', 400)
