@@ -2,7 +2,7 @@
 
     python benchmarks/distributed.py                 # everything
     python benchmarks/distributed.py equal resume    # these parts
-    python benchmarks/distributed.py capacity        # the formulas of the capacity page, and a large set on paper
+    python benchmarks/distributed.py capacity halves # the formulas of the capacity page, and a large set on paper
     python benchmarks/distributed.py rates shard shard_speed    # sharded tables; needs TorchRec
     ROWS=5000000 python benchmarks/distributed.py speed
 
@@ -81,11 +81,11 @@ def adam_worker(out):
     return dict(values=[list(o) for o in learn.recorder.values])
 def shard_speed_worker(out): return speed_worker(out, tables='shard')
 
-# users, items, length of vectors, ratings of a batch, all too large for caches; the rates are fitted to all but the
-# last one, which checks them
-SIZES = ((1_000_000,100_000,62,2**16), (1_000_000,100_000,30,2**14), (1_500_000,50_000,46,2**16),
-    (600_000,200_000,62,2**15), (800_000,100_000,54,2**15))
-EPOCH = 3_000_000
+# users, items, ratings, length of vectors, ratings of a batch, with few ratings for each user, then with many; the
+# rates are fitted to all but the last two, which check them
+SIZES = ((1_000_000,100_000,2_000_000,62,2**16), (1_000_000,100_000,2_000_000,30,2**14),
+    (1_500_000,50_000,2_000_000,46,2**16), (600_000,200_000,2_000_000,62,2**15), (100_000,20_000,3_000_000,62,2**16),
+    (50_000,10_000,3_000_000,20,2**16), (800_000,100_000,2_000_000,54,2**15), (150_000,15_000,5_000_000,20,2**16))
 
 def resident(kind='VmRSS'):
     "Bytes of memory that this process has now; the most it had, 'VmHWM'; without files, 'RssAnon'"
@@ -108,11 +108,11 @@ def quiet(learn, *cbs):
     with learn.no_bar(), learn.no_logging(), learn.distributed() if 'RANK' in os.environ else nullcontext():
         learn.fit(1, 1e-3, cbs=cbs)
 
-def needs(U, I, k, bs):
+def needs(U, I, N, k, bs):
     "The most memory that a fit of an epoch takes, loaders included, and its processor seconds"
     gc.collect()   # the last one
     before,clock = resident(),Clock()
-    learn = even_learner(EPOCH, U, I, k, bs)
+    learn = even_learner(N, U, I, k, bs)
     Path('/proc/self/clear_refs').write_text('5')   # VmHWM begins anew
     quiet(learn, clock)
     return dict(bytes=resident('VmHWM')-before, cpu=clock.took[0])
@@ -199,34 +199,38 @@ def page():
 def capacity():
     "Most memory and processor seconds of a process, measured, and by the formulas of the capacity page"
     f,cases,work,secs = page(),[],[],[]
-    # fresh memory for large arrays, and what is free goes back to the system
-    env = dict(MALLOC_MMAP_THRESHOLD_=str(2**22), MALLOC_TRIM_THRESHOLD_=str(2**25))
     for P in (1,2):
-        for (U,I,k,bs),*each in zip(SIZES, *run('capacity', P, **env)):
-            cases.append(f'{U:,} users, {I:,} items, k={k}, bs={bs:,}, {P} processes')
-            work.append(list(f['work'](U, I, EPOCH, k, bs, P).values()))
+        for (U,I,N,k,bs),*each in zip(SIZES, *run('capacity', P, **HEAP)):
+            cases.append(f'{U:,} users, {I:,} items, {N//U} each, k={k}, bs={bs:,}, {P} processes')
+            work.append(list(f['work'](U, I, N, k, bs, P).values()))
             secs.append(max(o['cpu'] for o in each))
-            own,asked = max(o['bytes'] for o in each)/1e9,f['memory'](U, I, EPOCH, k, P, files=False, bs=bs)['most']
+            own,asked = max(o['bytes'] for o in each)/1e9,f['memory'](U, I, N, k, P, files=False, bs=bs)['most']
             row(f'{cases[-1]}: GB', f'{own:.3f}', f'{asked:.3f}, {asked/own:.2f} times; asked: within .2')
     work,secs = np.array(work),np.array(secs)
-    fitted = np.arange(len(cases))%len(SIZES)!=len(SIZES)-1
+    fitted = np.arange(len(cases))%len(SIZES)<len(SIZES)-2
     rates,_ = nnls(work[fitted]/secs[fitted,None], np.ones(fitted.sum()))
     row('RATES, nanoseconds', ', '.join(f'{k}={v*1e9:.2f}' for k,v in zip(f['work'](2, 2, 1, 1, 1), rates)))
     for case,own,asked,known in zip(cases, secs, work@rates, fitted):
         row(f'{case}: s', f'{own:.2f}', f'{asked:.2f}, {asked/own:.2f} times' + ('' if known else '; asked: within .2'))
     paper(f, rates)
-    halves(**env)
 
-def halves(n=5_000_000, **env):
+# fresh memory for large arrays, and what is free goes back to the system
+HEAP = dict(MALLOC_MMAP_THRESHOLD_=str(2**22), MALLOC_TRIM_THRESHOLD_=str(2**25))
+
+def halves(n=20_000_000):
     "Resident memory of the rows of each of two processes"
     with tempfile.TemporaryDirectory() as d:
         file = Path(d)/'ratings.parquet'
-        even_table(n, 100_000, 10_000).to_parquet(file)
+        even_table(n, 1_000_000, 100_000).to_parquet(file)
         CollabDataLoaders.from_parquet(file, mapped=True, seed=0)   # encodes, once
-        both = run('rows', 2, DATA=str(file), **env)
+        both = run('rows', 2, DATA=str(file), **HEAP)
     N = both[0]['rows']
-    row(f'{N:,} rows from Parquet: MB of all, and of those of each process', f'{12*N/1e6:.1f}, '
-        + ' '.join(f'{o["bytes"]/1e6:.1f}' for o in both), f'by the formula {(6+17/16)*N/1e6:.1f}')
+    shares = ' '.join(f'{o["share"]:.4f}' for o in both)
+    row(f'{N:,} rows from Parquet: share of each process', shares, '.5, within .02')
+    asked = (6+17/16)*N/1e6
+    row('MB of all rows, and resident in each process', f'{12*N/1e6:.0f}, '
+        + ' '.join(f'{o["bytes"]/1e6:.0f}' for o in both), f'by the formula {asked:.0f}: '
+        + ' '.join(f'{o["bytes"]/1e6/asked:.2f}' for o in both) + ' times')
 
 def paper(f, rates):
     "730 million ratings of 22 million users for 1.5 million items, k=20, by the formulas; and a tenth of it"
@@ -263,4 +267,6 @@ if __name__=='__main__':
         out = Path(os.environ['OUT'])
         res = globals()[f'{os.environ["PART"]}_worker'](out)
         (out/f'{RANK}.json').write_text(json.dumps(res))
-    else: report(__file__, [equal, resume, speed, capacity, rates, shard, shard_speed], 'one thread a process, seed 0')
+    else:
+        parts = equal,resume,speed,capacity,halves,rates,shard,shard_speed
+        report(__file__, parts, 'one thread a process, seed 0')

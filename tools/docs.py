@@ -145,7 +145,8 @@ class Page:
         "The parts of a code cell"
         if m := re.search(r'^show_doc\(([^,)]+)', cell.source, re.M): return self.doc(m[1])
         shown = outputs(cell, table=frame, image=lambda png: self.image(png, cell))
-        return [*source(cell), *(re.sub('^```text', f'```{{ .text .output{" .prose"*is_prose(o)} }}', o) for o in shown)]
+        def printed(o): return re.sub('^```text', f'```{{ .text .output{" .prose"*is_prose(o)} }}', o)
+        return [*source(cell), *map(printed, shown)]
 
     def image(self, png, cell):
         "A picture as a file of its own, named by its cell and described by what stands above it"
@@ -411,8 +412,8 @@ def on_page_content(html, page, **kwargs):
     # no links in code, links and headings
     apart = re.split(r'(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)', html, flags=re.S)
     html = ''.join(o if i%2 else re.sub(r'<code>(.*?)</code>', link, o, flags=re.S) for i,o in enumerate(apart))
-    return re.sub(r'(?<=<t[dh]).*?(?=</t[dh]>)', lambda cell: re.sub('<code>.{16,}?</code>', breakable, cell[0]), html,
-        flags=re.S)
+    def cell(m): return re.sub('<code>[^<]{16,}</code>', breakable, m[0])
+    return re.sub(r'(?<=<t[dh]).*?(?=</t[dh]>)', cell, html, flags=re.S)
 
 def breakable(code):
     "A long name, with the places where a narrow table may cut it"

@@ -137,8 +137,8 @@ class RatingsDataset(TabularNames):
         if known is not None:
             entities = [ids[:,k].clone() if o is None else o for k,o in enumerate(entities)]
             ids = torch.stack([torch.where(o[i.long()], i, 0) for o,i in zip(known, ids.T)], 1)
-        numbers = np.arange(len(self)) if self.numbers is None else self.numbers
-        store,numbers = self.store.take(rows, ids),numbers[rows.cpu().numpy()]
+        store,numbers = self.store.take(rows, ids),rows.cpu().numpy()
+        if self.numbers is not None: numbers = self.numbers[numbers]
         return type(self)(self.enc, store, self.tables, entities, numbers, self.labels)
     def append(self,
         ids:Tensor, # (m,2)

@@ -261,7 +261,7 @@ def with_dislikes(
     rows:Tensor, # Which interactions these are, (m,)
     seed:int, # Seed of the epoch
 )->Tensor: # (m,n_neg) int32
-    "Negatives, half of which are replaced by items that their users dislike"
+    "Negatives, half of them replaced by items that their users dislike"
     ends,items = (o.to(neg.device) for o in sampler.disliked())
     if not len(items): return neg
     z,u = tensor_bits(seed+1, rows, neg.shape[1]),u.long()                  # (m,n_neg)

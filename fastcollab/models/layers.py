@@ -126,7 +126,7 @@ def csr_tensor(
     cols:Tensor, # Columns of the entries, (nnz,)
     values:Tensor, # The entries, (nnz,)
     shape:tuple, # Rows and columns
-)->Tensor: # Sparse, without PyTorch's note that such tensors are in beta, which says nothing to who trains a model
+)->Tensor: # Sparse, without PyTorch's note that such tensors are in beta: it means nothing if you train a model
     "A sparse matrix"
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Sparse ')

@@ -34,6 +34,7 @@ class DotProduct(CollabModel):
         table = (self.u_weight,self.i_weight)[side]
         return Factors(table.weight if rows is None else table(rows))
     def fuse_plan(self, ds:RatingsDataset): return dot_plan(self, (self.u_weight,), (self.i_weight,))
+    def grown(self, dls:CollabDataLoaders): return grown_copy(self, dls, (self.u_weight,), (self.i_weight,))
 
 # %% ../../nbs/models/02_mf.ipynb #f5ad7005
 class DotProductBias(DotProduct):
@@ -57,6 +58,8 @@ class DotProductBias(DotProduct):
     def bias_params(self): return [self.u_bias.weight,self.i_bias.weight]
     def fuse_plan(self, ds:RatingsDataset):
         return dot_plan(self, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
+    def grown(self, dls:CollabDataLoaders):
+        return grown_copy(self, dls, (self.u_weight,self.u_bias), (self.i_weight,self.i_bias))
     def gibbs_plan(self): return SideSpec(self.n_users),SideSpec(self.n_items)
     def write_tables(self, users:SideTables, items:SideTables):
         tables = (self.u_weight,self.u_bias),(self.i_weight,self.i_bias)

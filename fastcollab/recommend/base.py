@@ -64,7 +64,7 @@ class Link(NamedTuple):
     y_range:tuple|None=None # Lowest and highest rating; None for any number
     mean:float|Tensor|None=None # What a score of 0 predicts; None for the middle of a sigmoid, or else 0
     clip:bool=False # Clamp to `y_range` instead of a sigmoid?
-    levels:tuple|Tensor|None=None # Ratings that there are, rising, (L,); None unless this is an ordered probit
+    levels:tuple|Tensor|None=None # Distinct ratings, rising, (L,); None unless this is an ordered probit
     cuts:tuple|Tensor|None=None # Scores where the next level becomes the likelier one, rising, (L-1,)
 
     @property

@@ -37,7 +37,7 @@ def category_factors(
     return Factors((vec[rows]*weights[...,None]).sum(1), None if bias is None else (bias[rows]*weights).sum(1))
 
 def _added(a, b):
-    "The sum of two tensors, one of which may be None"
+    "The sum of two tensors; one may be None"
     return b if a is None else a if b is None else a+b
 
 def feature_factors(
@@ -69,7 +69,7 @@ def implicit_factors(
     others:Tensor, # Rows of the other side, sorted by the rows of this side, (n,) int64
     ends:Tensor, # Where those of each row begin, and where the last ones end, (rows+1,) int64
 )->Factors: # (rows,k) and (rows,)
-    "What it adds to have been rated, whatever the rating: the sum over the root of the number"
+    "What being rated adds, whatever the rating: the sum over the root of the number"
     n = ends.diff()
     rows,scale = torch.repeat_interleave(torch.arange(len(n)), n),n.clamp(min=1).rsqrt()
     def total(table): return table.new_zeros(len(n), *table.shape[1:]).index_add_(0, rows, table[others])

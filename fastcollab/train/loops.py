@@ -469,12 +469,13 @@ def plan_arrays(
     plan, # `FusePlan`
     bs:int, # Ratings of a minibatch
     threads:int,
+    sizes:list, # Rows of users and of items
 )->tuple: # `Side` of users and of items, without the memory of the rows; `Categories` of users and of items
     "The arrays of both sides of a model"
     k,plans,sides,categories = plan.users.vec.shape[1],(plan.users,plan.items),[],[]
     width = -(-(k+2*any(o.bias is not None for o in plans))//8)*8
     for number,own in enumerate(plans):
-        n,size = len(own.vec),sum(len(v) for v,_ in own.tables)
+        n,size = sizes[number],sum(len(v) for v,_ in own.tables)
         one,bias = (-1 if plans[o].bias is None else k+o for o in (1-number,number))
         side = kernel.new_side(n, width, bs, threads, one, bias, features=size>0)
         sides.append(side._replace(rows=side.rows[:0].copy()))
@@ -507,7 +508,7 @@ class FusedLoop(TorchLoop):
         self.bs = min(learn.dls.train.bs, max(1, len(ds)))*(1+ds.n_neg)   # a list counts as so many ratings
         self.threads,self.kernel,self.plan = self.team_size(),load_kernels('mf'),self.new_plan()
         self.init_loss(rating_loss(learn.loss_func))
-        self.sides,self.categories = plan_arrays(self.kernel, self.plan, self.bs, self.threads)
+        self.sides,self.categories = plan_arrays(self.kernel, self.plan, self.bs, self.threads, self.sizes())
         self.width = self.sides[0].now.shape[1]
         self.team = self.kernel.new_team(self.width, self.bs, self.threads)
         size = 12*self.width*sum(len(o.last) for o in self.sides)
@@ -520,6 +521,9 @@ class FusedLoop(TorchLoop):
     def new_plan(self):
         "The `FusePlan` of the tables to train"
         return collab_model(self.learn.model).fuse_plan(self.learn.dls.train_ds)
+    def sizes(self)->list:
+        "Rows of users and of items that ratings may have"
+        return [len(o.vec) for o in (self.plan.users,self.plan.items)]
     def init_loss(self,
         loss, # `RatingLoss`
     ):
@@ -578,7 +582,7 @@ class FusedLoop(TorchLoop):
         return res[1:]
     def close(self):
         "All parameters and moments as they are after the last step, including those of an interrupted piece"
-        self.at = max(int(o.last.max()) for o in self.sides)
+        self.at = max(self.at, *(int(o.last.max()) for o in self.sides))
         for k in (0,1):
             for part in self.parts[k]: self.unpack(part)
             self.parts[k] = part = None

@@ -124,7 +124,7 @@ class SGDSolver:
         with ThreadPoolExecutor(self.threads) as pool:
             [*pool.map(lambda t: self.kernel.sgd_epoch(*args, t, self.threads), range(self.threads))]
     def write(self):
-        "Put the tables into the model; who has met nothing, and the unknown ones, get the mean of the others"
+        "Put the tables into the model; ids without interactions, and the unknown ones, get the mean of the others"
         def side(k):
             res = np.c_[self.tables[k][:,:self.k],self.biases[k]]
             met = np.bincount(self.ids[:,k], minlength=len(res))>0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARD_LR', 'torchrec_version', 'load_torchrec', 'to_columns', 'from_columns', 'table_ranks', 'ShardedTables',
-           'ShardedModel', 'ShardLoop', 'why_not_shard', 'shard_loop', 'sharded_fit']
+           'add_categories', 'adagrad_rows', 'ShardedModel', 'ShardLoop', 'why_not_shard', 'shard_loop', 'sharded_fit']
 
 # %% ../../nbs/train/06_sharding.ipynb #5a4d0004
 from contextlib import contextmanager
@@ -171,24 +171,64 @@ class ShardedTables:
             sums = self.sums[o] if own else self.sums[o].new_empty(n)
             yield rows,from_columns(self.ranks.send(values, r), self.k[name]),self.ranks.send(sums, r)
 
+# %% ../../nbs/train/06_sharding.ipynb #5a4d0021
+def add_categories(
+    own:Factors, # Vectors (n,k) and biases (n,) of ids
+    tables:tuple, # As in `SidePlan`
+    rows:Tensor, # Rows of their categories among the stacked tables, -1 for none, (n,F)
+    weights:Tensor, # What each of them counts, (n,F)
+)->Factors:
+    "Vectors and biases with those of the categories"
+    if not tables: return own
+    vecs,biases = (None if o[0] is None else F.pad(torch.cat(o), (0,0,1,0)) for o in zip(*tables))   # row 0: none
+    def total(t): return F.embedding_bag(rows.long()+1, t, mode='sum', padding_idx=0, per_sample_weights=weights)
+    return Factors(own.vec+total(vecs), None if own.bias is None else own.bias+total(biases).squeeze(1))
+
+def adagrad_rows(
+    p:nn.Parameter, # A table with a gradient, (n,k)
+    sums:Tensor, # Sums of the mean squares of the gradients of each row, (n,), changed in place
+    lr:float, # Learning rate
+    decay:float, # Weight decay
+):
+    "A step of row-wise Adagrad on the rows that have a gradient"
+    met = p.grad.any(1)
+    grad = p.grad[met]
+    sums[met] += grad.pow(2).mean(1)
+    p.data[met] = (1-lr*decay)*p.data[met]-(lr/(sums[met].sqrt()+1e-8))[:,None]*grad
+
+
 # %% ../../nbs/train/06_sharding.ipynb #5a4d000f
 class ShardedModel(CollabModel):
-    "A dot product whose tables are sharded"
+    "A dot product whose tables are sharded, except those of features"
     def __init__(self,
         model:CollabModel, # The model that it stands for
         shards:ShardedTables, # Its tables
+        tables:tuple, # Tables of the features of users and of items, as in `SidePlan`
     ):
-        self.shards,self.whole_link = shards,model.link
+        self.shards,self.whole_link,self.category_tables = shards,model.link,tables
+        self.stacked = model.stacked_categories   # a method, whose model isn't a part of this one
         self.n_users,self.n_items = (shards.rows['vec',o][-1][1].stop for o in _SIDES)
         self.parallel = shards.parallel   # a module, whose parameters are the rows here
         self.classes,self.user,self.item = model.classes,model.user,model.item
+        self.features,self.tables,self.n_times = model.features,model.tables,model.n_times
     @property
     def link(self): return self.whole_link
-    def forward(self, x:Tensor)->Tensor: # (bs,2) int64 -> (bs,)
-        return self.link(pair_scores(*self.shards.lookup(x[:,0], x[:,1])))
+    def forward(self, x:Tensor)->Tensor: # (bs,2+G) int64 -> (bs,)
+        found,categories = self.shards.lookup(x[:,0], x[:,1]),self.stacked(x)
+        return self.link(pair_scores(*(add_categories(own, tables, *o)
+            for own,tables,o in zip(found, self.category_tables, categories))))
     def factors(self, side, rows=None, categories=None):
         if rows is None: rows = torch.arange((self.n_users,self.n_items)[side])
-        return self.shards.lookup(*((None,rows) if side else (rows,None)))[side]
+        own = self.shards.lookup(*((None,rows) if side else (rows,None)))[side]
+        x = torch.zeros(len(rows), 2, dtype=torch.int64)
+        x[:,side] = rows
+        x = self.with_features(x)
+        if categories is not None:   # those of items are first
+            width = categories.shape[1]
+            if side: x[:,2:2+width] = categories
+            else: x[:,x.shape[1]-self.n_times-width:x.shape[1]-self.n_times] = categories
+        return add_categories(own, self.category_tables[side], *self.stacked(x)[side])
+
 
 # %% ../../nbs/train/06_sharding.ipynb #5a4d0011
 class ShardLoop(RankTorch):
@@ -197,7 +237,7 @@ class ShardLoop(RankTorch):
     def __init__(self, learn, ranks:Ranks):
         super().__init__(learn, ranks)
         self.whole = learn.model
-        u,i,_ = collab_model(self.whole).fuse_plan(learn.dls.train_ds)
+        u,i,_ = plan = collab_model(self.whole).fuse_plan(learn.dls.train_ds)
         self.params = {'vec':(u.vec,i.vec), **({} if u.bias is None else {'bias':(u.bias,i.bias)})}
         self.sizes = [len(o) for o in self.params['vec']]
         sums = {k:[learn.opt.state[p].get('row_sums') for p in v] for k,v in self.params.items()}
@@ -205,7 +245,9 @@ class ShardLoop(RankTorch):
         self.shards = ShardedTables(self.params, sums, decays, ranks)
         collab_model(self.whole).clear_samples()
         collab_model(self.whole).set_clicks(None)
-        learn.model = ShardedModel(collab_model(self.whole), self.shards)
+        self.features = [p for side in plan[:2] for both in side.tables for p in both if p is not None]
+        for p in self.features: learn.opt.state[p].setdefault('row_sums', p.data.new_zeros(len(p)))
+        learn.model = ShardedModel(collab_model(self.whole), self.shards, (u.tables,i.tables))
         self.resize(lambda n: 0)
     def resize(self, new_size):
         "Give the tables of the whole model other numbers of rows"
@@ -231,7 +273,17 @@ class ShardLoop(RankTorch):
         total = self.ranks.sum(loss.detach().clone()).item()
         if not math.isfinite(total): raise diverged(self.learn, s, torch.tensor(total))
         self.shards.step(loss)
+        if self.features: self.step_features(loss)
         return total
+    def step_features(self, loss):
+        "Move the tables of features, which are the same in all processes"
+        opt = self.learn.opt
+        lr,wd = (opt.hypers[0][k] for k in ('lr','wd'))
+        sum_dense(self.ranks, self.features, loss)
+        for p in (o for o in self.features if o.grad is not None):
+            p.grad /= self.ranks.size   # see `ShardedTables.step`
+            adagrad_rows(p, opt.state[p]['row_sums'], lr, wd*decay_factor(opt, p))
+            p.grad = None
     def settle(self):
         "Fill the tables of the whole model, in all processes"
         if self.is_whole(): return
@@ -256,8 +308,9 @@ def why_not_shard(
     if learn.fused not in ('auto',False): return f'fused={learn.fused!r} asks for another way of training'
     if reason := why_not_loop(learn): return reason
     if isinstance(plan, str): return plan
-    if plan.users.tables or plan.items.tables: return 'the model has tables of features'
     if (plan.users.bias is None)!=(plan.items.bias is None): return 'one side alone has biases'
+    if any((b is None)!=(o.bias is None) for o in (plan.users,plan.items) for _,b in o.tables):
+        return 'ids and features of a side must both have biases, or neither'
     if plan.users.vec.device.type!='cpu': return f'its tables are on {plan.users.vec.device}, not in host memory'
     if reason := why_hooked(learn) or why_not_parameters(learn): return reason
     if loss.reduction!='mean': return f'the loss is reduced by {loss.reduction!r}'

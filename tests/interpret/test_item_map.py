@@ -274,7 +274,7 @@ def test_rows_of_buttons_are_whole(browser, tmp_path, width):
     (start,end),height = b.execute_script(places)
     whole = [(a>=0 and b<=height+.5, b<=0 or a>=height-.5) for o in (start,end) for a,b in o]
     assert len(start)==24 and [o for o in whole if not any(o)]==[]
-    assert len({round(a) for (a,_),(inside,_) in zip(start, whole) if inside})==(4 if width==700 else 3)
+    assert len({round(a) for (a,_),(inside,_) in zip(start, whole) if inside})==4
 
 def test_in_a_notebook(browser, tmp_path):
     "The frame that a notebook shows works, and cannot reach the page around it"

@@ -28,7 +28,7 @@ def results(folder): return [json.loads((folder/f'{o}.json').read_text()) for o 
 
 @needs_torchrec
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ('ratings','clicks'))
+@pytest.mark.parametrize('kind', ('ratings','clicks','features'))
 def test_two_processes_give_the_numbers_of_row_wise_adagrad(results, kind):
     "Losses, metrics, weights and learning rates, from other first weights; in one batch a process has no rows"
     for res in results: assert {k:v for k,v in res[kind].items() if v>1e-5} == {}

@@ -1,5 +1,5 @@
 "`learn.update`: the ratings of a new day, with new users and items"
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from fastai.learner import load_learner
 from fastcollab.data.loaders import CollabDataLoaders
 from fastcollab.data.synthetic import synthetic_ratings
@@ -127,7 +127,7 @@ def test_to_train_again_is_what_a_new_learner_does(case):
     cols,given,fit = CASES[case]
     learn = quiet(made(loaders(cols), **given), fit)
     call = learn._call
-    learn.update(NEW[cols], seed=3)
+    learn.update(NEW[cols], True, seed=3)
     torch.manual_seed(3)
     new = quiet(made(grown_loaders(loaders(cols), NEW[cols])[0], **given), fit)
     a,b = learn.model.state_dict(),new.model.state_dict()
@@ -162,8 +162,9 @@ def test_there_is_no_short_cycle_for_solvers(case):
     learn = quiet(made(loaders(cols), **given), fit)
     with pytest.raises(TypeError, match='no short cycle'): learn.update(NEW[cols], retrain=False)
 
-def test_the_size_decides(monkeypatch):
+def test_the_size_decides_where_there_is_no_filter(monkeypatch):
     learn,again = fitted(),[]
+    monkeypatch.setattr('fastcollab.train.learner.is_online', lambda *args: False)
     n = len(learn.dls.train_ds)
     assert retrain_seconds(learn, 6)==2*retrain_seconds(learn, 3)
     assert .3<retrain_seconds(learn, 3)/(3e-6*n)<.5
@@ -182,7 +183,7 @@ def test_an_interrupted_update_leaves_everything(monkeypatch):
     before,x = (learn.model,learn.dls,learn.opt,learn.id_dropout.p),learn.predict(OLD.userId[:9], OLD.movieId[:9])
     def stop(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr('fastcollab.train.learner.check_weights', stop)
-    with pytest.raises(KeyboardInterrupt): learn.update(NEW)
+    with pytest.raises(KeyboardInterrupt): learn.update(NEW, True)
     assert all(a is b for a,b in zip(before, (learn.model,learn.dls,learn.opt,learn.id_dropout.p)))
     assert np.array_equal(learn.predict(OLD.userId[:9], OLD.movieId[:9]), x)
 
@@ -195,3 +196,64 @@ def test_lost_times_are_named(tmp_path):
     again,new = load_learner(tmp_path/'l.pkl'),NEW[[*COLS,'rating']].assign(time=11*10**8)
     with pytest.raises(ValueError, match='no times'): again.update(new, retrain=True)
     assert again.update(new) is again
+
+# ---- The filter
+@pytest.mark.filterwarnings('ignore:load_learner')
+def test_an_updated_learner_does_everything(tmp_path):
+    learn = fitted(genre_name='genres')
+    learn.update(NEW)
+    user,item,at = int(NEW.userId.max()),int(NEW.movieId.max()),(NEW.userId[:9],NEW.movieId[:9])
+    want,learn.path = learn.predict(*at),tmp_path
+    assert np.allclose(learn.recommender().predict(*at), want, atol=1e-4)
+    assert len(learn.explain(user, item)) and len(learn.fold_in(NEW.assign(userId=9999).drop_duplicates('movieId'))
+        .recommend(9999, 3))==3
+    learn.save('model')
+    learn.export('l.pkl')
+    assert np.array_equal(load_learner(tmp_path/'l.pkl').predict(*at), want)
+    quiet(learn, lambda o: o.fit_one_cycle(1, 1e-2))
+    assert not np.array_equal(learn.predict(*at), want)
+    learn.load('model')
+    assert np.array_equal(learn.predict(*at), want)
+
+def test_an_interrupted_filter_leaves_everything(monkeypatch):
+    torch.manual_seed(7)
+    learn = fitted()
+    before,x = (learn.model,learn.dls,learn.opt),learn.predict(OLD.userId[:9], OLD.movieId[:9])
+    def stop(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr('fastcollab.train.learner.filter_ratings', stop)
+        with pytest.raises(KeyboardInterrupt): learn.update(NEW)
+    assert all(a is b for a,b in zip(before, (learn.model,learn.dls,learn.opt)))
+    assert np.array_equal(learn.predict(OLD.userId[:9], OLD.movieId[:9]), x)
+    torch.manual_seed(7)
+    again = fitted().update(NEW)
+    learn.update(NEW)   # the interrupted one has written behind the rows of training
+    assert np.array_equal(*(o.predict(NEW.userId, NEW.movieId) for o in (learn,again)))
+    assert torch.equal(learn.dls.train_ds.store.ids(), again.dls.train_ds.store.ids())
+
+def test_it_trains_again_when_rows_have_grown_by_half(monkeypatch):
+    learn,again = fitted(OLD[::2]),[]
+    monkeypatch.setattr('fastcollab.train.learner.train_again', lambda *args: again.append(1))
+    n = len(learn.dls.train_ds)
+    learn.update(OLD[1::2][:n//2-1])
+    assert not again and learn._rows==n
+    learn.update(NEW)
+    assert again==[1]
+
+def test_days_give_the_rows_of_all_of_them():
+    learn,days = fitted(),[NEW[k::3] for k in range(3)]
+    repeated = learn.dls.train_ds.items.iloc[[5]][['userId','movieId','rating']].assign(rating=1.)
+    for o in (days[0],repeated,days[1],days[2]): learn.update(o)
+    whole = grown_loaders(grown_loaders(fitted().dls, repeated)[0], pd.concat(days))[0]
+    assert learn.dls.train_ds.items.equals(whole.train_ds.items)
+
+def test_new_ratings_of_known_users_and_items_help():
+    rng,known = np.random.default_rng(0),FRAME[(FRAME.userId<=110)&(FRAME.movieId<=75)]
+    part = rng.permutation(len(known))
+    first,more,test = known.iloc[part[:1500]],known.iloc[part[1500:2200]],known.iloc[part[2200:]]
+    test = test[test.userId.isin(first.userId)&test.movieId.isin(first.movieId)]
+    learn = fitted(first, epochs=10)
+    def error(): return np.mean((learn.predict(test.userId, test.movieId)-test.rating)**2)
+    before = error()
+    learn.update(more)
+    assert error()<before-.01

@@ -138,9 +138,11 @@ def sharded(kind, seed=1, out=None, opt_func=None, **kwargs):
     given = dict(bs=512, val_bs=1024, seed=0, path=out or '.')
     df = RATINGS.iloc[:5761]   # 9 batches of 512 and one row
     if kind=='ratings': dls = CollabDataLoaders.from_df(df, **given)
+    elif kind=='features':
+        dls = CollabDataLoaders.from_df(df.assign(group=df.userId%5), item_cols='genres', user_cols='group', **given)
     else: dls = CollabDataLoaders.from_interactions(to_implicit(RATINGS), n_neg=3, **given)
     set_seed(seed)
-    own = dict(metrics=rmse) if kind=='ratings' else dict(metrics=NDCG(k=5), loss_func=BPRLoss())
+    own = dict(metrics=NDCG(k=5), loss_func=BPRLoss()) if kind=='clicks' else dict(metrics=rmse)
     return collab_learner(dls, n_factors=8, unk_p=0, opt_func=opt_func or LazyAdam, **own)
 
 def shard(out):
@@ -149,7 +151,7 @@ def shard(out):
         with learn.no_bar(), learn.no_logging(), learn.distributed(**kwargs) if kwargs else nullcontext():
             learn.fit_one_cycle(3, lr_max=None if kwargs else .05, wd=.1, cbs=cbs)
         return learn
-    for kind in ('ratings','clicks'):
+    for kind in ('ratings','clicks','features'):
         learn = fit(sharded(kind, seed=1+RANK), held := Held(), **given)
         # after it, because fastai's Recorder gathers from the group that is open
         single = fit(sharded(kind, opt_func=RowWiseAdagrad))
