@@ -411,8 +411,8 @@ def on_page_content(html, page, **kwargs):
     # no links in code, links and headings
     apart = re.split(r'(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)', html, flags=re.S)
     html = ''.join(o if i%2 else re.sub(r'<code>(.*?)</code>', link, o, flags=re.S) for i,o in enumerate(apart))
-    return re.sub(r'(?<=<t[dh]).*?(?=</t[dh]>)', lambda cell: re.sub('<code>.{16,}?</code>', breakable, cell[0]), html,
-        flags=re.S)
+    def cell(m): return re.sub('<code>[^<]{16,}</code>', breakable, m[0])
+    return re.sub(r'(?<=<t[dh]).*?(?=</t[dh]>)', cell, html, flags=re.S)
 
 def breakable(code):
     "A long name, with the places where a narrow table may cut it"
