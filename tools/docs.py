@@ -145,7 +145,8 @@ class Page:
         "The parts of a code cell"
         if m := re.search(r'^show_doc\(([^,)]+)', cell.source, re.M): return self.doc(m[1])
         shown = outputs(cell, table=frame, image=lambda png: self.image(png, cell))
-        return [*source(cell), *(re.sub('^```text', f'```{{ .text .output{" .prose"*is_prose(o)} }}', o) for o in shown)]
+        def printed(o): return re.sub('^```text', f'```{{ .text .output{" .prose"*is_prose(o)} }}', o)
+        return [*source(cell), *map(printed, shown)]
 
     def image(self, png, cell):
         "A picture as a file of its own, named by its cell and described by what stands above it"

@@ -541,13 +541,14 @@ class CollabLearner(Learner):
         reg:float|None=None, # Decay of vectors; 30 for clicks, .1 for ratings if None
         alpha:float|None=None, # Of clicks: confidence that a weight of 1 adds; 5 over the mean weight if None
         cg:int|None=None, # Steps of conjugate gradients, such as 3, for long vectors; None solves exactly
+        growth:float|None=None, # Of clicks: power of the confidence of an item that its decay grows with; .25 if None
         seed:int|None=None, # Seed of the vectors to start from; None goes on from those of the model
         cbs:list|Callback|None=None, # Callbacks that need no single batches
     ):
         "Fit by alternating least squares, without a learning rate; for clicks, the loss is over all pairs"
         epochs = check_int('epochs', epochs)
         with self.added_cbs(L(cbs)):
-            self._solver = als_loop(self, check_seed(seed), reg=reg, alpha=alpha, cg=cg)
+            self._solver = als_loop(self, check_seed(seed), reg=reg, alpha=alpha, cg=cg, growth=growth)
             try: self.fit(epochs)
             finally: self._solver = None
     @checked(**FIT)

@@ -42,6 +42,19 @@ def test_clicks_are_the_solution_of_the_papers_equations(alpha):
     assert np.allclose(u[0], u[1:].mean(0), atol=1e-4)
     assert not any(o.bias.any() for o in map(learn.model.factors, (0,1)))
 
+@pytest.mark.parametrize('growth', [0., .5])
+def test_the_decay_of_an_item_grows_with_its_confidence(growth):
+    "Items of the last half-step, by numpy"
+    ds = clicks().train_ds
+    torch.manual_seed(0)
+    solver = ALSSolver(DotProductBias(ds.n_users, ds.n_items, 8), ds, als_config(ds, reg=10., alpha=2., growth=growth))
+    solver.epoch()
+    m,(u,i) = interaction_matrix(ds).toarray().T,(o[:,:8].astype(float) for o in solver.tables)
+    mass = 2*m.sum(1)
+    for r in (1,7,len(m)-1):
+        A = (u*(1+2*m[r])[:,None]).T@u+10*(mass[r]/mass[1:].mean())**growth*np.eye(8)
+        assert np.allclose(i[r], np.linalg.solve(A, ((1+2*m[r])*(m[r]>0))@u), atol=1e-4)
+
 def test_weights_add_confidence_and_their_unit_does_not_matter():
     df = CLICKS.assign(plays=np.arange(len(CLICKS))%7+1)
     one,thousand,none = (tables(fitted(clicks(o, weight_name=w)))[0] for o,w in ((df,'plays'),
@@ -140,6 +153,7 @@ def test_what_cannot_be_fitted():
     for bad in (dict(epochs=0),dict(reg=0),dict(reg=-1.),dict(cg=0)):
         with pytest.raises(ValueError): fitted(**bad)
     with pytest.raises(ValueError, match='alpha weighs clicks'): fitted(alpha=3.)
+    with pytest.raises(ValueError, match='growth is for clicks'): fitted(growth=.5)
     with pytest.raises(ValueError, match='no range'): collab_learner(clicks(), arch=DotProductBias, y_range=(0,1))
 
 def test_after_gibbs_sampling_and_adam():

@@ -4,7 +4,7 @@ from fastcollab.all import Callback, CollabDataLoaders, EASE, ItemKNN, LastShare
 from fastcollab.all import Recommender, collab_learner, ensemble, load_learner, synthetic_ratings
 from fastcollab.train import rankers
 from fastcollab.train.rankers import Ranker, RankerChoice, Trial, choose_rankers, fit_ranker, fit_rankers, mix, search
-from fastcollab.train.rankers import looks_ahead, row_seconds
+from fastcollab.train.rankers import looks_ahead, row_seconds, widen
 
 CLICKS = synthetic_ratings(150, 60, 3000, seed=5)[['userId','movieId']]
 def loaders(**kwargs): return CollabDataLoaders.from_interactions(CLICKS, **{**dict(seed=1, bs=64), **kwargs})
@@ -114,6 +114,22 @@ def test_search_and_mix_by_hand():
     right = torch.tensor([[1.,0],[0,1]])
     weights = mix(dict(a=a, b=b), lambda s: 1-(s-right).abs().mean().item())
     assert set(weights)=={'a','b'}
+
+def test_the_mean_of_a_group_leads_unless_a_single_ranker_is_clearly_better():
+    "Lists are told apart by what is right; a lead of a thousandth is noise, and one of a tenth isn't"
+    scores = dict(a=torch.tensor([1.]), b=torch.tensor([.9]))
+    for of_mean,lead in ((.999,{'a':.5,'b':.5}),(.9,{'a':1.})):
+        values = {1.:1., .9:.8, .95:of_mean}
+        assert mix(scores, lambda s: values.get(round(s.item(), 4), 0.), ['a','b'])==lead
+
+def test_good_rankers_of_other_kinds_join_a_mix():
+    "One for each kind, if it is near the best; none if the mix falls behind it; the scale of the weights doesn't matter"
+    scores = {k:torch.tensor([v]) for k,v in dict(a=1., b=.95, c=.92, d=.5, e=.99).items()}
+    kinds = dict(a='als', b='ease', c='ease', d='slim', e='als')
+    def ndcg(s): return min(1., s.item())
+    got = widen({'a':2.}, kinds, scores, ndcg)
+    assert got=={'a':2.,'b':.05*2}
+    assert widen({'a':1.}, kinds, scores, lambda s: s.item() if s.item()<=1 else 0.)=={'a':1.}
 
 def test_a_budget_ends_the_search_early_and_callbacks_are_refused():
     choice = choose_rankers(loaders(), seconds=0)
