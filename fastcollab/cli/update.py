@@ -17,7 +17,7 @@ from .common import has_header, read_any_table, with_known_types
 def update(
     folder:Path, # Folder of a training run
     ratings:Path, # Text or Parquet file with the new rows, in the columns of training
-    retrain:Annotated[str, dict(choices=['yes','no'])]=None, # Train again from the start? By default when rows have grown by half
+    retrain:Annotated[str, dict(choices=['yes','no'])]=None, # Train again from the start? Left out, the size decides
     seed:int=0, # Of all draws
     sep:str=None, # What separates the columns of a text file; found by default
     encoding:str=None, # Encoding of a text file; found by default

@@ -35,7 +35,8 @@ def is_online(
     ds:RatingsDataset, # Ratings
 )->bool:
     "Can it learn ratings one after the other?"
-    return rating_loss(loss).squared_error and rating_tables(model, loss, ds) is not None and bool(load_kernels('online'))
+    fits = rating_loss(loss).squared_error and rating_tables(model, loss, ds) is not None
+    return fits and bool(load_kernels('online'))
 
 # %% ../../nbs/train/06_online.ipynb #u8d20010
 class Day(NamedTuple):

@@ -9,7 +9,7 @@ from fastcollab.models.nn import CollabNN
 from fastcollab.models.svdpp import SVDPlusPlus
 from fastcollab.ranking_losses import SampledSoftmaxLoss
 from fastcollab.train.growth import grown_loaders
-from fastcollab.train.learner import collab_learner, retrain_seconds
+from fastcollab.train.learner import collab_learner, is_due, retrain_seconds
 
 FRAME = synthetic_ratings(120, 80, 4000, seed=1)
 OLD,NEW = FRAME[(FRAME.userId<=110)&(FRAME.movieId<=75)],FRAME[(FRAME.userId>110)|(FRAME.movieId>75)]
@@ -201,7 +201,7 @@ def test_lost_times_are_named(tmp_path):
 @pytest.mark.filterwarnings('ignore:load_learner')
 def test_an_updated_learner_does_everything(tmp_path):
     learn = fitted(genre_name='genres')
-    learn.update(NEW)
+    learn.update(NEW, retrain=False)
     user,item,at = int(NEW.userId.max()),int(NEW.movieId.max()),(NEW.userId[:9],NEW.movieId[:9])
     want,learn.path = learn.predict(*at),tmp_path
     assert np.allclose(learn.recommender().predict(*at), want, atol=1e-4)
@@ -222,17 +222,19 @@ def test_an_interrupted_filter_leaves_everything(monkeypatch):
     def stop(*args): raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr('fastcollab.train.learner.filter_ratings', stop)
-        with pytest.raises(KeyboardInterrupt): learn.update(NEW)
+        with pytest.raises(KeyboardInterrupt): learn.update(NEW, retrain=False)
     assert all(a is b for a,b in zip(before, (learn.model,learn.dls,learn.opt)))
     assert np.array_equal(learn.predict(OLD.userId[:9], OLD.movieId[:9]), x)
     torch.manual_seed(7)
-    again = fitted().update(NEW)
-    learn.update(NEW)   # the interrupted one has written behind the rows of training
+    again = fitted().update(NEW, retrain=False)
+    learn.update(NEW, retrain=False)   # the interrupted one has written behind the rows of training
     assert np.array_equal(*(o.predict(NEW.userId, NEW.movieId) for o in (learn,again)))
     assert torch.equal(learn.dls.train_ds.store.ids(), again.dls.train_ds.store.ids())
 
-def test_it_trains_again_when_rows_have_grown_by_half(monkeypatch):
+def test_it_trains_again_when_rows_have_grown_by_half_or_it_is_quick(monkeypatch):
     learn,again = fitted(OLD[::2]),[]
+    assert is_due(learn, learn.dls)   # a few thousand rows
+    monkeypatch.setattr('fastcollab.train.learner.QUICK', 0.)
     monkeypatch.setattr('fastcollab.train.learner.train_again', lambda *args: again.append(1))
     n = len(learn.dls.train_ds)
     learn.update(OLD[1::2][:n//2-1])
@@ -243,7 +245,7 @@ def test_it_trains_again_when_rows_have_grown_by_half(monkeypatch):
 def test_days_give_the_rows_of_all_of_them():
     learn,days = fitted(),[NEW[k::3] for k in range(3)]
     repeated = learn.dls.train_ds.items.iloc[[5]][['userId','movieId','rating']].assign(rating=1.)
-    for o in (days[0],repeated,days[1],days[2]): learn.update(o)
+    for o in (days[0],repeated,days[1],days[2]): learn.update(o, retrain=False)
     whole = grown_loaders(grown_loaders(fitted().dls, repeated)[0], pd.concat(days))[0]
     assert learn.dls.train_ds.items.equals(whole.train_ds.items)
 
@@ -255,5 +257,5 @@ def test_new_ratings_of_known_users_and_items_help():
     learn = fitted(first, epochs=10)
     def error(): return np.mean((learn.predict(test.userId, test.movieId)-test.rating)**2)
     before = error()
-    learn.update(more)
+    learn.update(more, retrain=False)
     assert error()<before-.01
