@@ -580,7 +580,7 @@ class CollabLearner(Learner):
     fit_best = fit_auto   # another name
     def update(self,
         ratings:pd.DataFrame, # New rows, in the columns of training; with new users and items, and their features
-        retrain:bool|None=None, # Train again from the start? None: where that is quick, rows have grown by half, or it is the only way
+        retrain:bool|None=None, # Train again from the start? None decides, by size
         seed:int=0, # Of all draws
     )->'CollabLearner': # Itself
         "Learn the ratings of a new day, with new users and items: read each once, or repeat the last fit"

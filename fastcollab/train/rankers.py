@@ -291,7 +291,8 @@ def try_slim(
 )->tuple: # Of reasons why not
     "Try SLIM, from a strong decay to a weak one"
     n = dls.n_items-1
-    if n>SLIM_ITEMS: return f'slim: {n:,} items, and it is tried up to {SLIM_ITEMS:,}; with arch=SLIM, learn.fit(1) solves it',
+    less = 'with arch=SLIM, learn.fit(1) solves it'
+    if n>SLIM_ITEMS: return f'slim: {n:,} items, and it is tried up to {SLIM_ITEMS:,}; {less}',
     for l1,l2 in ((1.,200.),(.5,100.),(.2,30.)): tried(Ranker('slim', dict(l1=l1, l2=l2)))
     return ()
 

@@ -123,7 +123,7 @@ def test_the_mean_of_a_group_leads_unless_a_single_ranker_is_clearly_better():
         assert mix(scores, lambda s: values.get(round(s.item(), 4), 0.), ['a','b'])==lead
 
 def test_good_rankers_of_other_kinds_join_a_mix():
-    "One for each kind, if it is near the best; none if the mix falls behind it; the scale of the weights doesn't matter"
+    "One of each kind, if it is near the best, and none if the mix falls behind it, at any scale of the weights"
     scores = {k:torch.tensor([v]) for k,v in dict(a=1., b=.95, c=.92, d=.5, e=.99).items()}
     kinds = dict(a='als', b='ease', c='ease', d='slim', e='als')
     def ndcg(s): return min(1., s.item())
