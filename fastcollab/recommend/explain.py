@@ -237,11 +237,11 @@ def above_mean(
 def group_title(
     group:RatingGroup, # Ratings
     titles, # Titles of all rated items, (n,)
-)->str: # 'Heat, Speed and 12 more Action'
+)->str: # 'Heat, Speed and 12 more in Action'
     "What a group of ratings is called"
     names = [str(titles[o]) for o in group.at[:2].tolist()]
     if not (n := len(group.at)-len(names)): return ' and '.join(names)
-    return f'{", ".join(names)} and {n:,} more {group.label or "like them"}'
+    return f'{", ".join(names)} and {n:,} more {f"in {group.label}" if group.label else "like them"}'
 
 def explanation_table(
     parts:ScoreParts, # What a score consists of
