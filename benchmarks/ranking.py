@@ -241,6 +241,7 @@ def ml_100k():
     say(f'\nml-100k, {len(splits[0]):,} and {len(splits[1]):,} rows, per item, seed 42; k=10, seen items left out')
     dls = CollabDataLoaders.from_interactions(df, weight_name='rating', splits=splits, seed=0, bs=4096)
     def measured(name, fit, asked='', **kwargs):
+        set_seed(0)
         learn = collab_learner(dls, metrics=[NDCG(10), Recall(10)], **kwargs)
         with learn.no_bar(), learn.no_logging(): fit(learn)
         _,n,r = learn.validate()
