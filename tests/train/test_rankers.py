@@ -21,6 +21,15 @@ def test_never_below_the_baselines_on_what_is_hidden(learn):
     assert {'popular','itemknn'}<=set(values) and 'fitting' in str(learn.auto_choice)
     assert learn.validate()[1]>0
 
+def test_a_mix_below_the_baselines_gives_way_to_the_best_ranker(monkeypatch):
+    def worst(scores, quality, *args): return {min(scores, key=lambda k: quality(scores[k])):1.}
+    monkeypatch.setattr(rankers, 'mix', worst)
+    monkeypatch.setattr(rankers, 'widen', lambda weights, *args: weights)
+    choice = choose_rankers(loaders())
+    singles = {k:v for k,v in choice.ndcg.items() if k!='mix'}
+    lead = max(singles, key=singles.get)
+    assert [str(o) for o in choice.rankers]==[lead] and choice.ndcg['mix']==singles[lead]
+
 def test_the_choice_looks_at_the_training_part_only():
     "Other held-out rows don't change it"
     rows = np.random.default_rng(0).permutation(len(CLICKS))
