@@ -266,7 +266,6 @@ def check_text(
     or_none = f', or None for {none}' if none else ''
     raise TypeError(f'{name} is {short_repr(value)}, a {type_name(value)}; give text{or_none}')
 
-
 # %% ../nbs/00_checks.ipynb #c1a90021
 def check_figsize(
     figsize, # What came
@@ -281,7 +280,6 @@ def sklearn_seed(
     "Check a seed, and bring it into the range of scikit-learn"
     seed = check_seed(seed)
     return None if seed is None else seed%2**32
-
 
 # %% ../nbs/00_checks.ipynb #a190000a
 def did_you_mean(

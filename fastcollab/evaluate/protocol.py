@@ -201,7 +201,6 @@ def sorted_ids(
     try: return ids.sort_values()
     except TypeError: return ids
 
-
 # %% ../../nbs/evaluate/00_protocol.ipynb #28d69ff5
 def _seen_pairs(train, names, users, items):
     "What training has of test users (n,n_items), how many users each item has (n_items,), and how many users there are"

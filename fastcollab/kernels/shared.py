@@ -16,7 +16,6 @@ from .jit import CALLED,INLINE,INNER,aligned
 from .mf import (SLOT, STEP, adam_row, collect_all, errors, fill_slots, gather, new_side, note_missed,
     prefetch_row, step_at, with_names)
 
-
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0007
 class Owners(NamedTuple):
     "Which process has which items"
@@ -45,7 +44,6 @@ def new_owners(
         at += m
     return Owners(number, begins, rank)
 
-
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0022
 @njit(**CALLED)
 def ask(keys, ends, owners, seen, found, whose, counts):
@@ -65,7 +63,6 @@ def ask(keys, ends, owners, seen, found, whose, counts):
             counts[whose[m],b] += 1
             m += 1
     return m
-
 
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d002a
 class Needs(NamedTuple):
@@ -93,7 +90,6 @@ def own_needs(
     m = ask(keys, ends, owners, seen, found, whose, counts)
     return new_needs(found[:m][np.argsort(whose[:m], kind='stable')], counts)
 
-
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0009
 class Shared(NamedTuple):
     "What a process sends"
@@ -120,7 +116,6 @@ def new_guests(
     return new_side(0, items.now.shape[1], 0, 1, items.one, items.bias)._replace(
         keys=aligned(n, dtype=np.int32), now=aligned(n, items.now.shape[1]), away=aligned(n, 7))
 
-
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0026
 @njit(**CALLED)
 def lend(guests, cats, needs, b, s, steps):
@@ -132,7 +127,6 @@ def lend(guests, cats, needs, b, s, steps):
             n += 1
     gather(guests, cats, 0, n, s, steps)
     return n
-
 
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0024
 @njit(**INNER)
@@ -158,7 +152,6 @@ def meet(users, items, u_cats, i_cats, chunk, lo, n, needs, b, s, steps):
     items.slot_ends[0] = slots   # `fill_slots` met no new ones
     gather(users, u_cats, 0, users.slot_ends[0], s, steps)
     gather(items, i_cats, 0, needs.counts[0,b], s, steps)
-
 
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d000b
 @njit(**INLINE)
@@ -197,7 +190,6 @@ def tell(users, items, u_cats, i_cats, y, n, whole, own, s, link, err, shared):
     tell_side(users, u_cats, users.slot_ends[0], 0, n, s, items, err, shared)
     tell_side(items, i_cats, own, 1+len(u_cats.rows), n, s, users, err, shared)
 
-
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0028
 _tells = {}
 def tell_with(
@@ -208,7 +200,6 @@ def tell_with(
     if own is errors: return tell
     if own not in _tells: _tells[own] = njit(**{**CALLED, 'cache':False})(with_names(tell, errors=own))
     return _tells[own]
-
 
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d000d
 @njit(**CALLED)
@@ -255,7 +246,6 @@ def step_items(users, items, guests, cats, own, m, s, steps, err, shared):
         adam_row(guests.rows, key, guests.now, t, guests.away, t, step, guests.bias)
         guests.last[key] = s
 
-
 # %% ../../nbs/kernels/06_shared.ipynb #5a3d0018
 @njit(**INNER)
 def step_row(rows, last, i, bias, sums, k, s, steps, step, away):
@@ -275,4 +265,3 @@ def step_shared(users, items, u_cats, i_cats, s, steps, shared):
     for o in range(first-1): step_row(u_cats.rows, u_cats.last, o, users.bias, sums, 1+o, s, steps, step, away)
     for o in range(len(i_cats.rows)):
         step_row(i_cats.rows, i_cats.last, o, items.bias, sums, first+1+o, s, steps, step, away)
-

@@ -139,7 +139,6 @@ def rows_units(
         return min(variance/max(spread, 1e-300), 1e30)
     return Decay(unit(factors.vec), unit(factors.bias))
 
-
 # %% ../../nbs/recommend/05_fold_in.ipynb #e4df25c7
 def decay_units(
     state:FoldState, # What is known

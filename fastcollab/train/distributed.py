@@ -209,7 +209,6 @@ def local_store(
     store.ids()[:,0].sub_(share.first-1).clamp_(min=0)   # a copy of the rows here
     return RatingStore(store.ids(), store.ratings())
 
-
 # %% ../../nbs/train/06_distributed.ipynb #d1570011
 _MOMENTS = 'grad_avg','sqr_avg'
 
@@ -325,7 +324,6 @@ class RankLoop(FusedLoop):
         kernel.step_items(users, items, guests, i_cats, here, m, s, steps, err, shared)
         kernel.step_shared(*arrays, s, steps, shared)
         return loss
-
 
 # %% ../../nbs/train/06_distributed.ipynb #d1570013
 class RankLists(RankLoop,FusedLists):

@@ -34,7 +34,6 @@ def check_new_rows(
     for name in more:
         if name in df: need_column(df, name, table=table)
 
-
 # %% ../../nbs/train/06_growth.ipynb #7e20b107
 def _grown_map(known, ids):
     "A vocabulary with more ids; to copy it takes less time than to make it"

@@ -1205,7 +1205,7 @@ def short_cycle(
     learn.opt = learn._recommender = learn._ranking = learn._validated = None
 
 # %% ../../nbs/train/07_learner.ipynb #u8d30001
-GROWN = 1.5 # Rows for each one of the last whole fit; from then on, a short cycle adds too much to the error
+GROWN = 1.5 # Rows for each one of the last whole fit, from which on it is repeated; days were measured up to 1.43
 
 def is_due(
     learn:Learner, # A fitted `CollabLearner`

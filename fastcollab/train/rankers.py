@@ -217,7 +217,6 @@ def widen(
     res = {**weights, **more}
     return res if quality(sum(w*scores[k] for k,w in res.items()))>=top else weights
 
-
 # %% ../../nbs/train/06_rankers.ipynb #57e622c0
 WIDE = Ranker('itemknn', dict(k=1000, shrink=0., power=0., user_power=.5))   # met together, whatever is popular
 

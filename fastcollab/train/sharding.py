@@ -196,7 +196,6 @@ def adagrad_rows(
     sums[met] += grad.pow(2).mean(1)
     p.data[met] = (1-lr*decay)*p.data[met]-(lr/(sums[met].sqrt()+1e-8))[:,None]*grad
 
-
 # %% ../../nbs/train/06_sharding.ipynb #5a4d000f
 class ShardedModel(CollabModel):
     "A dot product whose tables are sharded, except those of features"
@@ -228,7 +227,6 @@ class ShardedModel(CollabModel):
             if side: x[:,2:2+width] = categories
             else: x[:,x.shape[1]-self.n_times-width:x.shape[1]-self.n_times] = categories
         return add_categories(own, self.category_tables[side], *self.stacked(x)[side])
-
 
 # %% ../../nbs/train/06_sharding.ipynb #5a4d0011
 class ShardLoop(RankTorch):
