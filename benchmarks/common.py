@@ -33,6 +33,11 @@ def quiet_fit(learn, epochs, lr, wd):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr, wd=wd)
     return learn.recorder.values[-1]
 
+def resident(kind='VmRSS'):
+    "Bytes of memory that this process has now; the most it had, 'VmHWM'; without files, 'RssAnon'"
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return 1024*next(int(o.split()[1]) for o in lines if o.startswith(kind))
+
 def timed(f):
     "What `f` returns, and the seconds it took"
     start = time.perf_counter()

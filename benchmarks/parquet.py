@@ -62,16 +62,17 @@ def from_memory(n, k, epochs):
     train,valid = (RatingsDL(o, bs=2**16, shuffle=o is parts[0], seed=0) for o in parts)
     return fit(CollabDataLoaders(train, valid), k, epochs)
 
-def apart(f, *args):
-    "What `f` returns in a process of its own; its seconds, seconds of processors and peak of resident memory"
+def apart(f, *args, **env):
+    "What `f` returns in a process of its own; its seconds, seconds of processors and peak of resident memory, GB"
     code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import parquet, json; '
-    code += f'print(json.dumps(parquet.{f.__name__}(*{args!r})))'
+    code += f'print(json.dumps([parquet.{f.__name__}(*{args!r}), parquet.resident("VmHWM")/1e9]))'
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, env={**os.environ, **env})
     out = child.stdout.read()
     _,status,used = os.wait4(child.pid, 0)
     assert status==0, out
-    return json.loads(out.splitlines()[-1]),time.perf_counter()-start,used.ru_utime+used.ru_stime,used.ru_maxrss/1e6
+    res,peak = json.loads(out.splitlines()[-1])
+    return res,time.perf_counter()-start,used.ru_utime+used.ru_stime,peak
 
 # ---- The parts
 def encoding():
@@ -119,6 +120,8 @@ def tenth(n=73_000_000, sizes=(2_200_000,150_000)):
     row('one epoch, k=20, bs=65,536: rows a second of processor time', f'{res["rows"]/res["cpu"][0]:,.0f}')
     row('seconds by the clock, and of the processor', f'{res["wall"][0]:.0f}, {res["cpu"][0]:.0f}')
     row('peak of resident memory, mapped files included', f'{peak:.2f} GB', 'asked: less than 4 GB')
+    one = apart(from_files, n, 20, 1, OMP_NUM_THREADS='1')[0]
+    row('with one thread: rows a second', f'{one["rows"]/one["wall"][0]:,.0f}')
     for o in (folder,encoded(n)): shutil.rmtree(o)
 
 def against_memory(n=min(ROWS, 20_000_000)):

@@ -3881,6 +3881,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastcollab/train/distributed.py'),
                                               'fastcollab.train.distributed.Ranks.send': ( 'train/distributed.html#ranks.send',
                                                                                            'fastcollab/train/distributed.py'),
+                                              'fastcollab.train.distributed.Ranks.send_each': ( 'train/distributed.html#ranks.send_each',
+                                                                                                'fastcollab/train/distributed.py'),
                                               'fastcollab.train.distributed.Ranks.share_random_state': ( 'train/distributed.html#ranks.share_random_state',
                                                                                                          'fastcollab/train/distributed.py'),
                                               'fastcollab.train.distributed.Ranks.sum': ( 'train/distributed.html#ranks.sum',

@@ -71,6 +71,12 @@ class Ranks:
         if self.size>1:
             with self.talk(): dist.broadcast(t, rank, group=self.group)
         return t
+    def send_each(self, parts:list):
+        "Give `parts[rank]` of each process to all, in place"
+        if self.size==1: return
+        with self.talk():
+            works = [dist.broadcast(o, r, group=self.group, async_op=True) for r,o in enumerate(parts)]
+            for o in works: o.wait()
     def gather(self, t:Tensor)->Tensor: # (size,*shape)
         "A tensor of each process, of the same shape"
         res = t.new_empty(self.size, *t.shape)
@@ -140,8 +146,11 @@ class Share:
         self.first,self.stop = self.ends[ranks.rank:ranks.rank+2]
         if not self.stop>self.first: raise ValueError(f'{ranks.size} processes are too many for {ds.n_users-1} users')
         self.unknown_here = ranks.rank==0   # rows of users that have no id
-        codes,counts = zip(*(self._code(self._has(ds.store.ids(o)[:,0]).cpu()) for o in row_pieces(ds)))
-        self.code,counts = torch.cat(codes),torch.cat(counts)
+        self.code,counts = torch.empty(self.n, dtype=torch.uint8),[]
+        for o,part in zip(row_pieces(ds), self.code.split(_PIECE)):
+            part[:],here = self._code(self._has(ds.store.ids(o)[:,0]).cpu())
+            counts.append(here)
+        counts = torch.cat(counts)
         self.before,self.size = F.pad(counts.cumsum(0)[:-1], (1,0)).int(),int(counts.sum())
     def _has(self, u): return (u>=self.first)&(u<self.stop)|(u==0)&self.unknown_here
     def _code(self, here):
@@ -150,19 +159,22 @@ class Share:
     def __len__(self): return self.size
     def rows(self)->Tensor: # (size,) int32, or int64 from 2**31 rows on
         "The rows of this process, rising"
-        kind = torch.int32 if self.n<2**31 else torch.int64
-        return torch.cat([(o>=_NEIGHBORS).nonzero()[:,0].add_(k*_PIECE).to(kind)
-            for k,o in enumerate(self.code.split(_PIECE))])
+        res,end = torch.empty(self.size, dtype=torch.int32 if self.n<2**31 else torch.int64),0
+        for k,o in enumerate(self.code.split(_PIECE)):
+            here = (o>=_NEIGHBORS).nonzero()[:,0]
+            res[end:end+len(here)] = here.add_(k*_PIECE)
+            end += len(here)
+        return res
     def find(self,
         idx:Tensor, # Rows of all, (m,)
     )->tuple: # Which of them are here, (m,) bool; their places in `rows()`, (k,)
         "The rows of this process"
-        idx = idx.cpu()
-        code = self.code.index_select(0, idx)   # a third of the time of brackets
-        here = code>=_NEIGHBORS
-        at = here.nonzero()[:,0]
-        blocks = idx.index_select(0, at)>>_NEIGHBORS.bit_length()-1
-        return here,self.before.index_select(0, blocks)+(code.index_select(0, at)-_NEIGHBORS)
+        idx,code,before = (o.numpy() for o in (idx.cpu(),self.code,self.before))   # half the time of torch
+        own = code.take(idx)
+        here = own>=_NEIGHBORS
+        at = np.flatnonzero(here)
+        places = before.take(idx.take(at)//_NEIGHBORS)+(own.take(at)-np.uint8(_NEIGHBORS))
+        return torch.from_numpy(here),torch.from_numpy(places)
 
 # %% ../../nbs/train/06_distributed.ipynb #d157000d
 class Batches(NamedTuple):
@@ -214,7 +226,9 @@ _MOMENTS = 'grad_avg','sqr_avg'
 
 class RankLoop(FusedLoop):
     "Training epochs of one process among several, in the compiled loop"
+    piece = 2**18   # ratings of each process
     def __init__(self, learn, ranks:Ranks):
+        self.piece *= ranks.size
         self.ranks,self.share,self.shared_kernel = ranks,Share(learn.dls.train_ds, ranks),load_kernels('shared')
         super().__init__(learn)
         ds,kernel,items = learn.dls.train_ds,self.shared_kernel,self.sides[1]
@@ -261,10 +275,11 @@ class RankLoop(FusedLoop):
     def send_rows(self, table, own, slices):
         "Fill a table of all ids with the rows of each process"
         table[0] = own[0]
-        for r,o in enumerate(slices):
-            rows = table[o].contiguous()   # users are in place, items are copied
-            if r==self.ranks.rank: rows.copy_(own[1:])
-            table[o] = self.ranks.send(rows, r)
+        rows = [table[o].contiguous() for o in slices]   # users are in place, items are copied
+        rows[self.ranks.rank].copy_(own[1:])
+        self.ranks.send_each(rows)
+        for o,new in zip(slices, rows):
+            if not table[o].is_set_to(new): table[o] = new
     def settle(self):
         "Give all processes the moments of all ids"
         if self.fresh: return
@@ -281,7 +296,7 @@ class RankLoop(FusedLoop):
 
     def steps(self, s, idx, dropped, hypers):
         self.part = part = own_batches(self.share, idx, self.learn.dls.train.bs)
-        self.idx = idx[part.here]   # rows of all, for the negatives
+        self.idx = idx
         drop = np.zeros((0,2), bool) if dropped is None else dropped[part.here].numpy()
         chunk,width = self.take(s, part.rows.numpy(), drop),1+self.learn.dls.train_ds.n_neg
         ends,losses = np.array(part.ends)*width,torch.zeros(len(part.sizes))
@@ -317,10 +332,10 @@ class RankLoop(FusedLoop):
         guest = torch.from_numpy(guests.now)[:m]
         with self.ranks.swapping(now, guest, borrowed, gone): kernel.meet(*arrays, chunk, lo, n, own, b, s, steps)
         with compiling(('tell',self.pair)): self.tell(*arrays, chunk.y, n, whole, here, s, self.link, err, shared)
-        with self.ranks.swapping(guest, sent, gone, borrowed):
-            loss = self.ranks.sum(self.message)[-1].item()
-            if math.isfinite(loss): kernel.step_slots(users, u_cats, users.slot_ends[0], s, steps, items, err, shared)
+        loss = self.ranks.sum(self.message)[-1].item()   # first: behind the gradients, it would wait for them
         if not math.isfinite(loss): return loss
+        with self.ranks.swapping(guest, sent, gone, borrowed):
+            kernel.step_slots(users, u_cats, users.slot_ends[0], s, steps, items, err, shared)
         kernel.step_items(users, items, guests, i_cats, here, m, s, steps, err, shared)
         kernel.step_shared(*arrays, s, steps, shared)
         return loss
@@ -337,7 +352,7 @@ class RankLists(RankLoop,FusedLists):
         self.users,self.sampler = ids[:,0],sampler.of(ids, None if sampler.kind=='uniform' else sampler.weights)
     def negatives(self, order):
         rows = torch.from_numpy(order)
-        return self.sampler.draw(self.users[rows], self.idx, self.learn.dl.epoch_seed).numpy()
+        return self.sampler.draw(self.users[rows], self.idx[self.part.here], self.learn.dl.epoch_seed).numpy()
     def shares(self, weights): return rank_shares(self.ranks, weights, self.part.ends, self.part.sizes)
 
 def rank_shares(
