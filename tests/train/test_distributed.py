@@ -50,6 +50,13 @@ def test_what_cannot_be_shared_is_an_error(results):
         assert 'processes differ in rows, e.g. ' in o['other'] and 'give the loaders a seed' in o['other']
 
 @pytest.mark.slow
+def test_a_loss_of_one_process_that_is_not_finite_stops_all(results):
+    "At the same step, and the weights are those before it"
+    a,b = (o['spoilt'] for o in results)
+    assert a==b and a.startswith('the loss is nan in epoch 1, step ') and a.endswith('No weight was changed by it')
+    assert all(o['kept'] for o in results)
+
+@pytest.mark.slow
 def test_a_hung_process_ends_the_fit(results):
     assert 'process 1 of 2 lost the others, or waited for them for 2 s' in results[0]['hung']
     assert 'resume=True' in results[0]['hung']

@@ -51,11 +51,16 @@ def compare(kind):
 def message(f):
     "The error that `f` ends with"
     try: f()
-    except (ValueError,ConnectionError) as e: return str(e)
+    except (ValueError,ConnectionError,FloatingPointError) as e: return str(e)
 
 class Wait(CollabCallback):
     "One process hangs"
     def start_epoch(self, seed, device): time.sleep(5*RANK)
+
+class Spoil(CollabCallback):
+    "A user of one process has no finite vector in the second epoch"
+    def before_epoch(self):
+        if RANK and self.epoch==1: self.learn.model.u_weight.weight.data[-1] = torch.nan
 
 def equal(out):
     res = {k:compare(k) for k in ('ratings','genres','torch','net','clicks')}
@@ -67,6 +72,9 @@ def equal(out):
         within = learn.get_preds()[0]
     res['order'] = far(within, learn.get_preds()[0])
     res['other'] = message(lambda: fit(new_learner(valid_pct=.2+.1*RANK), timeout=60))
+    learn = new_learner()
+    res['spoilt'] = message(lambda: fit(learn, Spoil(), timeout=60))
+    res['kept'] = all(o.isfinite().all().item() for o in (learn.model.u_weight.weight[:-1],learn.model.i_weight.weight))
     res['hung'] = message(lambda: fit(new_learner(), Wait(), timeout=2))
     (out/f'{RANK}.json').write_text(json.dumps(res))
 
