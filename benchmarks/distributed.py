@@ -87,9 +87,9 @@ def shard_speed_worker(out): return speed_worker(out, tables='shard')
 # users, items, ratings, length of vectors, ratings of a batch, with few ratings for each user, then with many; the
 # rates are fitted to all but the last two, which check them
 SIZES = ((1_000_000,100_000,2_000_000,62,2**16), (1_000_000,100_000,2_000_000,30,2**14),
-    (1_500_000,50_000,2_000_000,46,2**16), (600_000,200_000,2_000_000,62,2**15), (2_200_000,150_000,20_000_000,20,2**16),
-    (1_000_000,50_000,10_000_000,30,2**16), (150_000,20_000,10_000_000,20,2**16), (800_000,100_000,2_000_000,54,2**15),
-    (300_000,30_000,10_000_000,46,2**16))
+    (1_500_000,50_000,2_000_000,46,2**16), (600_000,200_000,2_000_000,62,2**15),
+    (2_200_000,150_000,20_000_000,20,2**16), (1_000_000,50_000,10_000_000,30,2**16),
+    (150_000,20_000,10_000_000,20,2**16), (800_000,100_000,2_000_000,54,2**15), (300_000,30_000,10_000_000,46,2**16))
 
 def kept(kind):
     "`resident`, without what has been freed and may be used again"
@@ -206,7 +206,8 @@ def speed(times=3, kind='speed', rows=ROWS):
 
 def page():
     "The formulas of the capacity page"
-    cells,res = json.loads((Path(__file__).parents[1]/'nbs/start/07_capacity.ipynb').read_text())['cells'],dict(np=np, pd=pd)
+    cells = json.loads((Path(__file__).parents[1]/'nbs/start/07_capacity.ipynb').read_text())['cells']
+    res = dict(np=np, pd=pd)
     for source in (''.join(o['source']) for o in cells if o['cell_type']=='code'):
         if all(isinstance(o, ast.FunctionDef) for o in ast.parse(source).body): exec(source, res)
     return res
