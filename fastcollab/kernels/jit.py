@@ -57,6 +57,7 @@ def load_kernels(
     return None if unusable() else import_module(f'fastcollab.kernels.{name}')
 
 # %% ../../nbs/kernels/00_jit.ipynb #29485b4a
+_PATIENCE = 1.5 # seconds
 _announced = set()
 
 @contextmanager
@@ -68,10 +69,14 @@ def compiling(
     if work in _announced:
         yield
         return
-    def say(): print(f'fastcollab is compiling its loops, once; about {seconds} seconds', file=sys.stderr)
-    note = threading.Timer(1.5, say)
+    from numba.core import event
+    begun = event.RecordingListener()
+    def say():
+        if begun.buffer: print(f'fastcollab is compiling its loops, once; about {seconds} seconds', file=sys.stderr)
+    note = threading.Timer(_PATIENCE, say)
     note.start()
-    try: yield
+    try:
+        with event.install_listener('numba:compile', begun): yield
     finally: note.cancel()
     if work is not None: _announced.add(work)
 

@@ -1,11 +1,11 @@
 "What numba keeps on disk: whatever happens to the files, functions work, and there is one warning"
-import os, warnings
+import os, time, warnings
 from pathlib import Path
 
 import numba, numpy as np, pytest
-from fastcollab.kernels import compile
+from fastcollab.kernels import compile,jit
 from fastcollab.kernels.compile import njit
-from fastcollab.kernels.jit import CALLED
+from fastcollab.kernels.jit import CALLED,compiling
 
 def double(x): return 2*x
 
@@ -70,3 +70,14 @@ def test_files_that_go_away(folder):
     "Somebody clears the cache of a process that runs"
     for o in kept(folder): os.unlink(o)
     assert asked(2)==([4],0,[])
+
+def test_only_a_compilation_is_announced(monkeypatch, capsys):
+    "Not long work on loops that are there already"
+    monkeypatch.setattr(jit, '_PATIENCE', .05)
+    half = njit(lambda x: x/2)
+    def work():
+        with compiling():
+            half(3)
+            time.sleep(.2)
+        return capsys.readouterr().err
+    assert 'compiling its loops' in work() and work()==''
