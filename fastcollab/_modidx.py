@@ -755,6 +755,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'fastcollab.data.ratings._is_scale': ('data/ratings.html#_is_scale', 'fastcollab/data/ratings.py'),
                                          'fastcollab.data.ratings._looks_missing': ( 'data/ratings.html#_looks_missing',
                                                                                      'fastcollab/data/ratings.py'),
+                                         'fastcollab.data.ratings._plain_numbers': ( 'data/ratings.html#_plain_numbers',
+                                                                                     'fastcollab/data/ratings.py'),
                                          'fastcollab.data.ratings.ask_clicks': ( 'data/ratings.html#ask_clicks',
                                                                                  'fastcollab/data/ratings.py'),
                                          'fastcollab.data.ratings.ask_counts': ( 'data/ratings.html#ask_counts',

@@ -12,6 +12,7 @@ import re
 from warnings import warn
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
+from matplotlib.ticker import LogFormatter
 from ..checks import *
 from ..palette import BLUE
 
@@ -260,6 +261,11 @@ def describe_ratings(
     return pd.Series(res, dtype=object, name='ratings')
 
 # %% ../../nbs/data/05_ratings.ipynb #8f2a8eeb
+def _plain_numbers(axis):
+    "Label a logarithmic axis with 60 and 1,000, not with powers of 10"
+    axis.set_major_formatter('{x:,.0f}')
+    axis.set_minor_formatter(LogFormatter())
+
 def plot_ratings(
     df:pd.DataFrame, # One row per rating
     user_name:str|None=None, # User column, the first if None
@@ -275,8 +281,10 @@ def plot_ratings(
     step = np.diff(counts.index).min() if len(counts)>1 else 1
     axs[0].bar(counts.index, counts, width=.8*step, color=BLUE)
     axs[0].set(xlabel='rating', ylabel='number of ratings')
+    axs[0].yaxis.set_major_formatter('{x:,.0f}')
     for ax,name,what in zip(axs[1:], (user,item), ('user','item')):
         n = np.sort(df[name].value_counts().loc[lambda s: s>0])[::-1]
         ax.loglog(np.arange(1, len(n)+1), n, color=BLUE)
         ax.set(xlabel=f'{what}, by rank', ylabel=f'ratings of the {what}')
+        for axis in (ax.xaxis,ax.yaxis): _plain_numbers(axis)
     return axs

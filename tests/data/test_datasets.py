@@ -945,4 +945,7 @@ def test_plot_names(made):
             axs[0].figure.canvas.draw()
             assert sum(o.get_height() for o in axs[0].patches) == len(df)
             assert [int(np.sum(o.lines[0].get_ydata())) for o in axs[1:]] == [len(df)]*2
+            axes = [axis for o in axs[1:] for axis in (o.xaxis,o.yaxis)]
+            labels = [t.get_text() for axis in axes for t in axis.get_ticklabels(which='both')]
+            assert any(labels) and not any('$' in o for o in labels)   # plain numbers, not powers of 10
         finally: plt.close(axs[0].figure)
