@@ -169,7 +169,7 @@ class Share:
         idx:Tensor, # Rows of all, (m,)
     )->tuple: # Which of them are here, (m,) bool; their places in `rows()`, (k,)
         "The rows of this process"
-        idx,code,before = (o.numpy() for o in (idx.cpu(),self.code,self.before))   # half the time of torch
+        idx,code,before = (o.numpy() for o in (idx.cpu(),self.code,self.before))   # faster than torch
         own = code.take(idx)
         here = own>=_NEIGHBORS
         at = np.flatnonzero(here)
@@ -226,7 +226,7 @@ _MOMENTS = 'grad_avg','sqr_avg'
 
 class RankLoop(FusedLoop):
     "Training epochs of one process among several, in the compiled loop"
-    piece = 2**18   # ratings of each process
+    piece = 2**18   # ratings of each process; of all of them in an instance
     def __init__(self, learn, ranks:Ranks):
         self.piece *= ranks.size
         self.ranks,self.share,self.shared_kernel = ranks,Share(learn.dls.train_ds, ranks),load_kernels('shared')

@@ -51,7 +51,7 @@ def test_what_cannot_be_shared_is_an_error(results):
 
 @pytest.mark.slow
 def test_a_loss_of_one_process_that_is_not_finite_stops_all(results):
-    "At the same step, and the weights are those before it"
+    "At the same step, before any weight of another user or item takes part in it"
     a,b = (o['spoilt'] for o in results)
     assert a==b and a.startswith('the loss is nan in epoch 1, step ') and a.endswith('No weight was changed by it')
     assert all(o['kept'] for o in results)
